@@ -1,0 +1,172 @@
+//! Laying a stored result where people look for it, as hard links where the file system allows.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::store::stamp;
+use super::{Record, Store};
+use crate::files;
+
+/// Which result lies where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Laid {
+    pub key: String,
+    /// Relative to the project, or absolute where the manifest says so.
+    pub out: PathBuf,
+}
+
+/// How many laid files had to be mended, and the first of them.
+#[derive(Debug, Default, Clone)]
+pub struct Mended {
+    pub count: usize,
+    pub first: String,
+}
+
+impl Store {
+    fn laid_path(&self, instance: &str) -> PathBuf {
+        self.root().join("laid").join(format!("{instance}.json"))
+    }
+
+    /// The result that lies at `instance`'s place now.
+    pub fn laid(&self, instance: &str) -> Result<Option<Laid>> {
+        let path = self.laid_path(instance);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let laid = serde_json::from_slice(&files::read(&path)?);
+        Ok(Some(laid.with_context(|| format!("{} is damaged; remove it", path.display()))?))
+    }
+
+    /// The files of `record` that are missing or changed below `out`.
+    pub fn unsound(&self, record: &Record, project: &Path, out: &Path) -> Vec<String> {
+        let stored = self.folder(&record.key);
+        let unsound = |path: &String| !same_file(&stored.join(path), &project.join(out).join(path));
+        record.outputs.iter().map(|output| output.path.clone()).filter(unsound).collect()
+    }
+
+    /// Lays `record` at `out`, removes what an earlier result of `instance` left, and touches nothing else.
+    pub fn lay(&self, instance: &str, record: &Record, project: &Path, out: &Path) -> Result<Mended> {
+        let earlier = self.laid(instance)?;
+        let now = Laid { key: record.key.clone(), out: out.to_owned() };
+        let again = earlier.as_ref() == Some(&now);
+        if let Some(earlier) = earlier.filter(|earlier| *earlier != now) {
+            self.take_away(&earlier, record, project, out)?;
+        }
+        let wrong = self.unsound(record, project, out);
+        let (stored, place) = (self.folder(&record.key), project.join(out));
+        for path in &wrong {
+            lay_file(&stored.join(path), &place.join(path))?;
+        }
+        if !again {
+            files::write_atomically(&self.laid_path(instance), &serde_json::to_vec(&now)?)?;
+        }
+        let first = wrong.first().cloned().unwrap_or_default();
+        Ok(if again { Mended { count: wrong.len(), first } } else { Mended::default() })
+    }
+
+    fn take_away(&self, earlier: &Laid, record: &Record, project: &Path, out: &Path) -> Result<()> {
+        let Some(old) = self.record(&earlier.key)? else { return Ok(()) };
+        let kept: HashSet<&str> = match earlier.out == out {
+            true => record.outputs.iter().map(|output| output.path.as_str()).collect(),
+            false => HashSet::new(),
+        };
+        let place = project.join(&earlier.out);
+        for output in old.outputs.iter().filter(|output| !kept.contains(output.path.as_str())) {
+            let path = place.join(&output.path);
+            if path.exists() {
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+            // Folders go as they empty; one that still holds something stays.
+            let mut folder = path.parent();
+            while let Some(empty) = folder.filter(|folder| *folder != place && fs::remove_dir(folder).is_ok()) {
+                folder = empty.parent();
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lay_file(stored: &Path, place: &Path) -> Result<()> {
+    if let Some(folder) = place.parent() {
+        files::create_folder(folder)?;
+    }
+    let attempt = || -> std::io::Result<()> {
+        if place.symlink_metadata().is_ok() {
+            fs::remove_file(place)?;
+        }
+        if fs::hard_link(stored, place).is_err() {
+            fs::copy(stored, place)?;
+            fs::File::options().write(true).open(place)?.set_modified(stamp())?;
+        }
+        Ok(())
+    };
+    attempt().with_context(|| format!("cannot lay {}", place.display()))
+}
+
+/// Whether `place` is the stored file itself, or a copy of the same content.
+fn same_file(stored: &Path, place: &Path) -> bool {
+    let (Ok(one), Ok(two)) = (fs::metadata(stored), fs::symlink_metadata(place)) else { return false };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        if (one.dev(), one.ino()) == (two.dev(), two.ino()) {
+            return true;
+        }
+    }
+    one.len() == two.len() && matches!((files::digest(stored), files::digest(place)), (Ok(a), Ok(b)) if a == b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{KeyDocument, Lookup};
+    use super::*;
+
+    fn store_result(store: &Store, version: u32, entries: &[(&str, &str)]) -> Record {
+        let slot = store.slot().unwrap();
+        for (path, text) in entries {
+            files::write_atomically(&slot.folder().join(path), text.as_bytes()).unwrap();
+        }
+        let reads = Default::default();
+        let document = KeyDocument { stage: "s".into(), version, seed: 0, parameters: serde_json::json!({}), reads };
+        slot.commit(store, document).unwrap()
+    }
+
+    #[test]
+    fn lays_mends_and_takes_away() {
+        let project = tempfile::tempdir().unwrap();
+        let store = Store::new(project.path().join(".cache"));
+        let out = Path::new("out");
+        let one = store_result(&store, 1, &[("a.txt", "a"), ("deep/b.txt", "b")]);
+        store.lay("s", &one, project.path(), out).unwrap();
+        let mine = project.path().join("out/mine.txt");
+        fs::write(&mine, "mine").unwrap();
+
+        fs::remove_file(project.path().join("out/deep/b.txt")).unwrap();
+        let mended = store.lay("s", &one, project.path(), out).unwrap();
+        assert_eq!((mended.count, mended.first.as_str()), (1, "deep/b.txt"));
+
+        let two = store_result(&store, 2, &[("a.txt", "A")]);
+        store.lay("s", &two, project.path(), out).unwrap();
+        assert_eq!(files::list(&project.path().join("out")).unwrap(), ["a.txt", "mine.txt"]);
+        assert_eq!(fs::read_to_string(project.path().join("out/a.txt")).unwrap(), "A");
+        assert!(!project.path().join("out/deep").exists());
+    }
+
+    #[test]
+    fn a_hit_needs_every_file_unchanged() {
+        let project = tempfile::tempdir().unwrap();
+        let store = Store::new(project.path().join(".cache"));
+        let record = store_result(&store, 1, &[("a.txt", "a")]);
+        let stored = store.folder(&record.key).join("a.txt");
+        fs::File::options().write(true).open(&stored).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+        assert!(matches!(store.look_up(&record.key).unwrap(), Lookup::Hit(_)), "touched but equal");
+        fs::write(&stored, "b").unwrap();
+        assert!(matches!(store.look_up(&record.key).unwrap(), Lookup::Broken(why) if why == "a.txt was changed"));
+        fs::remove_file(&stored).unwrap();
+        assert!(matches!(store.look_up(&record.key).unwrap(), Lookup::Broken(why) if why == "a.txt is missing"));
+    }
+}

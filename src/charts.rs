@@ -1,0 +1,86 @@
+//! Drawing to PNG with a font that comes with the program, so that no system font is needed.
+
+use std::path::Path;
+use std::sync::Once;
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::{FontStyle, register_font};
+
+pub type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
+
+/// Readable for people with any colour vision (Okabe and Ito 2008).
+pub const BLUE: RGBColor = RGBColor(0, 114, 178);
+pub const ORANGE: RGBColor = RGBColor(213, 94, 0);
+pub const GREEN: RGBColor = RGBColor(0, 158, 115);
+pub const INK: RGBColor = RGBColor(40, 44, 52);
+pub const FAINT: RGBColor = RGBColor(222, 226, 230);
+
+/// Draws a picture of `size` pixels into `path`.
+pub fn draw(path: &Path, size: (u32, u32), picture: impl FnOnce(&Area) -> Result<()>) -> Result<()> {
+    static FONT: Once = Once::new();
+    FONT.call_once(|| {
+        // Fails only on bytes that are no font, and these are fixed.
+        let _ = register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
+    });
+    let mut pixels = vec![255u8; (size.0 * size.1 * 3) as usize];
+    {
+        let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
+        area.fill(&WHITE).map_err(fault)?;
+        picture(&area)?;
+        area.present().map_err(fault)?;
+    }
+    let image = image::RgbImage::from_raw(size.0, size.1, pixels);
+    crate::images::write_png(path, &image.ok_or_else(|| anyhow!("a picture of {size:?} pixels"))?)
+}
+
+/// Drawing errors borrow the canvas; their text is enough.
+pub fn fault<E: std::fmt::Display>(error: E) -> anyhow::Error {
+    anyhow!("cannot draw: {error}")
+}
+
+pub fn font(size: i32, color: &RGBColor) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(color)
+}
+
+/// One line of a chart.
+pub struct Line<'a> {
+    pub name: &'a str,
+    pub color: RGBColor,
+    /// Values for epochs 1, 2, …
+    pub values: &'a [f64],
+}
+
+/// Lines over epochs, with a legend, into a part of a picture.
+pub fn lines(area: &Area, title: &str, lines: &[Line]) -> Result<()> {
+    let epochs = lines.iter().map(|line| line.values.len()).max().unwrap_or(1).max(2) as f64;
+    let top = lines.iter().flat_map(|line| line.values).fold(0.0f64, |top, value| top.max(*value)).max(1e-6) * 1.05;
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, font(22, &INK))
+        .margin(12)
+        .x_label_area_size(38)
+        .y_label_area_size(56)
+        .build_cartesian_2d(1.0..epochs, 0.0..top)
+        .map_err(fault)?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .bold_line_style(FAINT)
+        .axis_style(INK)
+        .label_style(font(15, &INK))
+        .x_desc("epoch")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .draw()
+        .map_err(fault)?;
+    for line in lines {
+        let points = line.values.iter().enumerate().map(|(i, value)| ((i + 1) as f64, *value));
+        let style = line.color.stroke_width(2);
+        let drawn = chart.draw_series(LineSeries::new(points, style)).map_err(fault)?;
+        drawn.label(line.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+    }
+    let legend = SeriesLabelPosition::UpperRight;
+    let mut labels = chart.configure_series_labels();
+    labels.position(legend).background_style(WHITE.mix(0.85)).border_style(FAINT).label_font(font(15, &INK));
+    labels.draw().map_err(fault)
+}

@@ -1,0 +1,181 @@
+//! The command line: arguments, one file a command, and the exit status.
+
+mod dag;
+mod explain;
+mod lock;
+mod run;
+mod status;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::{Failure, exit_status};
+use crate::manifest::Manifest;
+use crate::pipeline::Project;
+use crate::progress::Screen;
+use crate::stage::Kind;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0 done · 1 a stage failed · 2 usage or manifest · 3 work is pending (status --check)
+  4 a damaged input · 5 another run holds the project · 6 not reproducible (--locked)";
+
+/// Learns from scratch to find visually similar images, and can prove how it got there.
+#[derive(Parser)]
+#[command(name = "similiai", version, after_help = EXIT_STATUS)]
+struct Cli {
+    /// Work in this folder
+    #[arg(short = 'C', value_name = "DIR", global = true)]
+    folder: Option<PathBuf>,
+    /// The pipeline's manifest
+    #[arg(long, value_name = "FILE", default_value = "pipeline.yaml", global = true)]
+    manifest: PathBuf,
+    /// Threads of the kernels (default: all cores); results do not depend on it
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Say more on stderr
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the pipeline, or the instances named and what they need; what is cached is not run again
+    Run(run::Arguments),
+    /// Show what is fresh, stale or missing, and why; runs nothing
+    Status(status::Arguments),
+    /// Show what an instance's result depends on, and what changed since its last one
+    Explain(explain::Arguments),
+    /// Draw the pipeline as a graph
+    Dag(dag::Arguments),
+    /// Write the digests of the results into pipeline.lock, for `run --locked`
+    Lock(lock::Arguments),
+}
+
+/// How the manifest is varied.
+#[derive(Args, Default)]
+struct Variation {
+    /// Lay the manifest's profile P over its parameters
+    #[arg(long, value_name = "P")]
+    profile: Option<String>,
+    /// Set one parameter, such as train.epochs=5; may stand more than once
+    #[arg(long = "set", value_name = "K=V")]
+    sets: Vec<String>,
+}
+
+/// What every command gets.
+struct Session {
+    kinds: &'static [Kind],
+    manifest: PathBuf,
+    screen: Screen,
+}
+
+impl Session {
+    fn project(&self, variation: &Variation) -> Result<Project> {
+        let manifest = Manifest::load(&self.manifest, self.kinds, variation.profile.as_deref(), &variation.sets)?;
+        Ok(Project::new(manifest))
+    }
+
+    fn print_json(&self, value: &impl serde::Serialize) -> Result<()> {
+        self.screen.print(&serde_json::to_string(value)?);
+        Ok(())
+    }
+}
+
+/// The whole program, with the stages it is made of.
+pub fn main(kinds: &'static [Kind]) -> ExitCode {
+    let cli = Cli::parse();
+    match run_command(cli, kinds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `status --check` has said all it has to say on stdout.
+            if !matches!(error.downcast_ref(), Some(Failure::Pending)) {
+                eprintln!("{} {error:#}", emphasis("error:"));
+            }
+            ExitCode::from(exit_status(&error))
+        }
+    }
+}
+
+fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
+    if let Some(folder) = &cli.folder {
+        std::env::set_current_dir(folder)
+            .map_err(|error| Failure::Usage(format!("cannot work in {}: {error}", folder.display())))?;
+    }
+    let screen = Screen::new(cli.quiet);
+    start_logging(&cli, &screen);
+    if let Some(threads) = cli.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        pool.build_global().context("cannot start the threads")?;
+    }
+    let session = Session { kinds, manifest: cli.manifest, screen };
+    match &cli.command {
+        Command::Run(arguments) => run::run(&session, arguments),
+        Command::Status(arguments) => status::run(&session, arguments),
+        Command::Explain(arguments) => explain::run(&session, arguments),
+        Command::Dag(arguments) => dag::run(&session, arguments),
+        Command::Lock(arguments) => lock::run(&session, arguments),
+    }
+}
+
+fn start_logging(cli: &Cli, screen: &Screen) {
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => tracing::Level::WARN,
+        (_, true) => tracing::Level::DEBUG,
+        _ => tracing::Level::INFO,
+    };
+    let writer = screen.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(move || writer.clone())
+        .with_ansi(colored(std::io::stderr().is_terminal()))
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+fn colored(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Bold red on a terminal that shows colour.
+fn emphasis(text: &str) -> String {
+    if colored(std::io::stderr().is_terminal()) { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// 0.4s, 12s, 2m31s, 1h02m.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..10 => format!("{seconds:.1}s"),
+        10..60 => format!("{whole}s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        _ => format!("{}h{:02}m", whole / 3600, whole / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let shown: Vec<String> = [0.04, 9.94, 12.4, 151.0, 3725.0].into_iter().map(duration).collect();
+        assert_eq!(shown, ["0.0s", "9.9s", "12s", "2m31s", "1h02m"]);
+    }
+
+    #[test]
+    fn the_arguments_fit_together() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,45 @@
+//! Failures that a caller tells apart, each with its exit status.
+
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The command line asks for something that does not exist or does not fit together.
+    #[error("{0}")]
+    Usage(String),
+    #[error("work is pending")]
+    Pending,
+    /// An input is damaged, incomplete or not what it claims to be.
+    #[error("{0}")]
+    Damaged(String),
+    #[error("another run holds this project (process {0}); wait for it to end, or stop it")]
+    Busy(String),
+    #[error("{0}")]
+    NotReproducible(String),
+    /// Stages failed; each has said why already.
+    #[error("{0}")]
+    StagesFailed(String),
+}
+
+/// The exit status for an error: 1 unless a [`Failure`] or a manifest error is at its root.
+pub fn exit_status(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<crate::manifest::ManifestError>().is_some() {
+        return 2;
+    }
+    match error.downcast_ref::<Failure>() {
+        Some(Failure::Usage(_)) => 2,
+        Some(Failure::Pending) => 3,
+        Some(Failure::Damaged(_)) => 4,
+        Some(Failure::Busy(_)) => 5,
+        Some(Failure::NotReproducible(_)) => 6,
+        Some(Failure::StagesFailed(_)) | None => 1,
+    }
+}
+
+/// An [`anyhow::Error`] for a damaged input; `{:?}`-style context can be added on top.
+#[macro_export]
+macro_rules! damaged {
+    ($($argument:tt)*) => {
+        anyhow::Error::from($crate::failure::Failure::Damaged(format!($($argument)*)))
+    };
+}

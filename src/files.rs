@@ -1,0 +1,101 @@
+//! Files: whole or not at all, with their digests, and errors that carry the path.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+pub fn read_to_string(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+pub fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot create {}", path.display()))
+}
+
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+pub fn create_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot create the folder {}", path.display()))
+}
+
+/// Replaces `path` by `bytes`; a crash leaves either the old file or the new one.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    create_folder(folder)?;
+    let attempt = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        File::open(folder)?.sync_all()
+    };
+    attempt().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// BLAKE3 of a file's content, in hexadecimal.
+pub fn digest(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    hasher.update_reader(file).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Every regular file below `folder`, as sorted relative paths with `/` between their parts.
+pub fn list(folder: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(relative) = folders.pop() {
+        let absolute = folder.join(&relative);
+        let entries = fs::read_dir(&absolute).with_context(|| format!("cannot list {}", absolute.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot list {}", absolute.display()))?;
+            let path = relative.join(entry.file_name());
+            let kind = entry.file_type().with_context(|| format!("cannot look at {}", entry.path().display()))?;
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() {
+                found.push(portable(&path)?);
+            } else {
+                bail!("{} is neither a file nor a folder", entry.path().display());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn portable(path: &Path) -> Result<String> {
+    let parts: Option<Vec<&str>> = path.iter().map(|part| part.to_str()).collect();
+    Ok(parts.with_context(|| format!("{} is not valid Unicode", path.display()))?.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn atomic_write_replaces_and_leaves_nothing_else() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("a/b.txt");
+        write_atomically(&path, b"one")?;
+        write_atomically(&path, b"two")?;
+        assert_eq!(read(&path)?, b"two");
+        assert_eq!(list(folder.path())?, ["a/b.txt"]);
+        Ok(())
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        let message = format!("{:#}", read(Path::new("/no/such/file")).unwrap_err());
+        assert!(message.contains("/no/such/file"), "{message}");
+    }
+}

@@ -1,0 +1,42 @@
+//! SimiliAI learns from scratch to find visually similar images, and can prove how it got there.
+//!
+//! The library holds the engine and all that two stages share; it names no stage. The stages belong to the binary
+//! (`stages/`), which joins them to [`cli::main`].
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`cli`] | the command line: one file a command |
+//! | [`manifest`] | `pipeline.yaml`, checked whole, errors with line and caret |
+//! | [`stage`] | the contract of a stage: `Stage`, `Context` |
+//! | [`pipeline`] | order, ask the cache, run; what is stale and why |
+//! | [`cache`] | key → stored result → laid files |
+//! | [`lock`] | `pipeline.lock`: the digests a run must give |
+//! | [`failure`] | failures with an exit status of their own |
+//! | [`progress`] | bars on a terminal, plain lines elsewhere |
+//! | [`files`] | whole files or none, digests, errors with the path |
+//! | [`images`] | CIFAR-10 records and PNG files |
+//! | [`listing`] | the CSV lists of images and of the split |
+//! | [`nn`] | differentiable ops on dfdx tensors and their kernels |
+//! | [`model`] | the networks; saved together with their configuration |
+//! | [`embeddings`] | the Parquet file: schema, writing, reading |
+//! | [`search`] | exact k-nearest neighbours |
+//! | [`metrics`] | retrieval metrics with definition, chance level and interval |
+//! | [`charts`] | drawing with a font that comes along |
+
+pub mod cache;
+pub mod charts;
+pub mod cli;
+pub mod embeddings;
+pub mod failure;
+pub mod files;
+pub mod images;
+pub mod listing;
+pub mod lock;
+pub mod manifest;
+pub mod metrics;
+pub mod model;
+pub mod nn;
+pub mod pipeline;
+pub mod progress;
+pub mod search;
+pub mod stage;

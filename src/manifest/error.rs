@@ -1,0 +1,68 @@
+//! What is wrong with a manifest, shown with the line and a caret under the place.
+
+use std::fmt;
+
+/// A place in a text that people wrote: the manifest, or a `--set`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place {
+    /// The manifest's path, or `--set`.
+    pub source: String,
+    /// From 1; 0 where lines mean nothing.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// Length of what is meant, in characters.
+    pub length: usize,
+    /// The line itself.
+    pub text: String,
+}
+
+#[derive(Debug)]
+pub struct ManifestError {
+    pub message: String,
+    pub place: Option<Place>,
+    pub help: Option<String>,
+}
+
+impl ManifestError {
+    pub fn new(message: impl Into<String>, place: Option<Place>) -> Self {
+        Self { message: message.into(), place, help: None }
+    }
+
+    pub fn help(mut self, help: Option<String>) -> Self {
+        self.help = help;
+        self
+    }
+}
+
+impl std::error::Error for ManifestError {}
+
+impl fmt::Display for ManifestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        if let Some(place) = &self.place {
+            let number = if place.line == 0 { String::new() } else { place.line.to_string() };
+            let margin = " ".repeat(number.len());
+            let position = if place.line == 0 { String::new() } else { format!(":{}:{}", place.line, place.column) };
+            let before: String = place.text.chars().take(place.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+            write!(f, "\n {margin}--> {}{position}\n {margin} |", place.source)?;
+            write!(f, "\n {number} | {}\n {margin} | {before}{}", place.text, "^".repeat(place.length.max(1)))?;
+        }
+        if let Some(help) = &self.help {
+            write!(f, "\n = help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// "did you mean …" for a name that is close to one of `known`; else the list itself.
+pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let known: Vec<&str> = known.into_iter().collect();
+    let close = known.iter().map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
+    let best = close.max_by(|a, b| a.0.total_cmp(&b.0));
+    match best {
+        Some((likeness, best)) if likeness > 0.75 => Some(format!("did you mean `{best}`?")),
+        Some(_) => Some(format!("known are: {}", known.join(", "))),
+        None => None,
+    }
+}

@@ -1,0 +1,128 @@
+//! Where each key and value of a YAML text stands.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, Span};
+
+use super::error::Place;
+
+/// Which side of `key: value` is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    Key,
+    Value,
+}
+
+/// A path of keys and list indices.
+pub type Path = Vec<String>;
+
+pub struct Positions<'a> {
+    source: &'a str,
+    text: &'a str,
+    spans: HashMap<(Path, Side), Span>,
+}
+
+enum Open {
+    Mapping { key: Option<String> },
+    Sequence { next: usize },
+}
+
+impl<'a> Positions<'a> {
+    /// `text` is read as far as it is well-formed; `source` is its name in messages.
+    pub fn of(source: &'a str, text: &'a str) -> Self {
+        let mut spans = HashMap::new();
+        let mut open: Vec<Open> = Vec::new();
+        let mut path: Path = Vec::new();
+        for event in Parser::new_from_str(text) {
+            let Ok((event, span)) = event else { break };
+            match event {
+                Event::Scalar(value, ..) => {
+                    if let Some(Open::Mapping { key: key @ None }) = open.last_mut() {
+                        *key = Some(value.to_string());
+                        path.push(value.into_owned());
+                        spans.insert((path.clone(), Side::Key), span);
+                    } else {
+                        begin(&mut open, &mut path);
+                        spans.insert((path.clone(), Side::Value), span);
+                        end(&mut open, &mut path);
+                    }
+                }
+                Event::Alias(_) => {
+                    begin(&mut open, &mut path);
+                    spans.insert((path.clone(), Side::Value), span);
+                    end(&mut open, &mut path);
+                }
+                Event::MappingStart(..) | Event::SequenceStart(..) => {
+                    begin(&mut open, &mut path);
+                    spans.insert((path.clone(), Side::Value), span);
+                    open.push(match event {
+                        Event::MappingStart(..) => Open::Mapping { key: None },
+                        _ => Open::Sequence { next: 0 },
+                    });
+                }
+                Event::MappingEnd | Event::SequenceEnd => {
+                    open.pop();
+                    end(&mut open, &mut path);
+                }
+                _ => {}
+            }
+        }
+        Self { source, text, spans }
+    }
+
+    /// The place of `path`, or of the nearest thing around it that stands in the text.
+    pub fn place(&self, path: &[String], side: Side) -> Option<Place> {
+        let span = (0..=path.len()).rev().find_map(|length| {
+            let find = |side| self.spans.get(&(path[..length].to_vec(), side));
+            if length == path.len() { find(side).or(find(Side::Key)) } else { find(Side::Key) }
+        });
+        let span = span?;
+        let length = if span.start.line() == span.end.line() { span.end.col() - span.start.col() } else { 1 };
+        Some(self.at(span.start.line(), span.start.col() + 1, length))
+    }
+
+    /// The place at `line` and `column`, both from 1.
+    pub fn at(&self, line: usize, column: usize, length: usize) -> Place {
+        let text = self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
+        Place { source: self.source.to_owned(), line, column: column.max(1), length: length.max(1), text }
+    }
+}
+
+/// A value begins: in a list it gets its index as a path element.
+fn begin(open: &mut [Open], path: &mut Path) {
+    if let Some(Open::Sequence { next }) = open.last_mut() {
+        path.push(next.to_string());
+        *next += 1;
+    }
+}
+
+/// A value ended: its path element goes.
+fn end(open: &mut [Open], path: &mut Path) {
+    match open.last_mut() {
+        Some(Open::Mapping { key }) => {
+            *key = None;
+            path.pop();
+        }
+        Some(Open::Sequence { .. }) => drop(path.pop()),
+        None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_keys_values_and_list_items() {
+        let text = "seed: 42\nstages:\n  train: {uses: train, needs: [split, prepare], epochs: 40}\n";
+        let positions = Positions::of("p.yaml", text);
+        let place = |path: &[&str], side| {
+            let path: Path = path.iter().map(|part| part.to_string()).collect();
+            positions.place(&path, side).map(|place| (place.line, place.column, place.length))
+        };
+        assert_eq!(place(&["seed"], Side::Value), Some((1, 7, 2)));
+        assert_eq!(place(&["stages", "train", "needs", "1"], Side::Value), Some((3, 38, 7)));
+        assert_eq!(place(&["stages", "train", "epochs"], Side::Key), Some((3, 48, 6)));
+        assert_eq!(place(&["stages", "train", "absent"], Side::Value), Some((3, 3, 5)), "nearest around it");
+    }
+}

@@ -1,0 +1,119 @@
+//! Every kind of error in a manifest, with its place.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::stage::{Context, Invalid, Stage, kind, require};
+
+#[derive(Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Source {
+    rows: usize,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self { rows: 3 }
+    }
+}
+
+impl Stage for Source {
+    const NAME: &'static str = "source";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "rows";
+    fn check(&self) -> Result<(), Invalid> {
+        require(self.rows > 0, "rows", "must be 1 or more")
+    }
+    fn run(&self, _: &Context) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Sum {}
+
+impl Stage for Sum {
+    const NAME: &'static str = "sum";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "a sum";
+    const NEEDS: &'static [&'static str] = &["source"];
+    fn run(&self, _: &Context) -> Result<()> {
+        Ok(())
+    }
+}
+
+static KINDS: [Kind; 2] = [kind::<Source>(), kind::<Sum>()];
+
+fn parse(stages: &str, profile: Option<&str>, sets: &[&str]) -> Checked<Manifest> {
+    let text = format!("version: 1\nseed: 7\nstages:\n{stages}");
+    let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+    Manifest::parse("p.yaml", &text, PathBuf::from("."), &KINDS, profile, &sets)
+}
+
+/// The message, and (line, column, length) of the caret.
+fn fault(stages: &str, sets: &[&str]) -> (String, Option<(usize, usize, usize)>) {
+    let error = parse(stages, None, sets).err().expect("an error");
+    let place = error.place.as_ref().map(|place| (place.line, place.column, place.length));
+    (format!("{} {}", error.message, error.help.unwrap_or_default()), place)
+}
+
+const GOOD: &str = "  total: {uses: sum, needs: [rows]}\n  rows: {uses: source, rows: 5}\n";
+
+#[test]
+fn orders_by_needs() {
+    let manifest = parse(GOOD, None, &[]).expect("a manifest");
+    let names: Vec<&str> = manifest.instances.iter().map(|instance| instance.name.as_str()).collect();
+    assert_eq!(names, ["rows", "total"]);
+    assert_eq!(manifest.instances[1].needs, [0]);
+    assert_eq!(manifest.seed, 7);
+}
+
+#[test]
+fn profiles_and_sets_overlay() {
+    let text = format!("{GOOD}profiles:\n  small: {{seed: 8, rows: {{rows: 1}}}}\n");
+    let rows = |manifest: &Manifest| manifest.instances[0].stage.keyed_parameters().unwrap()["rows"].as_u64();
+    let small = parse(&text, Some("small"), &[]).expect("a manifest");
+    assert_eq!((rows(&small), small.seed), (Some(1), 8));
+    let set = parse(&text, Some("small"), &["rows.rows=9", "seed=10"]).expect("a manifest");
+    assert_eq!((rows(&set), set.seed), (Some(9), 10));
+    let error = parse(&text, Some("smal"), &[]).err().expect("an error");
+    assert_eq!(error.help.as_deref(), Some("did you mean `small`?"));
+}
+
+#[test]
+fn each_error_has_its_place() {
+    let cases = [
+        ("  rows: {uses: sorce}\n", "there is no stage `sorce` did you mean `source`?", (4, 16, 5)),
+        ("  rows: {uses: source, row: 5}\n", "stage `source` has no parameter `row` did you mean `rows`?", (4, 24, 3)),
+        ("  rows: {uses: source, rows: many}\n", "parameter `rows` of `rows`: invalid type: string \"many\"", (4, 30, 4)),
+        ("  rows: {uses: source, rows: 0}\n", "parameter `rows` of `rows` must be 1 or more", (4, 30, 1)),
+        ("  rows: {rows: 1}\n", "does not say which stage it `uses`", (4, 3, 4)),
+        ("  total: {uses: sum, needs: [rwos]}\n  rows: {uses: source}\n", "which is not in `stages` did you mean `rows`?", (4, 31, 4)),
+        ("  total: {uses: sum, needs: []}\n  rows: {uses: source}\n", "add to its `needs`: rows", (4, 29, 1)),
+        ("  a: {uses: source, needs: [b]}\n  b: {uses: source, needs: [a]}\n", "a circle: a → b → a", (4, 28, 1)),
+        ("  a: {uses: source}\n  b: {uses: source, out: artifacts/a}\n", "would both write to artifacts/a", (5, 26, 11)),
+        ("  a: {uses: source\n", "this is not valid YAML", (5, 1, 1)),
+    ];
+    for (stages, message, place) in cases {
+        let (found, at) = fault(stages, &[]);
+        assert!(found.contains(message), "{stages}: {found}");
+        assert_eq!(at, Some(place), "{stages}: {found}");
+    }
+}
+
+#[test]
+fn a_set_is_shown_with_a_caret() {
+    let (found, at) = fault(GOOD, &["rows.row=5"]);
+    assert!(found.contains("has no parameter `row`"), "{found}");
+    assert_eq!(at, Some((0, 1, 8)));
+    let (_, at) = fault(GOOD, &["rows.rows=x"]);
+    assert_eq!(at, Some((0, 11, 1)));
+}
+
+#[test]
+fn shows_the_line_and_a_caret() {
+    let error = parse("  rows: {uses: source, row: 5}\n", None, &[]).err().expect("an error");
+    let expected = "stage `source` has no parameter `row`\n  --> p.yaml:4:24\n   |\n 4 |   rows: {uses: source, row: 5}\n   |                        ^^^\n = help: did you mean `rows`?";
+    assert_eq!(error.to_string(), expected);
+}

@@ -1,0 +1,54 @@
+//! The bridge between feature maps and dfdx's tape.
+
+use dfdx::prelude::*;
+
+use super::FeatureMap;
+
+/// A feature map on a tape: (batch, height, width, channels).
+pub type Map<const C: usize, T = NoneTape> = Tensor<(usize, usize, usize, Const<C>), f32, Cpu, T>;
+pub type Taped = OwnedTape<f32, Cpu>;
+
+/// A tensor's values; it must be contiguous, as all parameters and all maps here are.
+pub fn values<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.shape().num_elements()];
+    tensor.copy_into(&mut values);
+    values
+}
+
+pub fn feature_map<const C: usize, T>(map: &Map<C, T>) -> FeatureMap {
+    let (batch, height, width, _) = *map.shape();
+    FeatureMap::new((batch, height, width, C), values(map))
+}
+
+pub fn tensor<const C: usize>(device: &Cpu, map: FeatureMap) -> Result<Map<C>, CpuError> {
+    device.try_tensor_from_vec(map.values, (map.batch, map.height, map.width, Const))
+}
+
+/// Adds to the gradient of one tensor.
+pub type Accumulate = Box<dyn FnOnce(&mut Gradients<f32, Cpu>, &[f32]) -> Result<(), CpuError>>;
+
+pub fn accumulate<S: Shape, T: 'static>(tensor: &Tensor<S, f32, Cpu, T>) -> Accumulate {
+    let ghost = tensor.ghost();
+    Box::new(move |gradients, values| {
+        let sums = gradients.get_or_alloc_mut(&ghost)?;
+        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        Ok(())
+    })
+}
+
+/// `y` as a tensor on `tape`; on the way back `backward` turns its gradient into one for each of `targets`.
+pub fn record<S: Shape>(
+    device: &Cpu, mut tape: Taped, y: Vec<f32>, shape: S, targets: Vec<Accumulate>,
+    backward: impl FnOnce(Vec<f32>) -> Vec<Vec<f32>> + 'static,
+) -> Result<Tensor<S, f32, Cpu, Taped>, CpuError> {
+    let y = device.try_tensor_from_vec(y, shape)?;
+    let ghost = y.ghost();
+    tape.add_backward_op(move |gradients| {
+        // Nothing else reads this gradient once its op has run, so it is taken.
+        let gradient = std::mem::take(&mut **gradients.get_or_alloc_mut(&ghost)?);
+        let found = backward(gradient);
+        debug_assert_eq!(found.len(), targets.len());
+        targets.into_iter().zip(found).try_for_each(|(target, values)| target(gradients, &values))
+    });
+    Ok(y.put_tape(tape))
+}

@@ -1,0 +1,76 @@
+//! A manifest and its store: what is up to date and why, and running what is not.
+
+mod assess;
+mod run;
+mod select;
+
+use anyhow::{Context as _, Result};
+
+pub use assess::{Assessment, State};
+pub use run::{Event, Options, Ran, Report};
+pub use select::Selection;
+
+use crate::cache::{KeyDocument, Record, Store};
+use crate::failure::Failure;
+use crate::manifest::Manifest;
+use crate::stage::{Input, Inputs};
+
+pub struct Project {
+    pub manifest: Manifest,
+    pub store: Store,
+}
+
+impl Project {
+    pub fn new(manifest: Manifest) -> Self {
+        let store = Store::new(manifest.project.join("artifacts/.cache"));
+        Self { manifest, store }
+    }
+
+    fn inputs(&self, place: usize, results: &[Option<Record>]) -> Result<Inputs> {
+        let instances = &self.manifest.instances;
+        let input = |need: &usize| {
+            let instance = &instances[*need];
+            let record = results[*need].as_ref().with_context(|| format!("`{}` has no result", instance.name))?;
+            Ok(Input {
+                instance: instance.name.clone(),
+                stage: instance.stage.kind().name,
+                folder: self.store.folder(&record.key),
+                digest: record.digest.clone(),
+            })
+        };
+        let results = instances[place].needs.iter().map(input).collect::<Result<_>>()?;
+        Ok(Inputs { project: self.manifest.project.clone(), results })
+    }
+
+    fn document(&self, place: usize, inputs: &Inputs) -> Result<KeyDocument> {
+        let instance = &self.manifest.instances[place];
+        let kind = instance.stage.kind();
+        let reads = instance.stage.reads(inputs).with_context(|| format!("cannot read the inputs of `{}`", instance.name));
+        Ok(KeyDocument {
+            stage: kind.name.to_owned(),
+            version: kind.version,
+            seed: self.manifest.seed,
+            parameters: instance.stage.keyed_parameters()?,
+            reads: reads.map_err(keep_failure)?,
+        })
+    }
+
+    /// What is different from the result that lies at the instance's place now.
+    fn changes(&self, place: usize, document: &KeyDocument) -> Result<Vec<String>> {
+        let Some(laid) = self.store.laid(&self.manifest.instances[place].name)? else {
+            return Ok(vec!["first run".to_owned()]);
+        };
+        Ok(match self.store.record(&laid.key)? {
+            None => vec!["its last result is gone".to_owned()],
+            Some(record) => document.changes_since(&record.document),
+        })
+    }
+}
+
+/// Context must not hide the failure that decides the exit status.
+fn keep_failure(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<Failure>() {
+        Some(Failure::Damaged(_)) => Failure::Damaged(format!("{error:#}")).into(),
+        _ => error,
+    }
+}

@@ -1,0 +1,106 @@
+//! benchmark: how well do the embeddings find images of the same class? Figures, a page and pictures.
+
+mod page;
+mod pictures;
+mod protocols;
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use similiai::embeddings::Embeddings;
+use similiai::files;
+use similiai::metrics::METRICS;
+use similiai::stage::{Context, Invalid, Stage, require};
+
+use protocols::{Example, Protocol};
+
+#[derive(Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Benchmark {
+    /// Queries shown with their neighbours, spread over the classes.
+    examples: usize,
+}
+
+impl Default for Benchmark {
+    fn default() -> Self {
+        Self { examples: 10 }
+    }
+}
+
+/// All that the page and the pictures are made of.
+struct Findings {
+    protocols: Vec<Protocol>,
+    examples: Vec<Example>,
+    embeddings: Embeddings,
+    /// PNG bytes by id, of the images in the examples.
+    pictures: BTreeMap<usize, Vec<u8>>,
+}
+
+impl Stage for Benchmark {
+    const NAME: &'static str = "benchmark";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "measures retrieval and writes the report";
+    const NEEDS: &'static [&'static str] = &["prepare", "train", "embed"];
+
+    fn check(&self) -> Result<(), Invalid> {
+        require((1..=100).contains(&self.examples), "examples", "must be 1 to 100")
+    }
+
+    fn run(&self, context: &Context) -> Result<()> {
+        let embeddings = Embeddings::read(&context.input("embed")?.join(super::embed::EMBEDDINGS))?;
+        let protocols = protocols::evaluate(&embeddings, context)?;
+        let examples = protocols::examples(&embeddings, self.examples, context);
+        let folder = context.input("prepare")?;
+        let mut pictures = BTreeMap::new();
+        for id in examples.iter().flat_map(Example::ids) {
+            pictures.insert(id, files::read(&folder.join(&embeddings.paths[id]))?);
+        }
+        let findings = Findings { protocols, examples, embeddings, pictures };
+        context.progress.tell(&findings.table());
+
+        let output = |name: &str| context.output.join(name);
+        files::write(&output("results.json"), (serde_json::to_string_pretty(&findings.results())? + "\n").as_bytes())?;
+        pictures::neighbours(&findings, &output("benchmark_neighbours.png"))?;
+        pictures::scores(&findings, &output("benchmark_scores.png"))?;
+        let curves = files::read(&context.input("train")?.join(super::train::CURVES))?;
+        let page = page::render(&findings, &curves, context.seed);
+        files::write(&output("index.html"), page.as_bytes())
+    }
+}
+
+impl Findings {
+    /// `results.json`
+    fn results(&self) -> serde_json::Value {
+        let protocols: serde_json::Map<_, _> = self.protocols.iter().map(|protocol| {
+            let metrics: serde_json::Map<_, _> = METRICS.iter().zip(&protocol.scores)
+                .map(|(metric, score)| (metric.name.to_owned(), json!(score))).collect();
+            (protocol.name.to_owned(), json!({"queries": protocol.queries, "gallery": protocol.gallery, "metrics": metrics}))
+        }).collect();
+        let item = |id: usize| json!({"id": id, "path": self.embeddings.paths[id], "label_name": self.embeddings.label_names[id]});
+        let examples: Vec<_> = self.examples.iter().map(|example| {
+            let neighbours = example.neighbours.iter().map(|neighbour| {
+                let mut found = item(neighbour.id);
+                found["distance"] = json!(neighbour.distance);
+                found
+            });
+            json!({"query": item(example.query), "results": neighbours.collect::<Vec<_>>()})
+        }).collect();
+        json!({"schema": 1, "protocols": protocols, "examples": examples})
+    }
+
+    /// For the console.
+    fn table(&self) -> String {
+        let mut lines = Vec::new();
+        for protocol in &self.protocols {
+            lines.push(format!("{}: {} queries, gallery of {}", protocol.name, protocol.queries, protocol.gallery));
+            for (metric, score) in METRICS.iter().zip(&protocol.scores) {
+                lines.push(format!(
+                    "  {:12} {:.3}  (95 %: {:.3} to {:.3}, chance {:.3})", metric.name, score.value, score.low, score.high, score.chance
+                ));
+            }
+        }
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,101 @@
+//! Who asks whom: the protocols, and a few queries to show.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use rand::seq::SliceRandom;
+use similiai::damaged;
+use similiai::embeddings::Embeddings;
+use similiai::listing::Side;
+use similiai::metrics::{Ranking, Score, score};
+use similiai::search::{Gallery, Neighbour};
+use similiai::stage::Context;
+
+/// The longest fixed-length metric looks at so many neighbours.
+pub const NEIGHBOURS: usize = 5;
+
+pub struct Protocol {
+    pub name: &'static str,
+    pub question: &'static str,
+    pub queries: usize,
+    pub gallery: usize,
+    /// In the order of `METRICS`.
+    pub scores: Vec<Score>,
+}
+
+/// A query with its nearest images of the training part.
+pub struct Example {
+    pub query: usize,
+    pub neighbours: Vec<Neighbour>,
+}
+
+impl Example {
+    pub fn ids(&self) -> impl Iterator<Item = usize> {
+        [self.query].into_iter().chain(self.neighbours.iter().map(|neighbour| neighbour.id))
+    }
+}
+
+fn ids(embeddings: &Embeddings, side: Side) -> Vec<usize> {
+    (0..embeddings.len()).filter(|id| embeddings.splits[*id] == side.name()).collect()
+}
+
+fn gallery<'a>(embeddings: &'a Embeddings, ids: &[usize]) -> Gallery<'a> {
+    Gallery::new(ids.iter().map(|id| (*id, embeddings.row(*id))))
+}
+
+pub fn evaluate(embeddings: &Embeddings, context: &Context) -> Result<Vec<Protocol>> {
+    let (train, test) = (ids(embeddings, Side::Train), ids(embeddings, Side::Test));
+    if train.is_empty() || test.len() < 2 {
+        return Err(damaged!("{} train and {} test embeddings are too few to measure", train.len(), test.len()));
+    }
+    let protocol = |name, question, among: &[usize]| {
+        let rankings = rankings(embeddings, &test, among);
+        let scores = score(&rankings, &mut context.rng(&format!("bootstrap {name}")));
+        Protocol { name, question, queries: test.len(), gallery: among.len(), scores }
+    };
+    Ok(vec![
+        protocol("test-vs-train", "test images among those whose labels were learned", &train),
+        protocol("test-vs-test", "test images among the other test images: pictures never seen", &test),
+    ])
+}
+
+fn rankings(embeddings: &Embeddings, queries: &[usize], among: &[usize]) -> Vec<Ranking> {
+    let mut sizes: BTreeMap<i32, usize> = BTreeMap::new();
+    among.iter().for_each(|id| *sizes.entry(embeddings.labels[*id]).or_default() += 1);
+    let relevant = |query: usize| {
+        let all = sizes.get(&embeddings.labels[query]).copied().unwrap_or(0);
+        all - usize::from(among.binary_search(&query).is_ok())
+    };
+    let asked: Vec<_> = queries.iter().map(|query| (embeddings.row(*query), relevant(*query).max(NEIGHBOURS), Some(*query))).collect();
+    let found = gallery(embeddings, among).nearest_all(&asked);
+    queries.iter().zip(found).map(|(query, neighbours)| {
+        let label = embeddings.labels[*query];
+        Ranking {
+            label,
+            labels: neighbours.iter().map(|neighbour| embeddings.labels[neighbour.id]).collect(),
+            relevant: relevant(*query),
+            others: sizes.iter().filter(|(other, _)| **other != label).map(|(_, size)| *size).collect(),
+        }
+    }).collect()
+}
+
+/// `count` random test images, the classes in turn.
+pub fn examples(embeddings: &Embeddings, count: usize, context: &Context) -> Vec<Example> {
+    let mut queries = ids(embeddings, Side::Test);
+    queries.shuffle(&mut context.rng("examples"));
+    let mut seen: BTreeMap<i32, usize> = BTreeMap::new();
+    let mut in_turn: Vec<(usize, i32, usize)> = queries.into_iter().map(|query| {
+        let label = embeddings.labels[query];
+        let round = seen.entry(label).or_default();
+        *round += 1;
+        (*round, label, query)
+    }).collect();
+    in_turn.sort_unstable();
+    let train = ids(embeddings, Side::Train);
+    let gallery = gallery(embeddings, &train);
+    let example = |(_, _, query): &(usize, i32, usize)| Example {
+        query: *query,
+        neighbours: gallery.nearest(embeddings.row(*query), NEIGHBOURS, Some(*query)),
+    };
+    in_turn.iter().take(count).map(example).collect()
+}

@@ -1,0 +1,151 @@
+//! fetch: an archive of images, from a path or an address, verified member by member.
+
+mod download;
+mod unpack;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use serde::{Deserialize, Serialize};
+use sha2::Digest;
+use similiai::progress::Bar;
+use similiai::stage::{Context, Inputs, Invalid, Stage, require};
+use similiai::{damaged, files};
+
+use download::Download;
+
+#[derive(Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fetch {
+    /// A path, or a file://, http:// or https:// address.
+    source: String,
+    /// Layout of the archive.
+    format: Format,
+    /// Digests of the archive, in hexadecimal; checked where given.
+    sha256: Option<String>,
+    md5: Option<String>,
+    /// Seconds without a byte before a connection is given up.
+    timeout: u64,
+    /// Further tries after a connection fails.
+    retries: u32,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Format {
+    #[serde(rename = "cifar-10")]
+    Cifar10,
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self {
+            source: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz".into(),
+            format: Format::Cifar10,
+            sha256: None,
+            md5: None,
+            timeout: 30,
+            retries: 5,
+        }
+    }
+}
+
+/// Where the archive is.
+enum Source {
+    File(PathBuf),
+    Address(reqwest::Url),
+}
+
+impl Fetch {
+    fn source(&self, project: &Path) -> Result<Source> {
+        if let Some(path) = self.source.strip_prefix("file://") {
+            return Ok(Source::File(PathBuf::from(path)));
+        }
+        match reqwest::Url::parse(&self.source) {
+            Ok(address) if matches!(address.scheme(), "http" | "https") => Ok(Source::Address(address)),
+            Ok(address) if self.source.contains("://") => {
+                bail!("source {}: `{}` addresses are not supported; use http, https, file or a path", self.source, address.scheme())
+            }
+            _ => Ok(Source::File(project.join(&self.source))),
+        }
+    }
+}
+
+fn hexadecimal(text: &Option<String>, digits: usize) -> bool {
+    text.as_ref().is_none_or(|text| text.len() == digits && text.chars().all(|c| c.is_ascii_hexdigit()))
+}
+
+impl Stage for Fetch {
+    const NAME: &'static str = "fetch";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "downloads or opens the archive, verifies it and unpacks its members";
+    // Where it came from does not matter: its content, or its address, stands in `reads`.
+    const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries"];
+
+    fn check(&self) -> Result<(), Invalid> {
+        require(!self.source.is_empty(), "source", "must be a path or an address")?;
+        require(hexadecimal(&self.sha256, 64), "sha256", "must have 64 hexadecimal digits")?;
+        require(hexadecimal(&self.md5, 32), "md5", "must have 32 hexadecimal digits")?;
+        require(self.timeout > 0, "timeout", "must be 1 second or more")
+    }
+
+    fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
+        let content = match self.source(&inputs.project)? {
+            Source::File(path) => files::digest(&path)?,
+            Source::Address(address) => address.to_string(),
+        };
+        Ok([("archive".to_owned(), content)].into())
+    }
+
+    fn run(&self, context: &Context) -> Result<()> {
+        let Format::Cifar10 = self.format;
+        let (reader, length): (Box<dyn Read>, u64) = match self.source(&context.inputs.project)? {
+            Source::File(path) => {
+                let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let length = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
+                (Box::new(file), length)
+            }
+            Source::Address(address) => {
+                let download = Download::start(address, self.timeout, self.retries)?;
+                let length = download.length();
+                (Box::new(download), length)
+            }
+        };
+        let bar = context.progress.bytes("downloading and unpacking", length);
+        let mut archive = Watched { reader, bar, sha256: sha2::Sha256::new(), md5: md5::Md5::new() };
+        unpack::cifar10(&mut archive, &self.source, &context.output)?;
+        archive.compare(self)
+    }
+}
+
+/// Digests what passes, and shows it.
+struct Watched {
+    reader: Box<dyn Read>,
+    bar: Bar,
+    sha256: sha2::Sha256,
+    md5: md5::Md5,
+}
+
+impl Read for Watched {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.sha256.update(&buffer[..count]);
+        self.md5.update(&buffer[..count]);
+        self.bar.inc(count as u64);
+        Ok(count)
+    }
+}
+
+impl Watched {
+    fn compare(self, fetch: &Fetch) -> Result<()> {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let found = [("sha256", hex(&self.sha256.finalize()), &fetch.sha256), ("md5", hex(&self.md5.finalize()), &fetch.md5)];
+        for (name, found, expected) in found {
+            if let Some(expected) = expected.as_ref().filter(|expected| !expected.eq_ignore_ascii_case(&found)) {
+                return Err(damaged!("{}: its {name} is {found}, where the manifest says {expected}", fetch.source));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! A download that goes on after a broken connection, read as one stream.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::blocking::{Client, Response};
+use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
+use reqwest::{StatusCode, Url};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+pub struct Download {
+    client: Client,
+    address: Url,
+    response: Response,
+    /// Identifies the content, so that a continuation is of the same.
+    tag: Option<HeaderValue>,
+    length: u64,
+    received: u64,
+    retries: u32,
+    tries_left: u32,
+}
+
+impl Download {
+    pub fn start(address: Url, timeout: u64, retries: u32) -> Result<Self> {
+        // A second start in one process finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::builder()
+            .connect_timeout(Duration::from_secs(timeout))
+            // For each read, not for the whole.
+            .timeout(Duration::from_secs(timeout))
+            .build()
+            .context("cannot set up HTTP")?;
+        let mut failed = 0;
+        let response = loop {
+            match client.get(address.clone()).send().and_then(Response::error_for_status) {
+                Ok(response) => break response,
+                Err(error) if failed < retries && worth_another_try(&error) => {
+                    pause(failed, &address, &error);
+                    failed += 1;
+                }
+                Err(error) => bail!("cannot download {address}: {}", reason(&error)),
+            }
+        };
+        let tag = response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
+        let length = response.content_length().unwrap_or(0);
+        Ok(Self { client, address, response, tag, length, received: 0, retries, tries_left: retries })
+    }
+
+    /// Bytes to come; 0 where the server does not say.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Asks for the rest; a server that starts again from the beginning is read up to where we were.
+    fn go_on(&mut self) -> Result<()> {
+        let mut request = self.client.get(self.address.clone()).header(RANGE, format!("bytes={}-", self.received));
+        if let Some(tag) = &self.tag {
+            request = request.header(IF_RANGE, tag);
+        }
+        let response = request.send()?.error_for_status()?;
+        let continues = response.status() == StatusCode::PARTIAL_CONTENT;
+        if continues {
+            let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
+            if !range.starts_with(&format!("bytes {}-", self.received)) {
+                bail!("the server sent the range {range:?}, where bytes from {} were asked for", self.received);
+            }
+        } else if self.tag.is_some() && response.headers().get(ETAG) != self.tag.as_ref() {
+            bail!("the archive changed on the server during the download");
+        }
+        self.response = response;
+        if !continues {
+            let skipped = io::copy(&mut self.response.by_ref().take(self.received), &mut io::sink())?;
+            if skipped != self.received {
+                bail!("the server sent only {skipped} bytes");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Read for Download {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let error = match self.response.read(buffer) {
+                Ok(0) if self.length > self.received && !buffer.is_empty() => {
+                    io::Error::new(io::ErrorKind::UnexpectedEof, format!("ended after {} of {} bytes", self.received, self.length))
+                }
+                Ok(count) => {
+                    self.received += count as u64;
+                    self.tries_left = if count > 0 { self.retries } else { self.tries_left };
+                    return Ok(count);
+                }
+                Err(error) => error,
+            };
+            let mut last = anyhow::Error::from(error);
+            loop {
+                if self.tries_left == 0 {
+                    return Err(io::Error::other(format!("cannot download {}: {last:#}", self.address)));
+                }
+                pause(self.retries - self.tries_left, &self.address, &last);
+                self.tries_left -= 1;
+                match self.go_on() {
+                    Ok(()) => break,
+                    Err(error) => last = error,
+                }
+            }
+        }
+    }
+}
+
+/// Waits twice as long before each further try.
+fn pause(failed: u32, address: &Url, error: &dyn std::fmt::Display) {
+    let pause = FIRST_PAUSE * 2u32.pow(failed.min(6));
+    tracing::warn!("{address}: {error}; trying again in {:.1} s", pause.as_secs_f64());
+    std::thread::sleep(pause);
+}
+
+fn worth_another_try(error: &reqwest::Error) -> bool {
+    error.status().is_none_or(|status| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
+}
+
+/// The whole chain: the outermost message alone says little.
+fn reason(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,19 @@
+//! The stages of the pipeline, in the order in which data passes them.
+
+mod benchmark;
+mod embed;
+mod fetch;
+mod prepare;
+mod split;
+mod train;
+
+use similiai::stage::{Kind, kind};
+
+pub static KINDS: [Kind; 6] = [
+    kind::<fetch::Fetch>(),
+    kind::<prepare::Prepare>(),
+    kind::<split::Split>(),
+    kind::<train::Train>(),
+    kind::<embed::Embed>(),
+    kind::<benchmark::Benchmark>(),
+];

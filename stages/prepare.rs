@@ -1,0 +1,167 @@
+//! prepare: records of the archive become upscaled, sharpened PNG files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use image::RgbImage;
+use image::imageops::{self, FilterType};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use similiai::images::{Record, image_path, select_cifar10, write_png};
+use similiai::listing::{self, Listed, Side};
+use similiai::stage::{Context, Inputs, Invalid, Stage, require};
+
+/// The list of all images, beside their folders.
+pub const LIST: &str = "images.csv";
+/// Records held in memory at a time.
+const BATCH: usize = 512;
+
+#[derive(Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Prepare {
+    /// The first so many of each class in archive order.
+    images_per_class: usize,
+    /// Side of the square PNG, in pixels.
+    size: u32,
+    filter: Filter,
+    sharpen: Sharpen,
+}
+
+/// How images are made larger.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Filter {
+    Nearest,
+    Bilinear,
+    Bicubic,
+    Lanczos,
+}
+
+/// Unsharp mask: each value moves away from its blurred neighbourhood.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Sharpen {
+    /// Standard deviation of the Gaussian blur, in pixels.
+    radius: f32,
+    /// Share of the difference that is added; 0 leaves the image as it is.
+    amount: f32,
+    /// Differences smaller than this, in steps of 1/255, stay.
+    threshold: u8,
+}
+
+impl Default for Sharpen {
+    fn default() -> Self {
+        Self { radius: 1.0, amount: 0.5, threshold: 0 }
+    }
+}
+
+impl Default for Prepare {
+    fn default() -> Self {
+        Self { images_per_class: 200, size: 64, filter: Filter::Lanczos, sharpen: Sharpen::default() }
+    }
+}
+
+impl Stage for Prepare {
+    const NAME: &'static str = "prepare";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "upscales, sharpens and writes the images as PNG";
+    const NEEDS: &'static [&'static str] = &["fetch"];
+
+    fn check(&self) -> Result<(), Invalid> {
+        require((1..=10_000).contains(&self.images_per_class), "images_per_class", "must be 1 to 10000")?;
+        require((8..=1024).contains(&self.size), "size", "must be 8 to 1024 pixels")?;
+        let Sharpen { radius, amount, .. } = self.sharpen;
+        let sound = (0.1..=20.0).contains(&radius) && (0.0..=10.0).contains(&amount);
+        require(sound, "sharpen", "needs a radius of 0.1 to 20 and an amount of 0 to 10")
+    }
+
+    /// Only the images selected: the full archive and a sample of it give the same key.
+    fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
+        let mut hasher = blake3::Hasher::new();
+        let names = select_cifar10(inputs.folder("fetch")?, self.images_per_class, |record, _| {
+            hasher.update(&[record.label, u8::from(record.official_test)]).update(&record.planes);
+            Ok(())
+        })?;
+        hasher.update(names.join("\n").as_bytes());
+        Ok([("pictures".to_owned(), hasher.finalize().to_hex().to_string())].into())
+    }
+
+    fn run(&self, context: &Context) -> Result<()> {
+        let folder = context.input("fetch")?;
+        let names = similiai::images::class_names(
+            &similiai::files::read_to_string(&folder.join(similiai::images::cifar10::NAMES))?, "class names",
+        )?;
+        names.iter().try_for_each(|name| similiai::files::create_folder(&context.output.join(name)))?;
+        let bar = context.bar("images", (self.images_per_class * names.len()) as u64);
+        let mut listed = Vec::new();
+        let mut batch: Vec<(Record, String)> = Vec::new();
+        let write = |batch: &mut Vec<(Record, String)>| -> Result<()> {
+            batch.par_iter().try_for_each(|(record, path)| {
+                bar.inc(1);
+                self.write(record, &context.output.join(path))
+            })?;
+            context.count_images(batch.len());
+            batch.clear();
+            Ok(())
+        };
+        select_cifar10(folder, self.images_per_class, |record, place| {
+            let class = &names[usize::from(record.label)];
+            let path = image_path(class, place).to_str().context("a path that is not Unicode")?.to_owned();
+            listed.push(Listed {
+                path: path.clone(),
+                label: record.label.into(),
+                label_name: class.clone(),
+                part: if record.official_test { Side::Test } else { Side::Train },
+            });
+            batch.push((record, path));
+            if batch.len() == BATCH { write(&mut batch) } else { Ok(()) }
+        })?;
+        write(&mut batch)?;
+        listed.sort_by(|a, b| a.path.cmp(&b.path));
+        listing::write(&context.output.join(LIST), &listed)
+    }
+}
+
+impl Prepare {
+    fn write(&self, record: &Record, path: &Path) -> Result<()> {
+        let filter = match self.filter {
+            Filter::Nearest => FilterType::Nearest,
+            Filter::Bilinear => FilterType::Triangle,
+            Filter::Bicubic => FilterType::CatmullRom,
+            Filter::Lanczos => FilterType::Lanczos3,
+        };
+        let image = imageops::resize(&record.image(), self.size, self.size, filter);
+        write_png(path, &self.sharpen.apply(image))
+    }
+}
+
+impl Sharpen {
+    fn apply(&self, mut image: RgbImage) -> RgbImage {
+        let blurred = imageops::blur(&image, self.radius);
+        for (value, blurred) in image.iter_mut().zip(blurred.iter()) {
+            let difference = i16::from(*value) - i16::from(*blurred);
+            if difference.unsigned_abs() >= u16::from(self.threshold) {
+                *value = (f32::from(*value) + self.amount * f32::from(difference)).round().clamp(0.0, 255.0) as u8;
+            }
+        }
+        image
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharpening_steepens_an_edge_and_leaves_flat_parts() {
+        let edge = RgbImage::from_fn(16, 4, |x, _| image::Rgb([if x < 8 { 100 } else { 150 }; 3]));
+        let sharp = Sharpen { radius: 1.0, amount: 1.0, threshold: 0 }.apply(edge.clone());
+        assert_eq!(sharp.get_pixel(0, 0), edge.get_pixel(0, 0));
+        assert!(sharp.get_pixel(7, 0).0[0] < 100 && sharp.get_pixel(8, 0).0[0] > 150);
+        let none = Sharpen { radius: 1.0, amount: 0.0, threshold: 0 }.apply(edge.clone());
+        assert_eq!(none, edge);
+        let high = Sharpen { radius: 1.0, amount: 1.0, threshold: 100 }.apply(edge.clone());
+        assert_eq!(high, edge);
+    }
+}

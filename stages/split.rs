@@ -1,0 +1,112 @@
+//! split: which images are learned from and which are only asked about.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use similiai::listing::{self, Listed, Side};
+use similiai::stage::{Context, Invalid, Stage, require};
+use similiai::{damaged, files};
+
+/// The list that says which side each image is on.
+pub const LIST: &str = "split.csv";
+
+#[derive(Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Split {
+    method: Method,
+    /// Share of each class that is for testing (method `stratified`).
+    test: f64,
+}
+
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Method {
+    /// The same share of each class, drawn from the seed.
+    Stratified,
+    /// The archive's own test batch.
+    Official,
+}
+
+impl Default for Split {
+    fn default() -> Self {
+        Self { method: Method::Stratified, test: 0.2 }
+    }
+}
+
+impl Stage for Split {
+    const NAME: &'static str = "split";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "parts the images into train and test, never the same picture on both sides";
+    const NEEDS: &'static [&'static str] = &["prepare"];
+
+    fn check(&self) -> Result<(), Invalid> {
+        require(self.test > 0.0 && self.test < 1.0, "test", "must lie between 0 and 1")
+    }
+
+    fn run(&self, context: &Context) -> Result<()> {
+        let folder = context.input("prepare")?;
+        let images: Vec<Listed> = listing::read(&folder.join(super::prepare::LIST))?;
+        let digests = images.iter().map(|image| files::digest(&folder.join(&image.path))).collect::<Result<Vec<_>>>()?;
+        let mut sides = match self.method {
+            Method::Official => images.iter().map(|image| image.part).collect(),
+            Method::Stratified => self.draw(context, &images),
+        };
+        for (one, other) in unite_equal(&digests, &mut sides) {
+            tracing::warn!("{} and {} are the same picture; both go to {}", images[one].path, images[other].path, sides[one].name());
+        }
+        for side in [Side::Train, Side::Test] {
+            if !sides.contains(&side) {
+                return Err(damaged!("no image would be for {}; take more images, or another method", side.name()));
+            }
+        }
+        let rows: Vec<listing::Split> = images.into_iter().zip(sides).map(|(image, split)| listing::Split {
+            path: image.path, label: image.label, label_name: image.label_name, split,
+        }).collect();
+        listing::write(&context.output.join(LIST), &rows)
+    }
+}
+
+impl Split {
+    fn draw(&self, context: &Context, images: &[Listed]) -> Vec<Side> {
+        let mut sides = vec![Side::Train; images.len()];
+        let mut classes: Vec<i32> = images.iter().map(|image| image.label).collect();
+        classes.sort_unstable();
+        classes.dedup();
+        for class in classes {
+            let mut members: Vec<usize> = (0..images.len()).filter(|place| images[*place].label == class).collect();
+            members.shuffle(&mut context.rng(&format!("split class {class}")));
+            let count = (members.len() as f64 * self.test).round() as usize;
+            members[..count].iter().for_each(|place| sides[*place] = Side::Test);
+        }
+        sides
+    }
+}
+
+/// Moves equal pictures to the side of the first of them; gives the pairs.
+fn unite_equal(digests: &[String], sides: &mut [Side]) -> Vec<(usize, usize)> {
+    let mut first: HashMap<&str, usize> = HashMap::new();
+    let mut pairs = Vec::new();
+    for (place, digest) in digests.iter().enumerate() {
+        let one = *first.entry(digest).or_insert(place);
+        if one != place {
+            sides[place] = sides[one];
+            pairs.push((one, place));
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_pictures_end_on_one_side() {
+        let digests: Vec<String> = ["a", "b", "a", "c", "a"].map(str::to_owned).to_vec();
+        let mut sides = [Side::Test, Side::Train, Side::Train, Side::Test, Side::Train];
+        assert_eq!(unite_equal(&digests, &mut sides), [(0, 2), (0, 4)]);
+        assert_eq!(sides, [Side::Test, Side::Train, Side::Test, Side::Test, Side::Test]);
+    }
+}
