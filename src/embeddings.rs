@@ -157,7 +157,8 @@ mod tests {
     fn what_is_written_is_read() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("e.parquet");
-        let row = |i: i32| Split { path: format!("a/{i}.png"), label: i % 2, label_name: "a".into(), split: Side::Train };
+        let row =
+            |i: i32| Split { path: format!("a/{i}.png"), label: i % 2, label_name: "a".into(), split: Side::Train };
         let mut writer = Writer::create(&path, 2, [("seed".to_owned(), "7".to_owned())].into())?;
         writer.write(&[row(0), row(1)], vec![0.0, 1.0, 2.0, 3.0])?;
         writer.write(&[row(2)], vec![4.0, 5.0])?;

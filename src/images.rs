@@ -71,12 +71,14 @@ pub fn read_cifar10(folder: &Path, mut visit: impl FnMut(Record) -> Result<Contr
             continue;
         }
         let name = || path.display().to_string();
-        let mut reader = BufReader::with_capacity(1 << 18, File::open(&path).with_context(|| format!("cannot read {}", name()))?);
+        let mut reader =
+            BufReader::with_capacity(1 << 18, File::open(&path).with_context(|| format!("cannot read {}", name()))?);
         let mut bytes = vec![0; cifar10::RECORD];
         let length = reader.get_ref().metadata().with_context(|| format!("cannot read {}", name()))?.len();
         for _ in 0..length / cifar10::RECORD as u64 {
             reader.read_exact(&mut bytes).with_context(|| format!("cannot read {}", name()))?;
-            let record = Record { label: bytes[0], planes: bytes[1..].to_vec(), official_test: member == cifar10::TEST };
+            let record =
+                Record { label: bytes[0], planes: bytes[1..].to_vec(), official_test: member == cifar10::TEST };
             if visit(record)?.is_break() {
                 return Ok(());
             }
@@ -86,7 +88,11 @@ pub fn read_cifar10(folder: &Path, mut visit: impl FnMut(Record) -> Result<Contr
 }
 
 /// The first `per_class` images of each class in archive order, each with its place within its class.
-pub fn select_cifar10(folder: &Path, per_class: usize, mut visit: impl FnMut(Record, usize) -> Result<()>) -> Result<Vec<String>> {
+pub fn select_cifar10(
+    folder: &Path,
+    per_class: usize,
+    mut visit: impl FnMut(Record, usize) -> Result<()>,
+) -> Result<Vec<String>> {
     let path = folder.join(cifar10::NAMES);
     let names = class_names(&files::read_to_string(&path)?, cifar10::NAMES)?;
     let mut counts = vec![0; names.len()];
@@ -97,13 +103,18 @@ pub fn select_cifar10(folder: &Path, per_class: usize, mut visit: impl FnMut(Rec
             *count += 1;
             visit(record, *count - 1)?;
         }
-        Ok(if counts.iter().all(|count| *count == per_class) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if counts.iter().all(|count| *count == per_class) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
     })?;
     match counts.iter().position(|count| *count < per_class) {
         None => Ok(names),
         Some(class) => Err(damaged!(
             "the archive has {} pictures of class `{}`, fewer than the {per_class} asked for; lower images_per_class",
-            counts[class], names[class]
+            counts[class],
+            names[class]
         )),
     }
 }

@@ -48,6 +48,8 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>> {
 
 pub fn write<R: Serialize>(path: &Path, rows: &[R]) -> Result<()> {
     let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot create {}", path.display()))?;
-    rows.iter().try_for_each(|row| writer.serialize(row)).with_context(|| format!("cannot write {}", path.display()))?;
+    rows.iter()
+        .try_for_each(|row| writer.serialize(row))
+        .with_context(|| format!("cannot write {}", path.display()))?;
     writer.flush().with_context(|| format!("cannot write {}", path.display()))
 }

@@ -37,7 +37,8 @@ impl Lock {
     }
 
     pub fn write(&self, project: &Path) -> Result<()> {
-        let text = format!("# Made by `similiai lock`; checked by `similiai run --locked`.\n{}", serde_yaml::to_string(self)?);
+        let text =
+            format!("# Made by `similiai lock`; checked by `similiai run --locked`.\n{}", serde_yaml::to_string(self)?);
         files::write_atomically(&project.join(FILE), text.as_bytes())
     }
 
@@ -45,13 +46,18 @@ impl Lock {
     pub fn check(&self, profile: Option<&str>, found: &BTreeMap<String, String>) -> Result<()> {
         let name = profile.unwrap_or(DEFAULT_PROFILE);
         let Some(locked) = self.profiles.get(name) else {
-            return Err(Failure::NotReproducible(format!("{FILE} has nothing for profile `{name}`; make it with `similiai lock`")).into());
+            return Err(Failure::NotReproducible(format!(
+                "{FILE} has nothing for profile `{name}`; make it with `similiai lock`"
+            ))
+            .into());
         };
         let wrong = found.iter().filter(|(instance, digest)| locked.get(*instance) != Some(digest));
-        let wrong: Vec<String> = wrong.map(|(instance, digest)| match locked.get(instance) {
-            Some(expected) => format!("{instance}: {digest} where {expected} is locked"),
-            None => format!("{instance}: not in {FILE}"),
-        }).collect();
+        let wrong: Vec<String> = wrong
+            .map(|(instance, digest)| match locked.get(instance) {
+                Some(expected) => format!("{instance}: {digest} where {expected} is locked"),
+                None => format!("{instance}: not in {FILE}"),
+            })
+            .collect();
         if wrong.is_empty() {
             return Ok(());
         }

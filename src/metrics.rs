@@ -127,13 +127,10 @@ fn vote_by_chance(ranking: &Ranking, k: usize) -> f64 {
         ways[0][0] = 1.0;
         for size in &ranking.others {
             let mut next = vec![vec![0.0; k + 1]; k + 1];
-            for drawn in 0..=k {
-                for tied in 0..=k {
+            for (drawn, row) in ways.iter().enumerate() {
+                for (tied, ways) in row.iter().enumerate().filter(|(_, ways)| **ways > 0.0) {
                     for more in 0..=own.min(k - drawn) {
-                        let tied_now = tied + usize::from(more == own);
-                        if tied_now <= k {
-                            next[drawn + more][tied_now] += ways[drawn][tied] * choose(*size, more);
-                        }
+                        next[drawn + more][tied + usize::from(more == own)] += ways * choose(*size, more);
                     }
                 }
             }
@@ -160,17 +157,22 @@ const RESAMPLES: usize = 2000;
 /// One score for each of [`METRICS`], in their order.
 pub fn score(rankings: &[Ranking], rng: &mut ChaCha8Rng) -> Vec<Score> {
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    METRICS.iter().map(|metric| {
-        let values: Vec<f64> = rankings.iter().map(metric.of).collect();
-        let chances: Vec<f64> = rankings.iter().map(metric.chance).collect();
-        let mut means: Vec<f64> = (0..RESAMPLES).map(|_| {
-            let sum: f64 = (0..values.len()).map(|_| values[rng.gen_range(0..values.len())]).sum();
-            sum / values.len().max(1) as f64
-        }).collect();
-        means.sort_by(f64::total_cmp);
-        let at = |share: f64| means[((RESAMPLES - 1) as f64 * share).round() as usize];
-        Score { value: mean(&values), low: at(0.025), high: at(0.975), chance: mean(&chances) }
-    }).collect()
+    METRICS
+        .iter()
+        .map(|metric| {
+            let values: Vec<f64> = rankings.iter().map(metric.of).collect();
+            let chances: Vec<f64> = rankings.iter().map(metric.chance).collect();
+            let mut means: Vec<f64> = (0..RESAMPLES)
+                .map(|_| {
+                    let sum: f64 = (0..values.len()).map(|_| values[rng.gen_range(0..values.len())]).sum();
+                    sum / values.len().max(1) as f64
+                })
+                .collect();
+            means.sort_by(f64::total_cmp);
+            let at = |share: f64| means[((RESAMPLES - 1) as f64 * share).round() as usize];
+            Score { value: mean(&values), low: at(0.025), high: at(0.975), chance: mean(&chances) }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -206,10 +208,12 @@ mod tests {
             gallery.extend(vec![label; count]);
         }
         let mut rng = rng(1, "test");
-        let rankings: Vec<Ranking> = (0..20_000).map(|_| {
-            gallery.shuffle(&mut rng);
-            ranking(&gallery[..5], 4, &[6, 3, 3])
-        }).collect();
+        let rankings: Vec<Ranking> = (0..20_000)
+            .map(|_| {
+                gallery.shuffle(&mut rng);
+                ranking(&gallery[..5], 4, &[6, 3, 3])
+            })
+            .collect();
         for metric in &METRICS {
             let found = rankings.iter().map(metric.of).sum::<f64>() / rankings.len() as f64;
             let chance = (metric.chance)(&rankings[0]);

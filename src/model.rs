@@ -78,7 +78,8 @@ impl Preprocessing {
             for x in 0..self.side {
                 for channel in 0..3 {
                     let corner = y * block * line + x * block * 3 + channel;
-                    let at = |place: usize| u32::from(image.as_raw()[corner + place / block * line + place % block * 3]);
+                    let at =
+                        |place: usize| u32::from(image.as_raw()[corner + place / block * line + place % block * 3]);
                     let sum: u32 = (0..block * block).map(at).sum();
                     values.push((sum as f32 * scale - self.mean) / self.deviation);
                 }
@@ -103,8 +104,8 @@ pub fn embed_values<N: Network>(network: &N, values: &[f32], side: usize) -> Vec
 }
 
 enum Weights {
-    Original(Original),
-    Residual(Residual),
+    Original(Box<Original>),
+    Residual(Box<Residual>),
 }
 
 /// A trained network.
@@ -118,15 +119,15 @@ pub struct Model {
 impl Model {
     pub fn load(path: &Path) -> Result<Self> {
         let bytes = files::read(path)?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|error| damaged!("{} is no model: {error}", path.display()))?;
+        let (_, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|error| damaged!("{} is no model: {error}", path.display()))?;
         let text = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
         let text = text.ok_or_else(|| damaged!("{} does not say which network it holds", path.display()))?;
         let configuration: Configuration = serde_json::from_str(text)
             .map_err(|error| damaged!("{}: its configuration is damaged: {error}", path.display()))?;
         let weights = match configuration.network {
-            NetworkName::Original => Weights::Original(load_weights(path)?),
-            NetworkName::Residual => Weights::Residual(load_weights(path)?),
+            NetworkName::Original => Weights::Original(Box::new(load_weights(path)?)),
+            NetworkName::Residual => Weights::Residual(Box::new(load_weights(path)?)),
         };
         Ok(Self { configuration, digest: blake3::hash(&bytes).to_hex().to_string(), weights })
     }
@@ -135,14 +136,14 @@ impl Model {
     pub fn embed(&self, images: &[RgbImage]) -> Vec<f32> {
         let input = self.configuration.preprocessing.batch(images);
         match &self.weights {
-            Weights::Original(network) => embed_values(network, &input.values, input.width),
-            Weights::Residual(network) => embed_values(network, &input.values, input.width),
+            Weights::Original(network) => embed_values(network.as_ref(), &input.values, input.width),
+            Weights::Residual(network) => embed_values(network.as_ref(), &input.values, input.width),
         }
     }
 }
 
 fn load_weights<N: Network>(path: &Path) -> Result<N> {
-    let mut network = N::build(0)?;
+    let mut network = N::with_seed(0)?;
     let loaded = network.load_safetensors(path);
     loaded.map_err(|error| damaged!("{} does not fit its network: {error:?}", path.display()))?;
     Ok(network)

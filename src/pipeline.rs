@@ -1,6 +1,7 @@
 //! A manifest and its store: what is up to date and why, and running what is not.
 
 mod assess;
+mod job;
 mod run;
 mod select;
 
@@ -45,7 +46,8 @@ impl Project {
     fn document(&self, place: usize, inputs: &Inputs) -> Result<KeyDocument> {
         let instance = &self.manifest.instances[place];
         let kind = instance.stage.kind();
-        let reads = instance.stage.reads(inputs).with_context(|| format!("cannot read the inputs of `{}`", instance.name));
+        let reads =
+            instance.stage.reads(inputs).with_context(|| format!("cannot read the inputs of `{}`", instance.name));
         Ok(KeyDocument {
             stage: kind.name.to_owned(),
             version: kind.version,

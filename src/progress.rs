@@ -109,7 +109,13 @@ impl Bar {
         if last.elapsed() >= BETWEEN_PLAIN_LINES {
             *last = Instant::now();
             let left = self.bar.eta().as_secs();
-            tracing::info!("{} {}/{} {} about {left} s left", self.label, self.bar.position(), self.total, self.bar.message());
+            tracing::info!(
+                "{} {}/{} {} about {left} s left",
+                self.label,
+                self.bar.position(),
+                self.total,
+                self.bar.message()
+            );
         }
     }
 

@@ -33,7 +33,8 @@ impl<'a> Gallery<'a> {
     /// its id: the query itself, where it stands in the gallery.
     pub fn nearest(&self, query: &[f32], k: usize, without: Option<usize>) -> Vec<Neighbour> {
         let all = self.ids.iter().zip(&self.vectors).filter(|(id, _)| Some(**id) != without);
-        let mut found: Vec<Neighbour> = all.map(|(id, vector)| Neighbour { id: *id, distance: squared(query, vector) }).collect();
+        let mut found: Vec<Neighbour> =
+            all.map(|(id, vector)| Neighbour { id: *id, distance: squared(query, vector) }).collect();
         let order = |a: &Neighbour, b: &Neighbour| a.distance.total_cmp(&b.distance).then(a.id.cmp(&b.id));
         if k < found.len() {
             found.select_nth_unstable_by(k, order);

@@ -77,7 +77,11 @@ impl Inputs {
         let mut found = self.results.iter().filter(|input| input.stage == stage);
         let input = found.next().with_context(|| format!("no input is an instance of `{stage}`"))?;
         if let Some(second) = found.next() {
-            bail!("`{}` and `{}` are both instances of `{stage}`; name one in `needs`", input.instance, second.instance);
+            bail!(
+                "`{}` and `{}` are both instances of `{stage}`; name one in `needs`",
+                input.instance,
+                second.instance
+            );
         }
         Ok(&input.folder)
     }
@@ -147,6 +151,9 @@ pub trait AnyStage: Send + Sync {
     fn run(&self, context: &Context) -> Result<()>;
 }
 
+/// What serde says of a parameter, with its path.
+pub type WrongParameter = serde_path_to_error::Error<serde_yaml::Error>;
+
 /// One row of the list of stages.
 pub struct Kind {
     pub name: &'static str,
@@ -155,7 +162,7 @@ pub struct Kind {
     pub needs: &'static [&'static str],
     /// Every parameter with its default.
     pub defaults: fn() -> Result<serde_yaml::Value>,
-    pub parse: fn(serde_yaml::Value) -> Result<Box<dyn AnyStage>, serde_path_to_error::Error<serde_yaml::Error>>,
+    pub parse: fn(serde_yaml::Value) -> Result<Box<dyn AnyStage>, WrongParameter>,
 }
 
 /// The row for stage `S`.

@@ -73,20 +73,34 @@ impl Stage for Benchmark {
 impl Findings {
     /// `results.json`
     fn results(&self) -> serde_json::Value {
-        let protocols: serde_json::Map<_, _> = self.protocols.iter().map(|protocol| {
-            let metrics: serde_json::Map<_, _> = METRICS.iter().zip(&protocol.scores)
-                .map(|(metric, score)| (metric.name.to_owned(), json!(score))).collect();
-            (protocol.name.to_owned(), json!({"queries": protocol.queries, "gallery": protocol.gallery, "metrics": metrics}))
-        }).collect();
+        let protocols: serde_json::Map<_, _> = self
+            .protocols
+            .iter()
+            .map(|protocol| {
+                let metrics: serde_json::Map<_, _> = METRICS
+                    .iter()
+                    .zip(&protocol.scores)
+                    .map(|(metric, score)| (metric.name.to_owned(), json!(score)))
+                    .collect();
+                (
+                    protocol.name.to_owned(),
+                    json!({"queries": protocol.queries, "gallery": protocol.gallery, "metrics": metrics}),
+                )
+            })
+            .collect();
         let item = |id: usize| json!({"id": id, "path": self.embeddings.paths[id], "label_name": self.embeddings.label_names[id]});
-        let examples: Vec<_> = self.examples.iter().map(|example| {
-            let neighbours = example.neighbours.iter().map(|neighbour| {
-                let mut found = item(neighbour.id);
-                found["distance"] = json!(neighbour.distance);
-                found
-            });
-            json!({"query": item(example.query), "results": neighbours.collect::<Vec<_>>()})
-        }).collect();
+        let examples: Vec<_> = self
+            .examples
+            .iter()
+            .map(|example| {
+                let neighbours = example.neighbours.iter().map(|neighbour| {
+                    let mut found = item(neighbour.id);
+                    found["distance"] = json!(neighbour.distance);
+                    found
+                });
+                json!({"query": item(example.query), "results": neighbours.collect::<Vec<_>>()})
+            })
+            .collect();
         json!({"schema": 1, "protocols": protocols, "examples": examples})
     }
 
@@ -97,7 +111,8 @@ impl Findings {
             lines.push(format!("{}: {} queries, gallery of {}", protocol.name, protocol.queries, protocol.gallery));
             for (metric, score) in METRICS.iter().zip(&protocol.scores) {
                 lines.push(format!(
-                    "  {:12} {:.3}  (95 %: {:.3} to {:.3}, chance {:.3})", metric.name, score.value, score.low, score.high, score.chance
+                    "  {:12} {:.3}  (95 %: {:.3} to {:.3}, chance {:.3})",
+                    metric.name, score.value, score.low, score.high, score.chance
                 ));
             }
         }

@@ -65,7 +65,11 @@ impl Fetch {
         match reqwest::Url::parse(&self.source) {
             Ok(address) if matches!(address.scheme(), "http" | "https") => Ok(Source::Address(address)),
             Ok(address) if self.source.contains("://") => {
-                bail!("source {}: `{}` addresses are not supported; use http, https, file or a path", self.source, address.scheme())
+                bail!(
+                    "source {}: `{}` addresses are not supported; use http, https, file or a path",
+                    self.source,
+                    address.scheme()
+                )
             }
             _ => Ok(Source::File(project.join(&self.source))),
         }
@@ -140,7 +144,8 @@ impl Read for Watched {
 impl Watched {
     fn compare(self, fetch: &Fetch) -> Result<()> {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let found = [("sha256", hex(&self.sha256.finalize()), &fetch.sha256), ("md5", hex(&self.md5.finalize()), &fetch.md5)];
+        let found =
+            [("sha256", hex(&self.sha256.finalize()), &fetch.sha256), ("md5", hex(&self.md5.finalize()), &fetch.md5)];
         for (name, found, expected) in found {
             if let Some(expected) = expected.as_ref().filter(|expected| !expected.eq_ignore_ascii_case(&found)) {
                 return Err(damaged!("{}: its {name} is {found}, where the manifest says {expected}", fetch.source));

@@ -90,7 +90,8 @@ impl Stage for Prepare {
     fn run(&self, context: &Context) -> Result<()> {
         let folder = context.input("fetch")?;
         let names = similiai::images::class_names(
-            &similiai::files::read_to_string(&folder.join(similiai::images::cifar10::NAMES))?, "class names",
+            &similiai::files::read_to_string(&folder.join(similiai::images::cifar10::NAMES))?,
+            "class names",
         )?;
         names.iter().try_for_each(|name| similiai::files::create_folder(&context.output.join(name)))?;
         let bar = context.bar("images", (self.images_per_class * names.len()) as u64);

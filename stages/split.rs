@@ -48,22 +48,35 @@ impl Stage for Split {
     fn run(&self, context: &Context) -> Result<()> {
         let folder = context.input("prepare")?;
         let images: Vec<Listed> = listing::read(&folder.join(super::prepare::LIST))?;
-        let digests = images.iter().map(|image| files::digest(&folder.join(&image.path))).collect::<Result<Vec<_>>>()?;
+        let digests =
+            images.iter().map(|image| files::digest(&folder.join(&image.path))).collect::<Result<Vec<_>>>()?;
         let mut sides = match self.method {
             Method::Official => images.iter().map(|image| image.part).collect(),
             Method::Stratified => self.draw(context, &images),
         };
         for (one, other) in unite_equal(&digests, &mut sides) {
-            tracing::warn!("{} and {} are the same picture; both go to {}", images[one].path, images[other].path, sides[one].name());
+            tracing::warn!(
+                "{} and {} are the same picture; both go to {}",
+                images[one].path,
+                images[other].path,
+                sides[one].name()
+            );
         }
         for side in [Side::Train, Side::Test] {
             if !sides.contains(&side) {
                 return Err(damaged!("no image would be for {}; take more images, or another method", side.name()));
             }
         }
-        let rows: Vec<listing::Split> = images.into_iter().zip(sides).map(|(image, split)| listing::Split {
-            path: image.path, label: image.label, label_name: image.label_name, split,
-        }).collect();
+        let rows: Vec<listing::Split> = images
+            .into_iter()
+            .zip(sides)
+            .map(|(image, split)| listing::Split {
+                path: image.path,
+                label: image.label,
+                label_name: image.label_name,
+                split,
+            })
+            .collect();
         listing::write(&context.output.join(LIST), &rows)
     }
 }

@@ -98,13 +98,21 @@ impl Stage for Train {
 
     fn check(&self) -> Result<(), Invalid> {
         require((1..=10_000).contains(&self.epochs), "epochs", "must be 1 to 10000")?;
-        require(self.learning_rate > 0.0 && self.learning_rate <= 10.0, "learning_rate", "must be above 0, at most 10")?;
+        require(
+            self.learning_rate > 0.0 && self.learning_rate <= 10.0,
+            "learning_rate",
+            "must be above 0, at most 10",
+        )?;
         require((0.0..=1.0).contains(&self.weight_decay), "weight_decay", "must be 0 to 1")?;
         require((0.0..1.0).contains(&self.warm_up), "warm_up", "must be 0 or more and below 1")?;
         require(self.margin > 0.0 && self.margin <= 10.0, "margin", "must be above 0, at most 10")?;
         require((2..=256).contains(&self.images_per_class), "images_per_class", "must be 2 to 256")?;
         let Drawn { train, validation, batch } = self.triplets;
-        require(train > 0 && validation > 0 && (1..=512).contains(&batch), "triplets", "must be 1 or more, batch at most 512")?;
+        require(
+            train > 0 && validation > 0 && (1..=512).contains(&batch),
+            "triplets",
+            "must be 1 or more, batch at most 512",
+        )?;
         require(self.validation > 0.0 && self.validation <= 0.5, "validation", "must be above 0, at most 0.5")?;
         self.augment.check()
     }

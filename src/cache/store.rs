@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -59,11 +60,13 @@ pub enum Lookup {
 
 pub struct Store {
     root: PathBuf,
+    /// Held while a result takes its place: two instances may have made the same one.
+    placing: Mutex<()>,
 }
 
 impl Store {
     pub fn new(root: PathBuf) -> Self {
-        Self { root }
+        Self { root, placing: Mutex::new(()) }
     }
 
     pub fn root(&self) -> &Path {
@@ -189,13 +192,18 @@ impl Slot {
         let text = serde_json::to_vec_pretty(&record)?;
         files::write_atomically(&self.folder.path().join("record.json"), &text)?;
 
+        let _placing = store.placing.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(store.look_up(&record.key)?, Lookup::Hit(there) if there.digest == record.digest) {
+            return Ok(record);
+        }
         let destination = store.root.join("store").join(&record.key);
         files::create_folder(&store.root.join("store"))?;
         if destination.exists() {
             fs::remove_dir_all(&destination).with_context(|| format!("cannot replace {}", destination.display()))?;
         }
         let made = self.folder.keep();
-        fs::rename(&made, &destination).with_context(|| format!("cannot move the result to {}", destination.display()))?;
+        fs::rename(&made, &destination)
+            .with_context(|| format!("cannot move the result to {}", destination.display()))?;
         let parent = File::open(store.root.join("store")).and_then(|folder| folder.sync_all());
         parent.with_context(|| format!("cannot sync {}", store.root.display()))?;
         Ok(record)

@@ -29,13 +29,17 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 fn draw(manifest: &Manifest, format: Format) -> String {
     let instances = &manifest.instances;
     let name = |place: usize| instances[place].name.as_str();
-    let edges = instances.iter().flat_map(|instance| instance.needs.iter().map(|need| (name(*need), instance.name.as_str())));
+    let edges =
+        instances.iter().flat_map(|instance| instance.needs.iter().map(|need| (name(*need), instance.name.as_str())));
     match format {
-        Format::Text => instances.iter().map(|instance| {
-            let needs: Vec<&str> = instance.needs.iter().map(|need| name(*need)).collect();
-            let after = if needs.is_empty() { String::new() } else { format!(" ← {}", needs.join(", ")) };
-            format!("{}{after}\n", instance.name)
-        }).collect(),
+        Format::Text => instances
+            .iter()
+            .map(|instance| {
+                let needs: Vec<&str> = instance.needs.iter().map(|need| name(*need)).collect();
+                let after = if needs.is_empty() { String::new() } else { format!(" ← {}", needs.join(", ")) };
+                format!("{}{after}\n", instance.name)
+            })
+            .collect(),
         Format::Dot => {
             let edges: String = edges.map(|(from, to)| format!("  \"{from}\" -> \"{to}\";\n")).collect();
             let nodes: String = instances.iter().map(|instance| format!("  \"{}\";\n", instance.name)).collect();

@@ -50,11 +50,8 @@ pub struct Arguments {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
-    let selection = Selection {
-        targets: arguments.targets.clone(),
-        from: arguments.from.clone(),
-        until: arguments.until.clone(),
-    };
+    let selection =
+        Selection { targets: arguments.targets.clone(), from: arguments.from.clone(), until: arguments.until.clone() };
     let options = Options {
         selection,
         force: arguments.force,
@@ -64,9 +61,10 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     };
     let locked = match arguments.locked {
         false => None,
-        true => Some(Lock::read(&project.manifest.project)?.ok_or_else(|| {
-            Failure::Usage(format!("there is no {}; make it with `similiai lock`", lock::FILE))
-        })?),
+        true => Some(
+            Lock::read(&project.manifest.project)?
+                .ok_or_else(|| Failure::Usage(format!("there is no {}; make it with `similiai lock`", lock::FILE)))?,
+        ),
     };
     let _guard = if arguments.dry_run { None } else { Some(project.store.lock()?) };
     let width = project.manifest.instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
@@ -105,9 +103,10 @@ fn line(report: &Report, width: usize) -> String {
 /// The run's own exit status, from what became of its stages.
 fn judge(reports: &[Report]) -> Result<()> {
     let failed = reports.iter().filter(|report| report.state == Ran::Failed);
-    let told: Vec<String> = failed.clone().map(|report| {
-        format!("{}: {}", report.name, report.error.as_deref().unwrap_or("failed"))
-    }).collect();
+    let told: Vec<String> = failed
+        .clone()
+        .map(|report| format!("{}: {}", report.name, report.error.as_deref().unwrap_or("failed")))
+        .collect();
     if told.is_empty() {
         return Ok(());
     }

@@ -28,15 +28,18 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let history = if arguments.times { project.store.history() } else { Vec::new() };
     let last = |name: &str| history.iter().rev().find(|finished| finished.instance == name);
     if arguments.json {
-        let stages: Vec<_> = assessments.iter().map(|assessment| {
-            let mut row = serde_json::to_value(assessment)?;
-            if let Some(finished) = last(&assessment.name) {
-                row["last_run"] = json!({
-                    "seconds": finished.seconds, "at": finished.at, "images_per_second": finished.images_per_second,
-                });
-            }
-            Ok(row)
-        }).collect::<Result<_>>()?;
+        let stages: Vec<_> = assessments
+            .iter()
+            .map(|assessment| {
+                let mut row = serde_json::to_value(assessment)?;
+                if let Some(finished) = last(&assessment.name) {
+                    row["last_run"] = json!({
+                        "seconds": finished.seconds, "at": finished.at, "images_per_second": finished.images_per_second,
+                    });
+                }
+                Ok(row)
+            })
+            .collect::<Result<_>>()?;
         session.print_json(&json!({"stages": serde_json::Value::Array(stages)}))?;
     } else {
         let width = assessments.iter().map(|assessment| assessment.name.len()).max().unwrap_or(0);

@@ -44,7 +44,8 @@ impl fmt::Display for ManifestError {
             let number = if place.line == 0 { String::new() } else { place.line.to_string() };
             let margin = " ".repeat(number.len());
             let position = if place.line == 0 { String::new() } else { format!(":{}:{}", place.line, place.column) };
-            let before: String = place.text.chars().take(place.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+            let before: String =
+                place.text.chars().take(place.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
             write!(f, "\n {margin}--> {}{position}\n {margin} |", place.source)?;
             write!(f, "\n {number} | {}\n {margin} | {before}{}", place.text, "^".repeat(place.length.max(1)))?;
         }

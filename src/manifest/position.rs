@@ -121,8 +121,8 @@ mod tests {
             positions.place(&path, side).map(|place| (place.line, place.column, place.length))
         };
         assert_eq!(place(&["seed"], Side::Value), Some((1, 7, 2)));
-        assert_eq!(place(&["stages", "train", "needs", "1"], Side::Value), Some((3, 38, 7)));
-        assert_eq!(place(&["stages", "train", "epochs"], Side::Key), Some((3, 48, 6)));
+        assert_eq!(place(&["stages", "train", "needs", "1"], Side::Value), Some((3, 39, 7)));
+        assert_eq!(place(&["stages", "train", "epochs"], Side::Key), Some((3, 49, 6)));
         assert_eq!(place(&["stages", "train", "absent"], Side::Value), Some((3, 3, 5)), "nearest around it");
     }
 }

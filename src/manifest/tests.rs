@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::read::{Checked, parse as parse_text};
 use super::*;
 use crate::stage::{Context, Invalid, Stage, kind, require};
 
@@ -48,7 +49,7 @@ static KINDS: [Kind; 2] = [kind::<Source>(), kind::<Sum>()];
 fn parse(stages: &str, profile: Option<&str>, sets: &[&str]) -> Checked<Manifest> {
     let text = format!("version: 1\nseed: 7\nstages:\n{stages}");
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
-    Manifest::parse("p.yaml", &text, PathBuf::from("."), &KINDS, profile, &sets)
+    parse_text("p.yaml", &text, PathBuf::from("."), &KINDS, profile, &sets)
 }
 
 /// The message, and (line, column, length) of the caret.
@@ -86,13 +87,25 @@ fn each_error_has_its_place() {
     let cases = [
         ("  rows: {uses: sorce}\n", "there is no stage `sorce` did you mean `source`?", (4, 16, 5)),
         ("  rows: {uses: source, row: 5}\n", "stage `source` has no parameter `row` did you mean `rows`?", (4, 24, 3)),
-        ("  rows: {uses: source, rows: many}\n", "parameter `rows` of `rows`: invalid type: string \"many\"", (4, 30, 4)),
+        (
+            "  rows: {uses: source, rows: many}\n",
+            "parameter `rows` of `rows`: invalid type: string \"many\"",
+            (4, 30, 4),
+        ),
         ("  rows: {uses: source, rows: 0}\n", "parameter `rows` of `rows` must be 1 or more", (4, 30, 1)),
         ("  rows: {rows: 1}\n", "does not say which stage it `uses`", (4, 3, 4)),
-        ("  total: {uses: sum, needs: [rwos]}\n  rows: {uses: source}\n", "which is not in `stages` did you mean `rows`?", (4, 31, 4)),
+        (
+            "  total: {uses: sum, needs: [rwos]}\n  rows: {uses: source}\n",
+            "which is not in `stages` did you mean `rows`?",
+            (4, 30, 4),
+        ),
         ("  total: {uses: sum, needs: []}\n  rows: {uses: source}\n", "add to its `needs`: rows", (4, 29, 1)),
         ("  a: {uses: source, needs: [b]}\n  b: {uses: source, needs: [a]}\n", "a circle: a → b → a", (4, 28, 1)),
-        ("  a: {uses: source}\n  b: {uses: source, out: artifacts/a}\n", "would both write to artifacts/a", (5, 26, 11)),
+        (
+            "  a: {uses: source}\n  b: {uses: source, out: artifacts/a}\n",
+            "would both write to artifacts/a",
+            (5, 26, 11),
+        ),
         ("  a: {uses: source\n", "this is not valid YAML", (5, 1, 1)),
     ];
     for (stages, message, place) in cases {

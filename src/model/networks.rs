@@ -18,7 +18,7 @@ pub const DIMENSION: usize = 128;
 
 pub trait Network: TensorCollection<f32, Cpu> + Clone + Send + Sync {
     /// New weights, drawn from `seed`.
-    fn build(seed: u64) -> Result<Self>;
+    fn with_seed(seed: u64) -> Result<Self>;
     /// (batch, side, side, 3) → (batch, 128), moving the running statistics.
     fn train(&mut self, images: Map<3, Taped>) -> Result<Rows<DIMENSION>>;
     /// The same by the running statistics.
@@ -71,7 +71,7 @@ fn as_in_the_original<const I: usize, const O: usize, const POOL: bool>(block: &
 }
 
 impl Network for Original {
-    fn build(seed: u64) -> Result<Self> {
+    fn with_seed(seed: u64) -> Result<Self> {
         let mut network = Self::try_build(&Cpu::seed_from_u64(seed)).map_err(on_tape)?;
         as_in_the_original(&mut network.block1);
         as_in_the_original(&mut network.block2);
@@ -131,13 +131,20 @@ impl<S2: TensorCollection<E, D>, S3: TensorCollection<E, D>, E: Number, D: Devic
                 Self::module("average", |s| &s.average, |s| &mut s.average),
                 Self::module("output", |s| &s.output, |s| &mut s.output),
             ),
-            |(stem, block1, block2, block3, average, output)| ResidualNetwork { stem, block1, block2, block3, average, output },
+            |(stem, block1, block2, block3, average, output)| ResidualNetwork {
+                stem,
+                block1,
+                block2,
+                block3,
+                average,
+                output,
+            },
         )
     }
 }
 
 impl Network for Residual {
-    fn build(seed: u64) -> Result<Self> {
+    fn with_seed(seed: u64) -> Result<Self> {
         Self::try_build(&Cpu::seed_from_u64(seed)).map_err(on_tape)
     }
 
@@ -173,7 +180,9 @@ pub fn parameter_count<N: Network>(network: &N) -> usize {
         type D2 = Cpu;
 
         fn visit<S: Shape>(
-            &mut self, _: TensorOptions<S, f32, Cpu>, tensor: &Tensor<S, f32, Cpu>,
+            &mut self,
+            _: TensorOptions<S, f32, Cpu>,
+            tensor: &Tensor<S, f32, Cpu>,
         ) -> Result<Option<Tensor<S, f32, Cpu>>, CpuError> {
             self.0 += tensor.shape().num_elements();
             Ok(None)
@@ -191,12 +200,12 @@ mod tests {
 
     #[test]
     fn the_original_has_its_parameters() {
-        assert_eq!(parameter_count(&Original::build(1).unwrap()), 160_064);
+        assert_eq!(parameter_count(&Original::with_seed(1).unwrap()), 160_064);
     }
 
     #[test]
     fn embeddings_have_length_one_and_do_not_depend_on_the_batch() {
-        let network = Residual::build(1).unwrap();
+        let network = Residual::with_seed(1).unwrap();
         let pixels: Vec<f32> = (0..2 * 16 * 16 * 3).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();
         let both = network.infer(&FeatureMap::new((2, 16, 16, 3), pixels.clone()));
         let one = network.infer(&FeatureMap::new((1, 16, 16, 3), pixels[16 * 16 * 3..].to_vec()));

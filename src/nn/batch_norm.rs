@@ -35,7 +35,12 @@ impl<const C: usize, E: Dtype, D: Device<E>> TensorCollection<E, D> for BatchNor
                 Self::scalar("epsilon", |s| &s.epsilon, |s| &mut s.epsilon, ScalarOptions::from_default(1e-5)),
             ),
             |(scale, offset, running_mean, running_variance, momentum, epsilon)| BatchNorm {
-                scale, offset, running_mean, running_variance, momentum, epsilon,
+                scale,
+                offset,
+                running_mean,
+                running_variance,
+                momentum,
+                epsilon,
             },
         )
     }
@@ -118,31 +123,34 @@ pub(super) fn backward(x: &FeatureMap, statistics: &Statistics, g: &FeatureMap) 
     let Statistics { mean, inverse, scale } = statistics;
     let parts = in_parts(x.batch, |images| {
         let range = images.start * x.image()..images.end * x.image();
-        let mut sums = (vec![0.0f64; c], vec![0.0f64; c]);
+        // For the scale, then for the offset.
+        let mut sums = vec![0.0f64; 2 * c];
         for (x, g) in x.values[range.clone()].chunks_exact(c).zip(g.values[range].chunks_exact(c)) {
+            let (for_scale, for_offset) = sums.split_at_mut(c);
             for i in 0..c {
-                sums.0[i] += f64::from(g[i] * ((x[i] - mean[i]) * inverse[i]));
-                sums.1[i] += f64::from(g[i]);
+                for_scale[i] += f64::from(g[i] * ((x[i] - mean[i]) * inverse[i]));
+                for_offset[i] += f64::from(g[i]);
             }
         }
         sums
     });
-    let total = |pick: &dyn Fn(&(Vec<f64>, Vec<f64>)) -> f64| parts.iter().map(pick).sum::<f64>();
-    let for_scale: Vec<f64> = (0..c).map(|i| total(&|sums| sums.0[i])).collect();
-    let for_offset: Vec<f64> = (0..c).map(|i| total(&|sums| sums.1[i])).collect();
+    let mut for_scale: Vec<f64> = (0..2 * c).map(|i| parts.iter().map(|sums| sums[i]).sum()).collect();
+    let for_offset = for_scale.split_off(c);
     let factor: Vec<f32> = (0..c).map(|i| scale[i] * inverse[i]).collect();
     let mean_scale: Vec<f32> = for_scale.iter().map(|sum| (sum / count) as f32).collect();
     let mean_offset: Vec<f32> = for_offset.iter().map(|sum| (sum / count) as f32).collect();
     let image = x.image().max(1);
     let mut gradient = vec![0.0; x.values.len()];
-    gradient.par_chunks_mut(image).zip(x.values.par_chunks(image)).zip(g.values.par_chunks(image)).for_each(|((to, x), g)| {
-        for ((to, x), g) in to.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(g.chunks_exact(c)) {
-            for i in 0..c {
-                let normal = (x[i] - mean[i]) * inverse[i];
-                to[i] = factor[i] * (g[i] - mean_offset[i] - normal * mean_scale[i]);
+    gradient.par_chunks_mut(image).zip(x.values.par_chunks(image)).zip(g.values.par_chunks(image)).for_each(
+        |((to, x), g)| {
+            for ((to, x), g) in to.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(g.chunks_exact(c)) {
+                for i in 0..c {
+                    let normal = (x[i] - mean[i]) * inverse[i];
+                    to[i] = factor[i] * (g[i] - mean_offset[i] - normal * mean_scale[i]);
+                }
             }
-        }
-    });
+        },
+    );
     let narrow = |sums: Vec<f64>| sums.into_iter().map(|sum| sum as f32).collect();
     (x.like(c, gradient), narrow(for_scale), narrow(for_offset))
 }

@@ -47,8 +47,10 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
         let (y, winners) = if POOL { pool::max_pool(&normal) } else { (normal, Vec::new()) };
         let (shape, conv) = ((y.batch, y.height, y.width, Const::<O>), self.conv.clone());
         let mut targets = vec![
-            accumulate(&self.conv.weight), accumulate(&self.conv.bias),
-            accumulate(&self.norm.scale), accumulate(&self.norm.offset),
+            accumulate(&self.conv.weight),
+            accumulate(&self.conv.bias),
+            accumulate(&self.norm.scale),
+            accumulate(&self.norm.offset),
         ];
         if learns_before {
             targets.push(accumulate(&x));
@@ -77,7 +79,13 @@ pub trait Shortcut<const I: usize, const O: usize>: Clone + 'static {
     /// `x` is the block's input, `normal` the same after batch norm and ReLU.
     fn infer(&self, x: &FeatureMap, normal: &FeatureMap) -> FeatureMap;
     /// Adds the gradients for the sum's gradient `g` to those of `x` and of `normal`; gives its parameters'.
-    fn backward(&self, normal: &FeatureMap, g: &FeatureMap, for_x: &mut FeatureMap, for_normal: &mut FeatureMap) -> Vec<Vec<f32>>;
+    fn backward(
+        &self,
+        normal: &FeatureMap,
+        g: &FeatureMap,
+        for_x: &mut FeatureMap,
+        for_normal: &mut FeatureMap,
+    ) -> Vec<Vec<f32>>;
     fn targets(&self) -> Vec<super::tape::Accumulate>;
 }
 
@@ -108,7 +116,13 @@ impl<const I: usize, const O: usize> Shortcut<I, O> for Conv<I, O, 1, f32, Cpu> 
         self.forward(normal)
     }
 
-    fn backward(&self, normal: &FeatureMap, g: &FeatureMap, _: &mut FeatureMap, for_normal: &mut FeatureMap) -> Vec<Vec<f32>> {
+    fn backward(
+        &self,
+        normal: &FeatureMap,
+        g: &FeatureMap,
+        _: &mut FeatureMap,
+        for_normal: &mut FeatureMap,
+    ) -> Vec<Vec<f32>> {
         let (input, weight, bias) = Conv::backward(self, normal, g);
         pool::add(for_normal, &input);
         vec![weight, bias]
@@ -130,7 +144,8 @@ pub struct ResidualBlock<const I: usize, const O: usize, const POOL: bool, S, E:
     pub shortcut: S,
 }
 
-impl<const I: usize, const O: usize, const POOL: bool, S, E, D> TensorCollection<E, D> for ResidualBlock<I, O, POOL, S, E, D>
+impl<const I: usize, const O: usize, const POOL: bool, S, E, D> TensorCollection<E, D>
+    for ResidualBlock<I, O, POOL, S, E, D>
 where
     E: Number,
     D: Device<E>,
@@ -184,10 +199,14 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
 
         let mut targets = vec![
             accumulate(&x),
-            accumulate(&self.norm1.scale), accumulate(&self.norm1.offset),
-            accumulate(&self.conv1.weight), accumulate(&self.conv1.bias),
-            accumulate(&self.norm2.scale), accumulate(&self.norm2.offset),
-            accumulate(&self.conv2.weight), accumulate(&self.conv2.bias),
+            accumulate(&self.norm1.scale),
+            accumulate(&self.norm1.offset),
+            accumulate(&self.conv1.weight),
+            accumulate(&self.conv1.bias),
+            accumulate(&self.norm2.scale),
+            accumulate(&self.norm2.offset),
+            accumulate(&self.conv2.weight),
+            accumulate(&self.conv2.bias),
         ];
         targets.extend(self.shortcut.targets());
         let (conv1, conv2, shortcut) = (self.conv1.clone(), self.conv2.clone(), self.shortcut.clone());
@@ -198,7 +217,8 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
             pool::relu_backward(&mut inner_g, &middle);
             let (inner_g, scale2, offset2) = batch_norm::backward(&inner, &statistics2, &inner_g);
             let (mut normal_g, weight1, bias1) = conv1.backward(&normal, &inner_g);
-            let mut around = FeatureMap::new((input.batch, input.height, input.width, I), vec![0.0; input.values.len()]);
+            let mut around =
+                FeatureMap::new((input.batch, input.height, input.width, I), vec![0.0; input.values.len()]);
             let for_shortcut = shortcut.backward(&normal, &g, &mut around, &mut normal_g);
             pool::relu_backward(&mut normal_g, &normal);
             let (mut x_g, scale1, offset1) = batch_norm::backward(&input, &statistics1, &normal_g);
@@ -248,7 +268,9 @@ impl<const C: usize> NormAverage<C, f32, Cpu> {
 }
 
 /// The global average alone, as an op on the tape: (batch, height, width, C) → (batch, C).
-pub fn global_average<const C: usize>(x: Map<C, Taped>) -> Result<Tensor<(usize, Const<C>), f32, Cpu, Taped>, CpuError> {
+pub fn global_average<const C: usize>(
+    x: Map<C, Taped>,
+) -> Result<Tensor<(usize, Const<C>), f32, Cpu, Taped>, CpuError> {
     let (x, tape) = x.split_tape();
     let input = feature_map(&x);
     record(x.device(), tape, pool::global_average(&input), (input.batch, Const), vec![accumulate(&x)], move |g| {
@@ -258,7 +280,8 @@ pub fn global_average<const C: usize>(x: Map<C, Taped>) -> Result<Tensor<(usize,
 
 /// A convolution with nothing before it that learns.
 pub fn stem<const I: usize, const O: usize>(
-    conv: &Conv<I, O, 3, f32, Cpu>, x: Map<I, Taped>,
+    conv: &Conv<I, O, 3, f32, Cpu>,
+    x: Map<I, Taped>,
 ) -> Result<Map<O, Taped>, CpuError> {
     let (x, tape) = x.split_tape();
     let input = feature_map(&x);

@@ -16,7 +16,9 @@ pub struct Conv<const I: usize, const O: usize, const K: usize, E: Dtype, D: Sto
     pub bias: Tensor<Rank1<O>, E, D>,
 }
 
-impl<const I: usize, const O: usize, const K: usize, E: Number, D: Device<E>> TensorCollection<E, D> for Conv<I, O, K, E, D> {
+impl<const I: usize, const O: usize, const K: usize, E: Number, D: Device<E>> TensorCollection<E, D>
+    for Conv<I, O, K, E, D>
+{
     type To<E2: Dtype, D2: Device<E2>> = Conv<I, O, K, E2, D2>;
 
     /// Weights as He et al. 2015 ("Delving Deep into Rectifiers", section 2.2) in its uniform form; biases zero.
@@ -65,7 +67,8 @@ pub(super) struct Packed {
 impl Packed {
     /// `weight`: (outputs, inputs, kernel, kernel)
     pub(super) fn forward(weight: &[f32], inputs: usize, outputs: usize, kernel: usize) -> Self {
-        let at = |o: usize, i: usize, row: usize, column: usize| weight[((o * inputs + i) * kernel + row) * kernel + column];
+        let at =
+            |o: usize, i: usize, row: usize, column: usize| weight[((o * inputs + i) * kernel + row) * kernel + column];
         Self::new(inputs, outputs, kernel, at)
     }
 
@@ -127,27 +130,34 @@ pub(super) fn convolve(simd: Simd, x: &FeatureMap, weights: &Packed, bias: &[f32
     let taps = kernel * x.channels;
     let mut y = vec![0.0; x.pixels() * outputs];
     let image_length = (x.height * x.width * outputs).max(1);
-    y.par_chunks_mut(image_length).enumerate().for_each_init(|| vec![0.0; layout.length], |padded, (image, y)| {
-        layout.fill(x, image, padded);
-        let mut tile = [[0.0; LANES]; ROWS];
-        for (block, weights) in weights.values.chunks_exact(kernel * taps * LANES).enumerate() {
-            let first = block * LANES;
-            let lanes = LANES.min(outputs - first);
-            let bias = &bias[first..first + lanes];
-            for row in 0..x.height {
-                for column in (0..x.width).step_by(ROWS) {
-                    let window = Window { start: row * layout.row + column * x.channels, row: layout.row, pixel: x.channels };
-                    kernels::convolve(simd, padded, window, kernel, taps, weights, &mut tile);
-                    for (p, sums) in tile.iter().enumerate().take(ROWS.min(x.width - column)) {
-                        let y = &mut y[(row * x.width + column + p) * outputs + first..][..lanes];
-                        for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
-                            *y = sum + bias;
+    y.par_chunks_mut(image_length).enumerate().for_each_init(
+        || vec![0.0; layout.length],
+        |padded, (image, y)| {
+            layout.fill(x, image, padded);
+            let mut tile = [[0.0; LANES]; ROWS];
+            for (block, weights) in weights.values.chunks_exact(kernel * taps * LANES).enumerate() {
+                let first = block * LANES;
+                let lanes = LANES.min(outputs - first);
+                let bias = &bias[first..first + lanes];
+                for row in 0..x.height {
+                    for column in (0..x.width).step_by(ROWS) {
+                        let window = Window {
+                            start: row * layout.row + column * x.channels,
+                            row: layout.row,
+                            pixel: x.channels,
+                        };
+                        kernels::convolve(simd, padded, window, kernel, taps, weights, &mut tile);
+                        for (p, sums) in tile.iter().enumerate().take(ROWS.min(x.width - column)) {
+                            let y = &mut y[(row * x.width + column + p) * outputs + first..][..lanes];
+                            for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
+                                *y = sum + bias;
+                            }
                         }
                     }
                 }
             }
-        }
-    });
+        },
+    );
     x.like(outputs, y)
 }
 

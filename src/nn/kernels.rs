@@ -71,7 +71,15 @@ pub fn convolve(simd: Simd, x: &[f32], window: Window, rows: usize, taps: usize,
 
 /// `tile[t][o] += Σ_r Σ_p x[start + r·row + p·pixel + t] · g[g.start + r·g.row + p·g.pixel + o]`
 /// over `height` × `width` pixels.
-pub fn correlate(simd: Simd, x: &[f32], xs: Window, g: &[f32], gs: Window, (height, width): (usize, usize), tile: &mut Tile) {
+pub fn correlate(
+    simd: Simd,
+    x: &[f32],
+    xs: Window,
+    g: &[f32],
+    gs: Window,
+    (height, width): (usize, usize),
+    tile: &mut Tile,
+) {
     let last = |at: Window, reach: usize| at.start + (height - 1) * at.row + (width - 1) * at.pixel + reach;
     assert!(last(xs, ROWS) <= x.len() && last(gs, LANES) <= g.len(), "the windows must lie inside the images");
     match simd {
@@ -131,7 +139,12 @@ impl Vector for [f32; 8] {
 /// The CPU must have `V`'s instructions, and `convolve`'s assertion must hold.
 #[inline(always)]
 unsafe fn convolve_with<V: Vector, const P: usize, const N: usize>(
-    x: &[f32], window: Window, rows: usize, taps: usize, weights: &[f32], tile: &mut Tile,
+    x: &[f32],
+    window: Window,
+    rows: usize,
+    taps: usize,
+    weights: &[f32],
+    tile: &mut Tile,
 ) {
     for first in (0..ROWS).step_by(P) {
         for lane in (0..LANES).step_by(N * V::WIDTH) {
@@ -166,14 +179,20 @@ unsafe fn convolve_with<V: Vector, const P: usize, const N: usize>(
 /// The CPU must have `V`'s instructions, and `correlate`'s assertion must hold.
 #[inline(always)]
 unsafe fn correlate_with<V: Vector, const P: usize, const N: usize>(
-    x: &[f32], xs: Window, g: &[f32], gs: Window, (height, width): (usize, usize), tile: &mut Tile,
+    x: &[f32],
+    xs: Window,
+    g: &[f32],
+    gs: Window,
+    (height, width): (usize, usize),
+    tile: &mut Tile,
 ) {
     for first in (0..ROWS).step_by(P) {
         for lane in (0..LANES).step_by(N * V::WIDTH) {
             // SAFETY: all offsets stay below the bounds asserted by `correlate`; `tile` has ROWS × LANES values.
             unsafe {
-                let mut sums: [[V; N]; P] =
-                    std::array::from_fn(|p| std::array::from_fn(|n| V::load(tile[first + p].as_ptr().add(lane + n * V::WIDTH))));
+                let mut sums: [[V; N]; P] = std::array::from_fn(|p| {
+                    std::array::from_fn(|n| V::load(tile[first + p].as_ptr().add(lane + n * V::WIDTH)))
+                });
                 for row in 0..height {
                     let mut source = x.as_ptr().add(xs.start + row * xs.row + first);
                     let mut gradient = g.as_ptr().add(gs.start + row * gs.row + lane);
@@ -205,58 +224,48 @@ mod x86 {
 
     use super::{Tile, Vector, Window, convolve_with, correlate_with};
 
-    impl Vector for __m512 {
-        const WIDTH: usize = 16;
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: the caller vouches for the instructions and 16 reads.
-            unsafe { _mm512_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: the caller vouches for the instructions and 16 writes.
-            unsafe { _mm512_storeu_ps(to, self) }
-        }
-        #[inline(always)]
-        unsafe fn splat(value: f32) -> Self {
-            // SAFETY: the caller vouches for the instructions.
-            unsafe { _mm512_set1_ps(value) }
-        }
-        #[inline(always)]
-        unsafe fn multiply_add(self, other: Self, sum: Self) -> Self {
-            // SAFETY: the caller vouches for the instructions.
-            unsafe { _mm512_fmadd_ps(self, other, sum) }
-        }
+    macro_rules! vector {
+        ($register:ty, $width:literal, $load:ident, $store:ident, $splat:ident, $multiply_add:ident) => {
+            impl Vector for $register {
+                const WIDTH: usize = $width;
+                #[inline(always)]
+                unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: the caller vouches for the instructions and the reads.
+                    unsafe { $load(from) }
+                }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: the caller vouches for the instructions and the writes.
+                    unsafe { $store(to, self) }
+                }
+                #[inline(always)]
+                unsafe fn splat(value: f32) -> Self {
+                    // SAFETY: the caller vouches for the instructions.
+                    unsafe { $splat(value) }
+                }
+                #[inline(always)]
+                unsafe fn multiply_add(self, other: Self, sum: Self) -> Self {
+                    // SAFETY: the caller vouches for the instructions.
+                    unsafe { $multiply_add(self, other, sum) }
+                }
+            }
+        };
     }
 
-    impl Vector for __m256 {
-        const WIDTH: usize = 8;
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: the caller vouches for the instructions and 8 reads.
-            unsafe { _mm256_loadu_ps(from) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            // SAFETY: the caller vouches for the instructions and 8 writes.
-            unsafe { _mm256_storeu_ps(to, self) }
-        }
-        #[inline(always)]
-        unsafe fn splat(value: f32) -> Self {
-            // SAFETY: the caller vouches for the instructions.
-            unsafe { _mm256_set1_ps(value) }
-        }
-        #[inline(always)]
-        unsafe fn multiply_add(self, other: Self, sum: Self) -> Self {
-            // SAFETY: the caller vouches for the instructions.
-            unsafe { _mm256_fmadd_ps(self, other, sum) }
-        }
-    }
+    vector!(__m512, 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps);
+    vector!(__m256, 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps);
 
     /// # Safety
     /// The CPU must have AVX-512F, and `convolve`'s assertion must hold.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn convolve_avx512(x: &[f32], window: Window, rows: usize, taps: usize, weights: &[f32], tile: &mut Tile) {
+    pub unsafe fn convolve_avx512(
+        x: &[f32],
+        window: Window,
+        rows: usize,
+        taps: usize,
+        weights: &[f32],
+        tile: &mut Tile,
+    ) {
         // SAFETY: passed on from the caller.
         unsafe { convolve_with::<__m512, 8, 2>(x, window, rows, taps, weights, tile) }
     }
@@ -272,7 +281,14 @@ mod x86 {
     /// # Safety
     /// The CPU must have AVX-512F, and `correlate`'s assertion must hold.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn correlate_avx512(x: &[f32], xs: Window, g: &[f32], gs: Window, size: (usize, usize), tile: &mut Tile) {
+    pub unsafe fn correlate_avx512(
+        x: &[f32],
+        xs: Window,
+        g: &[f32],
+        gs: Window,
+        size: (usize, usize),
+        tile: &mut Tile,
+    ) {
         // SAFETY: passed on from the caller.
         unsafe { correlate_with::<__m512, 8, 2>(x, xs, g, gs, size, tile) }
     }

@@ -36,17 +36,19 @@ pub fn max_pool_backward(g: &FeatureMap, winners: &[u8], (height, width): (usize
     let image = (height * width * c).max(1);
     let mut x = vec![0.0; g.batch * height * width * c];
     let small = g.image().max(1);
-    x.par_chunks_mut(image).zip(g.values.par_chunks(small)).zip(winners.par_chunks(small)).for_each(|((x, g_values), winners)| {
-        for (place, (g_pixel, winners)) in g_values.chunks_exact(c).zip(winners.chunks_exact(c)).enumerate() {
-            let corner = (place / g.width * 2 * width + place % g.width * 2) * c;
-            for (which, offset) in [(0u8, 0), (1, c), (2, width * c), (3, (width + 1) * c)] {
-                let targets = &mut x[corner + offset..corner + offset + c];
-                for ((target, value), winner) in targets.iter_mut().zip(g_pixel).zip(winners) {
-                    *target = if *winner == which { *value } else { 0.0 };
+    x.par_chunks_mut(image).zip(g.values.par_chunks(small)).zip(winners.par_chunks(small)).for_each(
+        |((x, g_values), winners)| {
+            for (place, (g_pixel, winners)) in g_values.chunks_exact(c).zip(winners.chunks_exact(c)).enumerate() {
+                let corner = (place / g.width * 2 * width + place % g.width * 2) * c;
+                for (which, offset) in [(0u8, 0), (1, c), (2, width * c), (3, (width + 1) * c)] {
+                    let targets = &mut x[corner + offset..corner + offset + c];
+                    for ((target, value), winner) in targets.iter_mut().zip(g_pixel).zip(winners) {
+                        *target = if *winner == which { *value } else { 0.0 };
+                    }
                 }
             }
-        }
-    });
+        },
+    );
     FeatureMap::new((g.batch, height, width, c), x)
 }
 

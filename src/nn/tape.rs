@@ -38,7 +38,11 @@ pub fn accumulate<S: Shape, T: 'static>(tensor: &Tensor<S, f32, Cpu, T>) -> Accu
 
 /// `y` as a tensor on `tape`; on the way back `backward` turns its gradient into one for each of `targets`.
 pub fn record<S: Shape>(
-    device: &Cpu, mut tape: Taped, y: Vec<f32>, shape: S, targets: Vec<Accumulate>,
+    device: &Cpu,
+    mut tape: Taped,
+    y: Vec<f32>,
+    shape: S,
+    targets: Vec<Accumulate>,
     backward: impl FnOnce(Vec<f32>) -> Vec<Vec<f32>> + 'static,
 ) -> Result<Tensor<S, f32, Cpu, Taped>, CpuError> {
     let y = device.try_tensor_from_vec(y, shape)?;

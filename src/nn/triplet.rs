@@ -16,6 +16,9 @@ pub enum Triplets {
     Given,
 }
 
+/// A number on the tape.
+pub type Loss = Tensor<Rank0, f32, Cpu, Taped>;
+
 /// The value and what is worth watching.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TripletLoss {
@@ -26,8 +29,10 @@ pub struct TripletLoss {
 
 /// The loss of `embeddings` (batch, D) with its place on the tape.
 pub fn triplet_loss<const D: usize>(
-    embeddings: Tensor<(usize, Const<D>), f32, Cpu, Taped>, triplets: &Triplets, margin: f64,
-) -> Result<(Tensor<Rank0, f32, Cpu, Taped>, TripletLoss), CpuError> {
+    embeddings: Tensor<(usize, Const<D>), f32, Cpu, Taped>,
+    triplets: &Triplets,
+    margin: f64,
+) -> Result<(Loss, TripletLoss), CpuError> {
     let (embeddings, tape) = embeddings.split_tape();
     let points = values(&embeddings);
     let (value, gradient) = evaluate(&points, D, triplets, margin);
@@ -46,9 +51,8 @@ pub fn evaluate_loss(points: &[f32], dimension: usize, triplets: &Triplets, marg
 fn evaluate(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) -> (TripletLoss, Vec<f32>) {
     let count = points.len() / dimension;
     let rows: Vec<&[f32]> = points.chunks_exact(dimension).collect();
-    let distance = |a: usize, b: usize| {
-        rows[a].iter().zip(rows[b]).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt()
-    };
+    let distance =
+        |a: usize, b: usize| rows[a].iter().zip(rows[b]).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt();
     // How much each pair's distance moves the sum of losses: (count, count).
     let mut pull = vec![0.0f64; count * count];
     let (mut sum, mut active, mut total) = (0.0, 0u64, 0u64);

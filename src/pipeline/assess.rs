@@ -51,7 +51,8 @@ impl Project {
             Assessment { name: instance.name.clone(), state, reasons, key, document }
         };
         let pending = instance.needs.iter().filter(|need| results[**need].is_none());
-        let pending: Vec<String> = pending.map(|need| format!("{} is not fresh", self.manifest.instances[*need].name)).collect();
+        let pending: Vec<String> =
+            pending.map(|need| format!("{} is not fresh", self.manifest.instances[*need].name)).collect();
         if !pending.is_empty() {
             return Ok((assessment(unlaid, pending, None), None));
         }
@@ -71,7 +72,7 @@ impl Project {
             Lookup::Broken(why) => (assessment(State::Stale, vec![why], keyed), None),
             Lookup::Hit(record) => {
                 let unsound = self.store.unsound(&record, &self.manifest.project, &instance.out);
-                let reasons = super::run::mended(unsound.len(), unsound.first(), "missing or changed");
+                let reasons = super::job::mended(unsound.len(), unsound.first(), "missing or changed");
                 let state = if unsound.is_empty() { State::Fresh } else { State::Stale };
                 (assessment(state, reasons.into_iter().collect(), keyed), Some(record))
             }

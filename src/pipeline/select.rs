@@ -21,10 +21,12 @@ impl Project {
         let all = selection.targets.iter().any(|target| target == "all");
         let named = selection.targets.iter().filter(|target| *target != "all").map(|name| self.manifest.find(name));
         let named = named.collect::<Result<Vec<usize>>>()?;
-        let mut parts: Vec<Part> = (0..instances.len()).map(|place| {
-            let named = all || named.contains(&place);
-            Part { named, active: named, may_run: true }
-        }).collect();
+        let mut parts: Vec<Part> = (0..instances.len())
+            .map(|place| {
+                let named = all || named.contains(&place);
+                Part { named, active: named, may_run: true }
+            })
+            .collect();
         self.close_over_needs(&mut parts);
         if let Some(until) = &selection.until {
             let mut wanted = vec![Part::default(); instances.len()];

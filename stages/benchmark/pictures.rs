@@ -47,7 +47,8 @@ fn place(area: &Area, png: &[u8], corner: (i32, i32)) -> Result<()> {
     let image = image::load_from_memory(png).context("a picture of the report is damaged")?.into_rgb8();
     let side = PICTURE as u32;
     let image = image::imageops::resize(&image, side, side, image::imageops::FilterType::CatmullRom);
-    let element = BitMapElement::with_owned_buffer(corner, (side, side), image.into_raw()).context("a picture of the wrong size")?;
+    let element = BitMapElement::with_owned_buffer(corner, (side, side), image.into_raw())
+        .context("a picture of the wrong size")?;
     area.draw(&element).map_err(fault)
 }
 
@@ -91,13 +92,19 @@ pub fn scores(findings: &Findings, path: &Path) -> Result<()> {
             text(area, protocol.name, (start + 22, 18), 17, &INK)?;
             for (column, score) in protocol.scores.iter().enumerate() {
                 let x = left + column as i32 * group + place as i32 * bar;
-                area.draw(&Rectangle::new([(x, y(score.value)), (x + bar - 4, bottom)], color.filled())).map_err(fault)?;
+                area.draw(&Rectangle::new([(x, y(score.value)), (x + bar - 4, bottom)], color.filled()))
+                    .map_err(fault)?;
                 let middle = x + bar / 2 - 2;
-                area.draw(&PathElement::new([(middle, y(score.low)), (middle, y(score.high))], INK.stroke_width(2))).map_err(fault)?;
-                area.draw(&PathElement::new([(x - 2, y(score.chance)), (x + bar - 2, y(score.chance))], INK.stroke_width(2))).map_err(fault)?;
+                area.draw(&PathElement::new([(middle, y(score.low)), (middle, y(score.high))], INK.stroke_width(2)))
+                    .map_err(fault)?;
+                area.draw(&PathElement::new(
+                    [(x - 2, y(score.chance)), (x + bar - 2, y(score.chance))],
+                    INK.stroke_width(2),
+                ))
+                .map_err(fault)?;
             }
         }
-        text(area, "lines across: chance; upright: 95 % interval", (left + 420, 18), 15, &INK)?;
+        text(area, "line across: chance · upright line: 95 % interval", (left, bottom + 34), 15, &INK)?;
         METRICS.iter().enumerate().try_for_each(|(column, metric)| {
             text(area, metric.name, (left + column as i32 * group, bottom + 12), 15, &INK)
         })

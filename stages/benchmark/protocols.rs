@@ -66,17 +66,22 @@ fn rankings(embeddings: &Embeddings, queries: &[usize], among: &[usize]) -> Vec<
         let all = sizes.get(&embeddings.labels[query]).copied().unwrap_or(0);
         all - usize::from(among.binary_search(&query).is_ok())
     };
-    let asked: Vec<_> = queries.iter().map(|query| (embeddings.row(*query), relevant(*query).max(NEIGHBOURS), Some(*query))).collect();
+    let asked: Vec<_> =
+        queries.iter().map(|query| (embeddings.row(*query), relevant(*query).max(NEIGHBOURS), Some(*query))).collect();
     let found = gallery(embeddings, among).nearest_all(&asked);
-    queries.iter().zip(found).map(|(query, neighbours)| {
-        let label = embeddings.labels[*query];
-        Ranking {
-            label,
-            labels: neighbours.iter().map(|neighbour| embeddings.labels[neighbour.id]).collect(),
-            relevant: relevant(*query),
-            others: sizes.iter().filter(|(other, _)| **other != label).map(|(_, size)| *size).collect(),
-        }
-    }).collect()
+    queries
+        .iter()
+        .zip(found)
+        .map(|(query, neighbours)| {
+            let label = embeddings.labels[*query];
+            Ranking {
+                label,
+                labels: neighbours.iter().map(|neighbour| embeddings.labels[neighbour.id]).collect(),
+                relevant: relevant(*query),
+                others: sizes.iter().filter(|(other, _)| **other != label).map(|(_, size)| *size).collect(),
+            }
+        })
+        .collect()
 }
 
 /// `count` random test images, the classes in turn.
@@ -84,12 +89,15 @@ pub fn examples(embeddings: &Embeddings, count: usize, context: &Context) -> Vec
     let mut queries = ids(embeddings, Side::Test);
     queries.shuffle(&mut context.rng("examples"));
     let mut seen: BTreeMap<i32, usize> = BTreeMap::new();
-    let mut in_turn: Vec<(usize, i32, usize)> = queries.into_iter().map(|query| {
-        let label = embeddings.labels[query];
-        let round = seen.entry(label).or_default();
-        *round += 1;
-        (*round, label, query)
-    }).collect();
+    let mut in_turn: Vec<(usize, i32, usize)> = queries
+        .into_iter()
+        .map(|query| {
+            let label = embeddings.labels[query];
+            let round = seen.entry(label).or_default();
+            *round += 1;
+            (*round, label, query)
+        })
+        .collect();
     in_turn.sort_unstable();
     let train = ids(embeddings, Side::Train);
     let gallery = gallery(embeddings, &train);

@@ -84,9 +84,10 @@ impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let error = match self.response.read(buffer) {
-                Ok(0) if self.length > self.received && !buffer.is_empty() => {
-                    io::Error::new(io::ErrorKind::UnexpectedEof, format!("ended after {} of {} bytes", self.received, self.length))
-                }
+                Ok(0) if self.length > self.received && !buffer.is_empty() => io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("ended after {} of {} bytes", self.received, self.length),
+                ),
                 Ok(count) => {
                     self.received += count as u64;
                     self.tries_left = if count > 0 { self.retries } else { self.tries_left };

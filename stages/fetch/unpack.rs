@@ -75,19 +75,25 @@ fn unpack_member(entry: &mut impl Read, member: &str, size: u64, path: &Path, na
         return files::write(&target, text.as_bytes());
     }
     let records = size / cifar10::RECORD as u64;
-    if size % cifar10::RECORD as u64 != 0 || records == 0 || records > cifar10::MOST_RECORDS as u64 {
+    if !size.is_multiple_of(cifar10::RECORD as u64) || records == 0 || records > cifar10::MOST_RECORDS as u64 {
         return Err(damaged!(
             "{name}: the member {shown} has {size} bytes, where 1 to {} records of {} are right",
-            cifar10::MOST_RECORDS, cifar10::RECORD
+            cifar10::MOST_RECORDS,
+            cifar10::RECORD
         ));
     }
     let write_error = || format!("cannot write {}", target.display());
     let mut file = BufWriter::new(File::create(&target).with_context(write_error)?);
     let mut bytes = vec![0; cifar10::RECORD];
     for record in 0..records {
-        entry.read_exact(&mut bytes).map_err(|error| damaged!("{name}: the member {shown} ends in record {record}: {error}"))?;
+        entry
+            .read_exact(&mut bytes)
+            .map_err(|error| damaged!("{name}: the member {shown} ends in record {record}: {error}"))?;
         if usize::from(bytes[0]) >= cifar10::CLASSES {
-            return Err(damaged!("{name}: the member {shown} has label {} in record {record}; labels go from 0 to 9", bytes[0]));
+            return Err(damaged!(
+                "{name}: the member {shown} has label {} in record {record}; labels go from 0 to 9",
+                bytes[0]
+            ));
         }
         file.write_all(&bytes).with_context(write_error)?;
     }
@@ -125,7 +131,9 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         if self.left == 0 {
-            return Err(std::io::Error::other(format!("it unpacks to more than {MOST_BYTES} bytes, which the format never does")));
+            return Err(std::io::Error::other(format!(
+                "it unpacks to more than {MOST_BYTES} bytes, which the format never does"
+            )));
         }
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let count = self.reader.read(&mut buffer[..most])?;

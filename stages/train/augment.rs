@@ -51,7 +51,8 @@ impl Augment {
         }
         if self.cutout > 0 {
             let (top, left) = (rng.gen_range(0..side), rng.gen_range(0..side));
-            let span = |centre: usize| centre.saturating_sub(self.cutout / 2)..(centre + self.cutout.div_ceil(2)).min(side);
+            let span =
+                |centre: usize| centre.saturating_sub(self.cutout / 2)..(centre + self.cutout.div_ceil(2)).min(side);
             for y in span(top) {
                 let row = span(left);
                 to[(y * side + row.start) * 3..(y * side + row.end) * 3].fill(0.0);

@@ -74,18 +74,26 @@ pub fn load(train: &Train, context: &Context, preprocessing: &Preprocessing) -> 
         let classes = (0..names.len()).map(of_class).collect();
         Set { values: places.iter().flat_map(|place| &images[*place]).copied().collect(), labels, classes }
     };
-    Ok(Data { side: preprocessing.side, range: 1.0 / preprocessing.deviation, learned: set(false), held_out: set(true) })
+    Ok(Data {
+        side: preprocessing.side,
+        range: 1.0 / preprocessing.deviation,
+        learned: set(false),
+        held_out: set(true),
+    })
 }
 
 impl Data {
     /// The batches of all epochs are known beforehand from the seed.
     pub fn batches(&self, train: &Train, context: &Context, epoch: usize) -> Vec<Batch> {
         match train.mining {
-            Mining::BatchAll => self.class_batches(train.images_per_class, &mut context.rng(&format!("batches of epoch {epoch}"))),
+            Mining::BatchAll => {
+                self.class_batches(train.images_per_class, &mut context.rng(&format!("batches of epoch {epoch}")))
+            }
             Mining::Drawn => {
                 let mut triplets = self.learned.draw(train.triplets.train, &mut context.rng("training triplets"));
                 triplets.shuffle(&mut context.rng(&format!("batches of epoch {epoch}")));
-                let batch = |triplets: &[[usize; 3]]| Batch { images: side_by_side(triplets), triplets: Triplets::Given };
+                let batch =
+                    |triplets: &[[usize; 3]]| Batch { images: side_by_side(triplets), triplets: Triplets::Given };
                 triplets.chunks(train.triplets.batch).map(batch).collect()
             }
         }
@@ -170,7 +178,11 @@ mod tests {
     fn drawn_triplets_are_valid() {
         let set = set();
         for [anchor, positive, negative] in set.draw(500, &mut rng(1, "test")) {
-            assert!(anchor != positive && set.labels[anchor] == set.labels[positive] && set.labels[anchor] != set.labels[negative]);
+            assert!(
+                anchor != positive
+                    && set.labels[anchor] == set.labels[positive]
+                    && set.labels[anchor] != set.labels[negative]
+            );
         }
     }
 

@@ -25,10 +25,19 @@ const ALIKE: f64 = 0.01;
 
 /// Trains a new network; saves the best epoch's to `path`.
 pub fn fit<N: Network>(
-    train: &Train, context: &Context, data: &Data, configuration: &Configuration, path: &Path,
+    train: &Train,
+    context: &Context,
+    data: &Data,
+    configuration: &Configuration,
+    path: &Path,
 ) -> Result<Vec<Epoch>> {
-    let mut network = N::build(context.seed)?;
-    tracing::info!("{} parameters, {} images to learn from, {} held out", parameter_count(&network), data.learned.labels.len(), data.held_out.labels.len());
+    let mut network = N::with_seed(context.seed)?;
+    tracing::info!(
+        "{} parameters, {} images to learn from, {} held out",
+        parameter_count(&network),
+        data.learned.labels.len(),
+        data.held_out.labels.len()
+    );
     let decay = (train.weight_decay > 0.0).then_some(WeightDecay::Decoupled(train.weight_decay));
     let mut optimizer = Adam::new(&network, AdamConfig { weight_decay: decay, ..Default::default() });
     let mut gradients = network.try_alloc_grads().map_err(|error| anyhow!("dfdx: {error}"))?;
@@ -47,7 +56,8 @@ pub fn fit<N: Network>(
             let images = augmented(train, context.seed, data, batch, (number, step));
             let images: Map<3> = device.tensor_from_vec(images, (batch.images.len(), data.side, data.side, Const));
             let embeddings = network.train(images.traced(gradients))?;
-            let (value, watched) = triplet_loss(embeddings, &batch.triplets, train.margin).map_err(|error| anyhow!("dfdx: {error}"))?;
+            let (value, watched) =
+                triplet_loss(embeddings, &batch.triplets, train.margin).map_err(|error| anyhow!("dfdx: {error}"))?;
             if !watched.loss.is_finite() {
                 bail!("the loss is not finite in epoch {number}; lower train.learning_rate ({})", train.learning_rate);
             }
@@ -57,10 +67,22 @@ pub fn fit<N: Network>(
             loss += watched.loss / steps as f64;
             active += watched.active / steps as f64;
             context.count_images(batch.images.len());
-            bar.message(format!("epoch {number}/{} loss {:.4} active {:.0} %{}", train.epochs, watched.loss, watched.active * 100.0, judged(&epochs)));
+            bar.message(format!(
+                "epoch {number}/{} loss {:.4} active {:.0} %{}",
+                train.epochs,
+                watched.loss,
+                watched.active * 100.0,
+                judged(&epochs)
+            ));
             bar.inc(1);
         }
-        let epoch = measure(train, data, &validation, &network, Epoch { epoch: number, learning_rate: rate, loss, active, ..Epoch::default() })?;
+        let epoch = measure(
+            train,
+            data,
+            &validation,
+            &network,
+            Epoch { epoch: number, learning_rate: rate, loss, active, ..Epoch::default() },
+        )?;
         if best.as_ref().is_none_or(|(precision, _)| epoch.validation_precision >= *precision) {
             best = Some((epoch.validation_precision, network.clone()));
         }
@@ -113,7 +135,11 @@ fn measure<N: Network>(train: &Train, data: &Data, validation: &Batch, network: 
         bail!(
             "the embeddings collapsed in epoch {}: all distances are alike (they spread by {spread:.1e}, margin {}), loss {:.4}; \
              lower train.learning_rate ({}), raise train.warm_up ({}), or use mining: batch-all",
-            epoch.epoch, train.margin, epoch.loss, train.learning_rate, train.warm_up
+            epoch.epoch,
+            train.margin,
+            epoch.loss,
+            train.learning_rate,
+            train.warm_up
         );
     }
     let chosen: Vec<f32> = validation.images.iter().flat_map(|place| rows[*place]).copied().collect();

@@ -24,14 +24,17 @@ pub struct Epoch {
 
 pub fn write(path: &Path, epochs: &[Epoch]) -> Result<()> {
     let rounded = |value: f64| (value * 1e6).round() / 1e6;
-    let rows: Vec<Epoch> = epochs.iter().map(|epoch| Epoch {
-        epoch: epoch.epoch,
-        learning_rate: (epoch.learning_rate * 1e9).round() / 1e9,
-        loss: rounded(epoch.loss),
-        active: rounded(epoch.active),
-        validation_loss: rounded(epoch.validation_loss),
-        validation_precision: rounded(epoch.validation_precision),
-    }).collect();
+    let rows: Vec<Epoch> = epochs
+        .iter()
+        .map(|epoch| Epoch {
+            epoch: epoch.epoch,
+            learning_rate: (epoch.learning_rate * 1e9).round() / 1e9,
+            loss: rounded(epoch.loss),
+            active: rounded(epoch.active),
+            validation_loss: rounded(epoch.validation_loss),
+            validation_precision: rounded(epoch.validation_precision),
+        })
+        .collect();
     listing::write(path, &rows)
 }
 
@@ -41,13 +44,21 @@ pub fn draw(path: &Path, epochs: &[Epoch]) -> Result<()> {
     let (active, precision) = (column(|epoch| epoch.active), column(|epoch| epoch.validation_precision));
     charts::draw(path, (1200, 420), |area| {
         let (left, right) = area.split_horizontally(600);
-        charts::lines(&left, "Triplet loss", &[
-            Line { name: "training", color: BLUE, values: &loss },
-            Line { name: "held out", color: ORANGE, values: &validation_loss },
-        ])?;
-        charts::lines(&right, "Held-out precision@5 and active triplets", &[
-            Line { name: "precision@5", color: GREEN, values: &precision },
-            Line { name: "active triplets", color: BLUE, values: &active },
-        ])
+        charts::lines(
+            &left,
+            "Triplet loss",
+            &[
+                Line { name: "training", color: BLUE, values: &loss },
+                Line { name: "held out", color: ORANGE, values: &validation_loss },
+            ],
+        )?;
+        charts::lines(
+            &right,
+            "Held-out precision@5 and active triplets",
+            &[
+                Line { name: "precision@5", color: GREEN, values: &precision },
+                Line { name: "active triplets", color: BLUE, values: &active },
+            ],
+        )
     })
 }

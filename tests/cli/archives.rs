@@ -1,0 +1,134 @@
+//! Archives that are not what they claim to be: refused by name, with exit 4, and nothing left behind.
+
+use flate2::write::GzEncoder;
+use std::io::Write;
+
+use crate::fixture::{Member, NAMES, Project, archive, batch, sound};
+
+/// Runs fetch on `bytes`, which must be refused for a reason that contains each of `reasons`.
+fn refused(bytes: &[u8], reasons: &[&str]) {
+    let project = Project::with(bytes);
+    let outcome = project.similiai("run fetch");
+    assert_eq!(outcome.status, 4, "{reasons:?}: {}", outcome.stderr);
+    for reason in reasons {
+        assert!(outcome.stderr.contains(reason), "{reason}: {}", outcome.stderr);
+    }
+    assert!(!project.path("artifacts/fetch").exists(), "{reasons:?}");
+    let left = similiai::files::list(&project.path("artifacts")).unwrap();
+    assert_eq!(left, [".cache/lock"], "{reasons:?}");
+}
+
+fn refused_with(extra: Member, reasons: &[&str]) {
+    let mut members = sound();
+    members.insert(1, extra);
+    refused(&archive(&members), reasons);
+}
+
+/// A sound archive with the batch replaced.
+fn with_batch(bytes: Vec<u8>) -> Vec<u8> {
+    let mut members = sound();
+    members[1].bytes = bytes;
+    archive(&members)
+}
+
+fn with_names(names: &str) -> Vec<u8> {
+    let mut members = sound();
+    members[0].bytes = names.into();
+    archive(&members)
+}
+
+#[test]
+fn paths_that_lead_outside() {
+    refused_with(Member::file("../data_batch_2.bin", batch(1)), &["../data_batch_2.bin", "outside its folder"]);
+    refused_with(Member::file("/tmp/data_batch_2.bin", batch(1)), &["/tmp/data_batch_2.bin", "outside its folder"]);
+}
+
+#[test]
+fn special_files() {
+    for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Char, tar::EntryType::Fifo] {
+        refused_with(
+            Member { path: "c/data_batch_2.bin".into(), kind, bytes: Vec::new() },
+            &["c/data_batch_2.bin", "a link, a device"],
+        );
+    }
+}
+
+#[test]
+fn duplicate_members() {
+    refused_with(sound()[1].clone(), &["data_batch_1.bin stands there twice"]);
+}
+
+#[test]
+fn batches_of_the_wrong_length() {
+    let reason = &["data_batch_1.bin", "where 1 to 10000 records of 3073 are right"];
+    refused(&with_batch(batch(1)[..3072].to_vec()), reason);
+    refused(&with_batch(Vec::new()), reason);
+    refused(&with_batch(batch(1001)), reason);
+}
+
+#[test]
+fn labels_above_nine() {
+    let mut bytes = batch(2);
+    bytes[3073 * 4] = 10;
+    refused(&with_batch(bytes), &["data_batch_1.bin has label 10 in record 4"]);
+}
+
+#[test]
+fn class_names_that_will_not_do() {
+    refused(&with_names("a\nb\n"), &["batches.meta.txt", "2 class names"]);
+    refused(&with_names(&NAMES.replace("truck", "plane")), &["batches.meta.txt", "\"plane\" stands there twice"]);
+    refused(&with_names(&NAMES.replace("truck", "../truck")), &["\"../truck\" is no plain file name"]);
+}
+
+#[test]
+fn missing_members() {
+    refused(&archive(&sound()[1..]), &["batches.meta.txt", "is missing"]);
+    refused(&archive(&sound()[..1]), &["no batch of images"]);
+}
+
+#[test]
+fn damage_to_the_archive_itself() {
+    let good = archive(&sound());
+    refused(&good[..good.len() / 2], &["data_batch_1.bin ends in record"]);
+    refused(b"not an archive", &["no sound gzip-compressed tar archive"]);
+    refused(&[good.as_slice(), b"more"].concat(), &["bytes after the end"]);
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 0x55;
+    refused(&flipped, &["sample.tar.gz"]);
+}
+
+#[test]
+fn bytes_after_the_end_of_the_tar() {
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut plain = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(archive(&sound()).as_slice()), &mut plain).unwrap();
+    gzip.write_all(&plain).unwrap();
+    gzip.write_all(b"hidden").unwrap();
+    refused(&gzip.finish().unwrap(), &["bytes after the end"]);
+}
+
+#[test]
+fn a_gzip_bomb() {
+    let bomb = Member::file("cifar-10-batches-bin/readme.html", vec![0; 300 << 20]);
+    refused_with(bomb, &["it unpacks to more than", "which the format never does"]);
+}
+
+#[test]
+fn digests_that_do_not_match() {
+    let project = Project::new();
+    let zeros = "0".repeat(64);
+    let outcome = project.similiai(&format!("run fetch --set fetch.sha256=\"{zeros}\""));
+    assert_eq!(outcome.status, 4, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("its sha256 is") && outcome.stderr.contains(&zeros), "{}", outcome.stderr);
+    assert!(!project.path("artifacts/fetch").exists());
+    assert_eq!(project.similiai("run fetch --set fetch.md5=xyz").status, 2);
+}
+
+#[test]
+fn a_source_that_is_not_there() {
+    let outcome = Project::new().similiai("run fetch --set fetch.source=nowhere.tar.gz");
+    assert_eq!(outcome.status, 1);
+    assert!(outcome.stderr.contains("nowhere.tar.gz"), "{}", outcome.stderr);
+    let outcome = Project::new().similiai("run fetch --set fetch.source=ftp://example.org/x.tar.gz");
+    assert!(outcome.stderr.contains("`ftp` addresses are not supported"), "{}", outcome.stderr);
+}

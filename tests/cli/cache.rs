@@ -1,0 +1,103 @@
+//! What is run again, and why; and one run at a time.
+
+use crate::fixture::Project;
+
+#[test]
+fn a_deleted_file_is_laid_again_and_a_touched_one_changes_nothing() {
+    let project = Project::new();
+    project.succeed("run prepare");
+    let png = project.path("artifacts/prepare/cat/00002.png");
+    let before = std::fs::read(&png).unwrap();
+    std::fs::remove_file(&png).unwrap();
+    let stale = project.similiai("status --json");
+    assert!(stale.stdout.contains("\"1 file was missing or changed: cat/00002.png\""), "{}", stale.stdout);
+    let stdout = project.succeed("run prepare");
+    assert!(
+        stdout.contains("prepare    cached     1 file was missing or changed and was laid again: cat/00002.png"),
+        "{stdout}"
+    );
+    assert_eq!(std::fs::read(&png).unwrap(), before);
+
+    std::fs::File::options().write(true).open(&png).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    let stdout = project.succeed("run prepare");
+    assert!(stdout.lines().all(|line| line.ends_with("cached")), "{stdout}");
+}
+
+#[test]
+fn a_changed_file_is_made_again() {
+    let project = Project::new();
+    project.succeed("run prepare");
+    let png = project.path("artifacts/prepare/cat/00002.png");
+    let before = std::fs::read(&png).unwrap();
+    // In place, so that the stored file changes with it.
+    std::fs::write(&png, b"spoilt").unwrap();
+    let stdout = project.succeed("run prepare");
+    assert!(stdout.contains("stored output cat/00002.png was changed"), "{stdout}");
+    assert_eq!(std::fs::read(&png).unwrap(), before);
+}
+
+#[test]
+fn a_parameter_changed_and_changed_back() {
+    let project = Project::new();
+    project.succeed("run prepare");
+    let stdout = project.succeed("run prepare --set prepare.size=32");
+    assert!(stdout.contains("parameter size: 64 → 32"), "{stdout}");
+    assert_eq!(project.states("run prepare"), ["fetch cached", "prepare cached"]);
+    let explained = project.succeed("explain prepare --set prepare.sharpen.amount=2.0");
+    assert!(explained.contains("stale: parameter sharpen.amount: 0.5 → 2.0"), "{explained}");
+}
+
+#[test]
+fn an_input_that_gives_the_same_bytes_stops_there() {
+    let project = Project::new();
+    project.succeed("run split");
+    // Other bytes around the same pictures: fetch runs again, what follows does not.
+    let mut members = crate::fixture::sound();
+    members.push(crate::fixture::Member::file("cifar-10-batches-bin/test_batch.bin", crate::fixture::batch(2)));
+    std::fs::write(project.path("sample.tar.gz"), crate::fixture::archive(&members)).unwrap();
+    assert_eq!(project.states("run split"), ["fetch ran", "prepare cached", "split cached"]);
+}
+
+#[test]
+fn status_tells_fresh_from_stale_from_missing() {
+    let project = Project::new();
+    assert_eq!(project.similiai("status --check").status, 3);
+    project.succeed("run prepare");
+    let status = project.succeed("status --times --set prepare.size=32");
+    let states: Vec<&str> = status.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(states, ["fresh", "stale", "missing", "missing", "missing", "missing"]);
+    assert!(status.contains("parameter size: 64 → 32"), "{status}");
+}
+
+#[test]
+fn one_run_at_a_time() {
+    let project = Project::new();
+    project.succeed("run fetch");
+    let lock = std::fs::File::options().write(true).open(project.path("artifacts/.cache/lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(project.path("artifacts/.cache/lock"), "12345\n").unwrap();
+    let outcome = project.similiai("run fetch");
+    assert_eq!(outcome.status, 5);
+    assert!(outcome.stderr.contains("process 12345"), "{}", outcome.stderr);
+    assert_eq!(project.similiai("run fetch --dry-run").status, 0);
+    drop(lock);
+    project.succeed("run fetch");
+}
+
+#[test]
+fn a_killed_run_leaves_nothing_half_done() {
+    let project = Project::new();
+    project.succeed("run split");
+    let mut run = std::process::Command::new(assert_cmd::cargo::cargo_bin!("similiai"))
+        .args(["-C", project.path("").to_str().unwrap(), "-q", "run", "train", "--set", "train.epochs=9999"])
+        .spawn()
+        .unwrap();
+    while std::fs::read_dir(project.path("artifacts/.cache/tmp")).map_or(0, Iterator::count) == 0 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(!project.path("artifacts/train").exists());
+    assert_eq!(project.states("run train"), ["fetch cached", "prepare cached", "split cached", "train ran"]);
+    assert_eq!(std::fs::read_dir(project.path("artifacts/.cache/tmp")).unwrap().count(), 0);
+}

@@ -1,0 +1,147 @@
+//! A tiny project: an archive of synthetic pictures, and a manifest that trains for one epoch.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use flate2::write::GzEncoder;
+use tar::{Builder, Header};
+use tempfile::TempDir;
+
+pub const NAMES: &str = "plane\ncar\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n";
+const PER_CLASS: usize = 10;
+
+/// A member of an archive.
+#[derive(Clone)]
+pub struct Member {
+    pub path: String,
+    pub kind: tar::EntryType,
+    pub bytes: Vec<u8>,
+}
+
+impl Member {
+    pub fn file(path: &str, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { path: path.into(), kind: tar::EntryType::Regular, bytes: bytes.into() }
+    }
+}
+
+/// One CIFAR-10 record: each class has colours of its own, each picture a pattern of its own.
+pub fn record(label: u8, variant: usize) -> Vec<u8> {
+    let value = |i: usize| {
+        let (plane, place) = (i / 1024, i % 1024);
+        let wave = (place % 32 * (1 + variant % 5) + place / 32 * (1 + variant / 5)) % 64;
+        (usize::from(label) * (20 + 7 * plane) + wave) as u8
+    };
+    std::iter::once(label).chain((0..3072).map(value)).collect()
+}
+
+pub fn batch(per_class: usize) -> Vec<u8> {
+    (0..per_class).flat_map(|variant| (0..10u8).flat_map(move |label| record(label, variant))).collect()
+}
+
+/// The members of a sound archive.
+pub fn sound() -> Vec<Member> {
+    vec![
+        Member::file("cifar-10-batches-bin/batches.meta.txt", NAMES),
+        Member::file("cifar-10-batches-bin/data_batch_1.bin", batch(PER_CLASS)),
+    ]
+}
+
+pub fn archive(members: &[Member]) -> Vec<u8> {
+    let mut tar = Builder::new(GzEncoder::new(Vec::new(), flate2::Compression::fast()));
+    for member in members {
+        let mut header = Header::new_gnu();
+        header.set_size(member.bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_entry_type(member.kind);
+        // Written by hand: the builder refuses the paths that an attacker would choose.
+        header.as_old_mut().name[..member.path.len()].copy_from_slice(member.path.as_bytes());
+        if member.kind == tar::EntryType::Symlink {
+            header.set_link_name("/etc/passwd").unwrap();
+        }
+        header.set_cksum();
+        tar.append(&header, member.bytes.as_slice()).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+const MANIFEST: &str = "\
+version: 1
+seed: 7
+stages:
+  fetch: {uses: fetch, source: sample.tar.gz}
+  prepare: {uses: prepare, needs: [fetch], images_per_class: 10, size: 64}
+  split: {uses: split, needs: [prepare]}
+  train: {uses: train, needs: [prepare, split], epochs: 1, images_per_class: 3, validation: 0.25}
+  embed: {uses: embed, needs: [prepare, split, train]}
+  benchmark: {uses: benchmark, needs: [prepare, train, embed], out: reports}
+";
+
+pub struct Project {
+    folder: TempDir,
+}
+
+pub struct Outcome {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Project {
+    pub fn new() -> Self {
+        Self::with(&archive(&sound()))
+    }
+
+    pub fn with(archive: &[u8]) -> Self {
+        let project = Self { folder: tempfile::tempdir().unwrap() };
+        std::fs::write(project.path("sample.tar.gz"), archive).unwrap();
+        std::fs::write(project.path("pipeline.yaml"), MANIFEST).unwrap();
+        project
+    }
+
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join(relative)
+    }
+
+    pub fn edit_manifest(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path("pipeline.yaml")).unwrap();
+        assert!(text.contains(from), "{from}");
+        std::fs::write(self.path("pipeline.yaml"), text.replace(from, to)).unwrap();
+    }
+
+    /// Runs `similiai` with `arguments`, parted at spaces.
+    pub fn similiai(&self, arguments: &str) -> Outcome {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
+        let output = command.current_dir(self.folder.path()).args(arguments.split(' ')).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Outcome { status: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// The same, where nothing but success will do; gives stdout.
+    pub fn succeed(&self, arguments: &str) -> String {
+        let outcome = self.similiai(arguments);
+        assert_eq!(outcome.status, 0, "{arguments}: {}{}", outcome.stdout, outcome.stderr);
+        outcome.stdout
+    }
+
+    /// `name state` of each instance, from the last line of `run --json`.
+    pub fn states(&self, arguments: &str) -> Vec<String> {
+        let stdout = self.similiai(&format!("{arguments} --json")).stdout;
+        let last: serde_json::Value = serde_json::from_str(stdout.lines().last().expect("a line")).unwrap();
+        assert_eq!(last["event"], "finished");
+        let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        last["stages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|stage| word(&stage["name"]) + " " + &word(&stage["state"]))
+            .collect()
+    }
+}
+
+/// Every file below `folder` with its content, but for the record of times.
+pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let list = similiai::files::list(folder).unwrap();
+    let kept =
+        list.into_iter().filter(|path| !path.ends_with(".cache/history.jsonl") && !path.ends_with(".cache/lock"));
+    kept.map(|path| (path.clone(), std::fs::read(folder.join(path)).unwrap())).collect()
+}

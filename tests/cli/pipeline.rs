@@ -1,0 +1,202 @@
+//! The whole pipeline: what it leaves, that it is the same everywhere, and how a run is steered.
+
+use crate::fixture::{Project, archive, contents, record, sound};
+
+const ALL_CACHED: [&str; 6] =
+    ["fetch cached", "prepare cached", "split cached", "train cached", "embed cached", "benchmark cached"];
+
+#[test]
+fn runs_everything_once() {
+    let project = Project::new();
+    let stdout = project.succeed("run all");
+    assert!(stdout.contains("precision@5"), "{stdout}");
+    assert!(stdout.lines().last().unwrap().starts_with("benchmark"), "{stdout}");
+    for path in [
+        "artifacts/fetch/data_batch_1.bin",
+        "artifacts/prepare/bird/00009.png",
+        "artifacts/split/split.csv",
+        "artifacts/train/model.safetensors",
+        "artifacts/train/training_log.csv",
+        "artifacts/train/training_curves.png",
+        "artifacts/embed/embeddings.parquet",
+        "reports/index.html",
+        "reports/results.json",
+        "reports/benchmark_neighbours.png",
+        "reports/benchmark_scores.png",
+    ] {
+        assert!(project.path(path).is_file(), "{path}");
+    }
+    assert_eq!(project.states("run all"), ALL_CACHED);
+    assert_eq!(project.similiai("status --check").status, 0);
+
+    let results: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(project.path("reports/results.json")).unwrap()).unwrap();
+    let protocol = &results["protocols"]["test-vs-train"];
+    assert_eq!((&protocol["queries"], &protocol["gallery"]), (&20.into(), &80.into()));
+    let precision = &protocol["metrics"]["precision@5"];
+    let value = |name: &str| precision[name].as_f64().unwrap();
+    assert!(value("low") <= value("value") && value("value") <= value("high"));
+    assert!((value("chance") - 0.1).abs() < 1e-9);
+    let page = std::fs::read_to_string(project.path("reports/index.html")).unwrap();
+    assert!(!page.contains("src=\"http") && !page.contains("<link"), "the page must stand alone");
+    assert!(page.contains("test-vs-test"));
+}
+
+#[test]
+fn neighbours_in_the_report_are_those_of_the_parquet_file() {
+    let project = Project::new();
+    project.succeed("run all");
+    let embeddings =
+        similiai::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
+    assert!(embeddings.paths.is_sorted());
+    assert_eq!(embeddings.facts["similiai.metric"], "euclidean");
+    let results: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(project.path("reports/results.json")).unwrap()).unwrap();
+    for example in results["examples"].as_array().unwrap() {
+        let query = example["query"]["id"].as_u64().unwrap() as usize;
+        let distance = |id: usize| {
+            let pairs = embeddings.row(query).iter().zip(embeddings.row(id));
+            pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
+        };
+        let mut nearest: Vec<f64> =
+            (0..embeddings.len()).filter(|id| embeddings.splits[*id] == "train").map(distance).collect();
+        nearest.sort_by(f64::total_cmp);
+        for (found, expected) in example["results"].as_array().unwrap().iter().zip(nearest) {
+            assert!((found["distance"].as_f64().unwrap() - expected).abs() < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn gives_the_same_bytes_with_one_thread_and_with_three() {
+    let (one, three) = (Project::new(), Project::new());
+    for options in ["", " --profile seed"] {
+        for project in [&one, &three] {
+            let text = std::fs::read_to_string(project.path("pipeline.yaml")).unwrap();
+            if !text.contains("profiles") {
+                let seed = "profiles:\n  seed:\n    train: {network: original, mining: drawn, triplets: {train: 40, validation: 10, batch: 8}}\n";
+                std::fs::write(project.path("pipeline.yaml"), text + seed).unwrap();
+            }
+        }
+        one.succeed(&format!("--threads 1 run all{options}"));
+        three.succeed(&format!("--threads 3 run all{options} -j 3"));
+        for folder in ["artifacts", "reports"] {
+            let (a, b) = (contents(&one.path(folder)), contents(&three.path(folder)));
+            assert!(a.len() > 3);
+            let different: Vec<&String> = a.iter().zip(&b).filter(|(a, b)| a != b).map(|(a, _)| &a.0).collect();
+            assert!(different.is_empty() && a.len() == b.len(), "{different:?}");
+        }
+    }
+}
+
+#[test]
+fn selects_what_runs() {
+    let project = Project::new();
+    assert_eq!(project.states("run split --dry-run"), ["fetch pending", "prepare pending", "split pending"]);
+    assert!(!project.path("artifacts/fetch").exists());
+    assert_eq!(project.states("run all --until split"), ["fetch ran", "prepare ran", "split ran"]);
+    assert_eq!(project.states("run split --force"), ["fetch cached", "prepare cached", "split ran"]);
+    assert_eq!(
+        project.states("run train --from train"),
+        ["fetch cached", "prepare cached", "split cached", "train ran"]
+    );
+    let from = project.similiai("run split --from split --set prepare.size=32");
+    assert_eq!(from.status, 1);
+    assert!(
+        from.stderr.contains("`prepare` has no result that is up to date (parameter size: 64 → 32)"),
+        "{}",
+        from.stderr
+    );
+    let unknown = project.similiai("run trian");
+    assert_eq!(unknown.status, 2);
+    assert!(unknown.stderr.contains("did you mean `train`?"), "{}", unknown.stderr);
+}
+
+#[test]
+fn a_failure_stops_what_depends_on_it_and_nothing_else() {
+    let project = Project::new();
+    project.edit_manifest(
+        "  split:",
+        "  bad: {uses: prepare, needs: [fetch], images_per_class: 11}\n  after: {uses: split, needs: [bad]}\n  split:",
+    );
+    let states = project.states("run after split --keep-going");
+    assert_eq!(states, ["fetch ran", "prepare ran", "bad failed", "after skipped", "split ran"]);
+    let outcome = project.similiai("run after split --keep-going");
+    assert_eq!(outcome.status, 4, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("10 pictures of class `plane`, fewer than the 11"), "{}", outcome.stderr);
+    assert!(!project.path("artifacts/bad").exists());
+}
+
+#[test]
+fn errors_in_the_manifest_stop_everything() {
+    let project = Project::new();
+    project.edit_manifest("epochs: 1", "epohcs: 1");
+    let outcome = project.similiai("run all");
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (2, ""));
+    assert!(
+        outcome.stderr.contains("--> pipeline.yaml:7:49") && outcome.stderr.contains("^^^^^^"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.stderr.contains("did you mean `epochs`?"), "{}", outcome.stderr);
+    assert!(!project.path("artifacts").exists());
+    let outcome = Project::new().similiai("run all --set train.epochs=many");
+    assert_eq!(outcome.status, 2);
+    assert!(outcome.stderr.contains("invalid type: string \"many\""), "{}", outcome.stderr);
+}
+
+#[test]
+fn every_profile_shipped_is_sound() {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/pipeline.yaml");
+    let project = Project::new();
+    for profile in ["seed", "cifar10"] {
+        let dag = project.succeed(&format!("--manifest {shipped} dag --format mermaid --profile {profile}"));
+        assert!(dag.contains("train --> embed"), "{dag}");
+    }
+}
+
+#[test]
+fn locks_digests_and_checks_them() {
+    let project = Project::new();
+    assert_eq!(project.similiai("lock").status, 2, "nothing has run");
+    project.succeed("run all");
+    project.succeed("lock");
+    project.succeed("run all --locked");
+    let other = project.similiai("run all --locked --set seed=8");
+    assert_eq!(other.status, 6);
+    assert!(other.stderr.contains("train: ") && !other.stderr.contains("prepare: "), "{}", other.stderr);
+}
+
+#[test]
+fn equal_pictures_stay_on_one_side() {
+    let mut members = sound();
+    // Pictures 3 and 8 of every class become the same.
+    for label in 0..10 {
+        let at = |variant: usize| (variant * 10 + label) * 3073;
+        let copy = record(label as u8, 3);
+        members[1].bytes[at(8)..at(8) + 3073].copy_from_slice(&copy);
+    }
+    let project = Project::with(&archive(&members));
+    let outcome = project.similiai("run split");
+    assert_eq!(outcome.stderr.matches("are the same picture").count(), 10, "{}", outcome.stderr);
+    let split = std::fs::read_to_string(project.path("artifacts/split/split.csv")).unwrap();
+    let side =
+        |name: &str| split.lines().find(|line| line.starts_with(name)).unwrap().rsplit(',').next().unwrap().to_owned();
+    for class in ["plane", "car", "truck"] {
+        assert_eq!(side(&format!("{class}/00003.png")), side(&format!("{class}/00008.png")));
+    }
+}
+
+#[test]
+fn a_collapsed_training_says_so() {
+    let project = Project::new();
+    let collapse = "run train --set train.network=original --set train.learning_rate=10 --set train.epochs=30 --set train.warm_up=0";
+    let outcome = project.similiai(collapse);
+    assert_eq!(outcome.status, 1, "{}", outcome.stdout);
+    assert!(
+        outcome.stderr.contains("collapsed") && outcome.stderr.contains("lower train.learning_rate"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(!project.path("artifacts/train").exists());
+}
