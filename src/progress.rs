@@ -68,7 +68,7 @@ impl Progress {
 
     /// A bar of `total` steps; 0 where the total is not known.
     pub fn bar(&self, label: &str, total: u64) -> Bar {
-        self.styled(label, total, "{pos}/{len} {per_sec} {msg} {eta} left")
+        self.styled(label, total, "{pos}/{len} {msg} {eta} left")
     }
 
     /// The same, counting bytes.

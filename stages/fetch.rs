@@ -59,10 +59,11 @@ enum Source {
 
 impl Fetch {
     fn source(&self, project: &Path) -> Result<Source> {
-        if let Some(path) = self.source.strip_prefix("file://") {
-            return Ok(Source::File(PathBuf::from(path)));
-        }
         match reqwest::Url::parse(&self.source) {
+            Ok(address) if address.scheme() == "file" => match address.to_file_path() {
+                Ok(path) => Ok(Source::File(path)),
+                Err(()) => bail!("source {}: this is no path of this machine", self.source),
+            },
             Ok(address) if matches!(address.scheme(), "http" | "https") => Ok(Source::Address(address)),
             Ok(address) if self.source.contains("://") => {
                 bail!(

@@ -43,9 +43,9 @@ enum Filter {
 #[serde(default, deny_unknown_fields)]
 struct Sharpen {
     /// Standard deviation of the Gaussian blur, in pixels.
-    radius: f32,
+    radius: f64,
     /// Share of the difference that is added; 0 leaves the image as it is.
-    amount: f32,
+    amount: f64,
     /// Differences smaller than this, in steps of 1/255, stay.
     threshold: u8,
 }
@@ -139,11 +139,11 @@ impl Prepare {
 
 impl Sharpen {
     fn apply(&self, mut image: RgbImage) -> RgbImage {
-        let blurred = imageops::blur(&image, self.radius);
+        let blurred = imageops::blur(&image, self.radius as f32);
         for (value, blurred) in image.iter_mut().zip(blurred.iter()) {
             let difference = i16::from(*value) - i16::from(*blurred);
             if difference.unsigned_abs() >= u16::from(self.threshold) {
-                *value = (f32::from(*value) + self.amount * f32::from(difference)).round().clamp(0.0, 255.0) as u8;
+                *value = (f64::from(*value) + self.amount * f64::from(difference)).round().clamp(0.0, 255.0) as u8;
             }
         }
         image

@@ -1,6 +1,7 @@
 //! The bridge between feature maps and dfdx's tape.
 
 use dfdx::prelude::*;
+use rayon::prelude::*;
 
 use super::FeatureMap;
 
@@ -31,7 +32,8 @@ pub fn accumulate<S: Shape, T: 'static>(tensor: &Tensor<S, f32, Cpu, T>) -> Accu
     let ghost = tensor.ghost();
     Box::new(move |gradients, values| {
         let sums = gradients.get_or_alloc_mut(&ghost)?;
-        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        let chunks = sums.par_chunks_mut(1 << 14).zip(values.par_chunks(1 << 14));
+        chunks.for_each(|(sums, values)| sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
         Ok(())
     })
 }

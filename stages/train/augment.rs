@@ -13,14 +13,14 @@ pub struct Augment {
     /// Move by up to so many pixels each way, the border reflected.
     shift: usize,
     /// Brightness of the picture and of each channel, changed by up to this share of the full range, halved.
-    jitter: f32,
+    jitter: f64,
     /// Side of a square that is greyed out (DeVries and Taylor 2017), in pixels.
     cutout: usize,
 }
 
 impl Default for Augment {
     fn default() -> Self {
-        Self { flip: true, shift: 4, jitter: 0.3, cutout: 8 }
+        Self { flip: true, shift: 4, jitter: 0.1, cutout: 8 }
     }
 }
 
@@ -35,7 +35,7 @@ impl Augment {
         let mirrored = self.flip && rng.gen_bool(0.5);
         let shift = |rng: &mut ChaCha8Rng| rng.gen_range(0..=2 * self.shift) as isize - self.shift as isize;
         let (down, right) = (shift(rng), shift(rng));
-        let mut amount = |share: f32| share * range * (rng.gen_range(0.0f32..1.0) - 0.5);
+        let mut amount = |share: f64| share as f32 * range * (rng.gen_range(0.0f32..1.0) - 0.5);
         let brightness = amount(self.jitter);
         let offsets: [f32; 3] = std::array::from_fn(|_| brightness + amount(self.jitter));
         for y in 0..side {

@@ -1,6 +1,7 @@
 //! The training loop.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
@@ -44,8 +45,10 @@ pub fn fit<N: Network>(
     let device = Cpu::seed_from_u64(context.seed);
     let validation = data.validation(train, context);
     let steps = data.batches(train, context, 1).len();
-    let bar = context.bar("epochs", (steps * train.epochs) as u64);
+    let bar = context.bar("steps", (steps * train.epochs) as u64);
 
+    let start = Instant::now();
+    let mut images_seen = 0;
     let mut epochs: Vec<Epoch> = Vec::new();
     let mut best: Option<(f64, N)> = None;
     for number in 1..=train.epochs {
@@ -67,8 +70,10 @@ pub fn fit<N: Network>(
             loss += watched.loss / steps as f64;
             active += watched.active / steps as f64;
             context.count_images(batch.images.len());
+            images_seen += batch.images.len();
+            let speed = images_seen as f64 / start.elapsed().as_secs_f64();
             bar.message(format!(
-                "epoch {number}/{} loss {:.4} active {:.0} %{}",
+                "epoch {number}/{} loss {:.4} active {:.0} % {speed:.0} images/s{}",
                 train.epochs,
                 watched.loss,
                 watched.active * 100.0,

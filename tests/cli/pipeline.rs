@@ -190,7 +190,8 @@ fn equal_pictures_stay_on_one_side() {
 #[test]
 fn a_collapsed_training_says_so() {
     let project = Project::new();
-    let collapse = "run train --set train.network=original --set train.learning_rate=10 --set train.epochs=30 --set train.warm_up=0";
+    let collapse =
+        "run train --set train.learning_rate=10 --set train.margin=5 --set train.warm_up=0 --set train.weight_decay=0";
     let outcome = project.similiai(collapse);
     assert_eq!(outcome.status, 1, "{}", outcome.stdout);
     assert!(
