@@ -5,5 +5,5 @@ mod laid;
 mod store;
 
 pub use key::KeyDocument;
-pub use laid::{Laid, Mended};
+pub use laid::{Laid, Unsound};
 pub use store::{Finished, Lookup, Output, Record, Slot, Store};

@@ -19,11 +19,19 @@ pub struct Laid {
     pub out: PathBuf,
 }
 
-/// How many laid files had to be mended, and the first of them.
-#[derive(Debug, Default, Clone)]
-pub struct Mended {
-    pub count: usize,
-    pub first: String,
+/// Laid files, by relative path, that are not what was stored.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Unsound(pub Vec<String>);
+
+impl Unsound {
+    /// "1 file was missing: x.png", where `what` is "missing".
+    pub fn told(&self, what: &str) -> Option<String> {
+        match self.0.as_slice() {
+            [] => None,
+            [one] => Some(format!("1 file was {what}: {one}")),
+            [first, ..] => Some(format!("{} files were {what}, the first {first}", self.0.len())),
+        }
+    }
 }
 
 impl Store {
@@ -42,14 +50,15 @@ impl Store {
     }
 
     /// The files of `record` that are missing or changed below `out`.
-    pub fn unsound(&self, record: &Record, project: &Path, out: &Path) -> Vec<String> {
+    pub fn unsound(&self, record: &Record, project: &Path, out: &Path) -> Unsound {
         let stored = self.folder(&record.key);
         let unsound = |path: &String| !same_file(&stored.join(path), &project.join(out).join(path));
-        record.outputs.iter().map(|output| output.path.clone()).filter(unsound).collect()
+        Unsound(record.outputs.iter().map(|output| output.path.clone()).filter(unsound).collect())
     }
 
-    /// Lays `record` at `out`, removes what an earlier result of `instance` left, and touches nothing else.
-    pub fn lay(&self, instance: &str, record: &Record, project: &Path, out: &Path) -> Result<Mended> {
+    /// Lays `record` at `out`, removes what an earlier result of `instance` left, and touches nothing else. Gives
+    /// what had to be mended of this very result.
+    pub fn lay(&self, instance: &str, record: &Record, project: &Path, out: &Path) -> Result<Unsound> {
         let earlier = self.laid(instance)?;
         let now = Laid { key: record.key.clone(), out: out.to_owned() };
         let again = earlier.as_ref() == Some(&now);
@@ -58,14 +67,13 @@ impl Store {
         }
         let wrong = self.unsound(record, project, out);
         let (stored, place) = (self.folder(&record.key), project.join(out));
-        for path in &wrong {
+        for path in &wrong.0 {
             lay_file(&stored.join(path), &place.join(path))?;
         }
         if !again {
             files::write_atomically(&self.laid_path(instance), &serde_json::to_vec(&now)?)?;
         }
-        let first = wrong.first().cloned().unwrap_or_default();
-        Ok(if again { Mended { count: wrong.len(), first } } else { Mended::default() })
+        Ok(if again { wrong } else { Unsound::default() })
     }
 
     fn take_away(&self, earlier: &Laid, record: &Record, project: &Path, out: &Path) -> Result<()> {
@@ -147,7 +155,7 @@ mod tests {
 
         fs::remove_file(project.path().join("out/deep/b.txt")).unwrap();
         let mended = store.lay("s", &one, project.path(), out).unwrap();
-        assert_eq!((mended.count, mended.first.as_str()), (1, "deep/b.txt"));
+        assert_eq!(mended.0, ["deep/b.txt"]);
 
         let two = store_result(&store, 2, &[("a.txt", "A")]);
         store.lay("s", &two, project.path(), out).unwrap();

@@ -311,3 +311,33 @@ fn blocks_are_saved_and_loaded_whole() {
     other.load_safetensors(&path).unwrap();
     assert_eq!(other.infer(&x), block.infer(&x));
 }
+
+#[test]
+fn dfdx_linear_layers_are_right_forward_and_back() {
+    let (batch, device) = (160, Cpu::seed_from_u64(3));
+    let layer = dfdx::nn::modules::Linear::<128, 64, f32, Cpu>::build(&device);
+    let x = noise(batch * 128, 1);
+    let input: Tensor<(usize, Const<128>), f32, Cpu> = device.tensor_from_vec(x.clone(), (batch, Const));
+    let y = dfdx::nn::Module::forward(&layer, input.leaky_trace());
+    let (weight, bias, found) = (values(&layer.weight), values(&layer.bias), values(&y));
+    let g = objective_gradient(&found);
+    let gradients = judge(y);
+    let mut expected: Vec<f64> = (0..batch * 64).map(|place| f64::from(bias[place % 64])).collect();
+    let (mut for_x, mut for_weight, mut for_bias) = (vec![0.0; x.len()], vec![0.0; weight.len()], vec![0.0; 64]);
+    for n in 0..batch {
+        for o in 0..64 {
+            let gradient = f64::from(g[n * 64 + o]);
+            for_bias[o] += gradient;
+            for i in 0..128 {
+                let (value, factor) = (f64::from(x[n * 128 + i]), f64::from(weight[o * 128 + i]));
+                expected[n * 64 + o] += value * factor;
+                for_x[n * 128 + i] += factor * gradient;
+                for_weight[o * 128 + i] += value * gradient;
+            }
+        }
+    }
+    assert!(close(&found, &expected), "forward");
+    assert!(close(&values(&gradients.get(&input)), &for_x), "input gradient");
+    assert!(close(&values(&gradients.get(&layer.weight)), &for_weight), "weight gradient");
+    assert!(close(&values(&gradients.get(&layer.bias)), &for_bias), "bias gradient");
+}

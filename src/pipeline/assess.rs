@@ -56,7 +56,10 @@ impl Project {
         if !pending.is_empty() {
             return Ok((assessment(unlaid, pending, None), None));
         }
-        let document = self.document(place, &self.inputs(place, results)?)?;
+        let document = match self.inputs(place, results).and_then(|inputs| self.document(place, &inputs)) {
+            Ok(document) => document,
+            Err(error) => return Ok((assessment(unlaid, vec![format!("{error:#}")], None), None)),
+        };
         let key = document.key()?;
         let found = self.store.look_up(&key)?;
         let keyed = Some((key.clone(), document.clone()));
@@ -72,9 +75,9 @@ impl Project {
             Lookup::Broken(why) => (assessment(State::Stale, vec![why], keyed), None),
             Lookup::Hit(record) => {
                 let unsound = self.store.unsound(&record, &self.manifest.project, &instance.out);
-                let reasons = super::job::mended(unsound.len(), unsound.first(), "missing or changed");
-                let state = if unsound.is_empty() { State::Fresh } else { State::Stale };
-                (assessment(state, reasons.into_iter().collect(), keyed), Some(record))
+                let reasons: Vec<String> = unsound.told("missing or changed").into_iter().collect();
+                let state = if reasons.is_empty() { State::Fresh } else { State::Stale };
+                (assessment(state, reasons, keyed), Some(record))
             }
         })
     }

@@ -26,15 +26,6 @@ pub(super) struct Job<'a> {
 
 pub(super) type Outcome = (Report, Option<Record>);
 
-/// "1 file was missing (x.png)".
-pub(super) fn mended(count: usize, first: Option<&String>, what: &str) -> Option<String> {
-    match (count, first) {
-        (0, _) | (_, None) => None,
-        (1, Some(first)) => Some(format!("1 file was {what}: {first}")),
-        (_, Some(first)) => Some(format!("{count} files were {what}, the first {first}")),
-    }
-}
-
 impl Job<'_> {
     pub fn execute(&self) -> Outcome {
         let start = Instant::now();
@@ -72,8 +63,7 @@ impl Job<'_> {
             Lookup::Hit(record) if !(options.force && part.named && part.may_run) => {
                 if !options.dry_run {
                     let fixed = project.store.lay(&instance.name, &record, &project.manifest.project, &instance.out)?;
-                    let mended = mended(fixed.count, Some(&fixed.first), "missing or changed and was laid again");
-                    report.reasons.extend(mended);
+                    report.reasons.extend(fixed.told("missing or changed, and laid again"));
                 }
                 // A first run that finds a result has nothing to explain.
                 report.reasons.retain(|reason| reason != "first run");

@@ -20,7 +20,7 @@ pub struct Augment {
 
 impl Default for Augment {
     fn default() -> Self {
-        Self { flip: true, shift: 4, jitter: 0.1, cutout: 8 }
+        Self { flip: true, shift: 4, jitter: 0.3, cutout: 8 }
     }
 }
 

@@ -13,7 +13,7 @@ fn a_deleted_file_is_laid_again_and_a_touched_one_changes_nothing() {
     assert!(stale.stdout.contains("\"1 file was missing or changed: cat/00002.png\""), "{}", stale.stdout);
     let stdout = project.succeed("run prepare");
     assert!(
-        stdout.contains("prepare    cached     1 file was missing or changed and was laid again: cat/00002.png"),
+        stdout.contains("prepare    cached     1 file was missing or changed, and laid again: cat/00002.png"),
         "{stdout}"
     );
     assert_eq!(std::fs::read(&png).unwrap(), before);
