@@ -130,7 +130,7 @@ impl Embeddings {
     fn append(&mut self, batch: &RecordBatch) -> Option<()> {
         let text = |name: &str| -> Option<Vec<String>> {
             let column = batch.column_by_name(name)?.as_any().downcast_ref::<StringArray>()?;
-            Some(column.iter().flatten().map(str::to_owned).collect())
+            column.iter().map(|text| text.map(str::to_owned)).collect()
         };
         let whole = |name: &str| batch.column_by_name(name)?.as_any().downcast_ref::<Int32Array>();
         let lists = batch.column_by_name(EMBEDDING)?.as_any().downcast_ref::<FixedSizeListArray>()?;

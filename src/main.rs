@@ -4,5 +4,5 @@
 mod stages;
 
 fn main() -> std::process::ExitCode {
-    similiai::cli::main(&stages::KINDS)
+    similiai::cli::main(stages::KINDS)
 }

@@ -125,6 +125,9 @@ impl Model {
         let text = text.ok_or_else(|| damaged!("{} does not say which network it holds", path.display()))?;
         let configuration: Configuration = serde_json::from_str(text)
             .map_err(|error| damaged!("{}: its configuration is damaged: {error}", path.display()))?;
+        if configuration != configuration.network.configuration() {
+            return Err(damaged!("{}: its configuration is not one that its network has", path.display()));
+        }
         let weights = match configuration.network {
             NetworkName::Original => Weights::Original(Box::new(load_weights(path)?)),
             NetworkName::Residual => Weights::Residual(Box::new(load_weights(path)?)),

@@ -10,9 +10,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use similiai::embeddings::Embeddings;
-use similiai::files;
 use similiai::metrics::METRICS;
 use similiai::stage::{Context, Invalid, Stage, require};
+use similiai::{damaged, files};
 
 use protocols::{Example, Protocol};
 
@@ -50,6 +50,10 @@ impl Stage for Benchmark {
 
     fn run(&self, context: &Context) -> Result<()> {
         let embeddings = Embeddings::read(&context.input("embed")?.join(super::embed::EMBEDDINGS))?;
+        let train = context.input("train")?;
+        if embeddings.facts.get("similiai.model") != Some(&files::digest(&train.join(super::train::MODEL))?) {
+            return Err(damaged!("the embeddings were not made by the model of `train`; both must be of one training"));
+        }
         let protocols = protocols::evaluate(&embeddings, context)?;
         let examples = protocols::examples(&embeddings, self.examples, context);
         let folder = context.input("prepare")?;
@@ -64,7 +68,7 @@ impl Stage for Benchmark {
         files::write(&output("results.json"), (serde_json::to_string_pretty(&findings.results())? + "\n").as_bytes())?;
         pictures::neighbours(&findings, &output("benchmark_neighbours.png"))?;
         pictures::scores(&findings, &output("benchmark_scores.png"))?;
-        let curves = files::read(&context.input("train")?.join(super::train::CURVES))?;
+        let curves = files::read(&train.join(super::train::CURVES))?;
         let page = page::render(&findings, &curves, context.seed);
         files::write(&output("index.html"), page.as_bytes())
     }

@@ -9,7 +9,7 @@ mod train;
 
 use similiai::stage::{Kind, kind};
 
-pub static KINDS: [Kind; 6] = [
+pub static KINDS: &[Kind] = &[
     kind::<fetch::Fetch>(),
     kind::<prepare::Prepare>(),
     kind::<split::Split>(),

@@ -119,7 +119,7 @@ impl Stage for Train {
 
     fn run(&self, context: &Context) -> Result<()> {
         let configuration = self.network.configuration();
-        let data = data::load(self, context, &configuration.preprocessing)?;
+        let data = data::load(self, context, configuration.preprocessing.clone())?;
         let path = context.output.join(MODEL);
         let epochs = match self.network {
             NetworkName::Original => fit::fit::<Original>(self, context, &data, &configuration, &path)?,

@@ -212,6 +212,6 @@ mod tests {
         assert_eq!(both.len(), 2 * DIMENSION);
         let length: f32 = one.iter().map(|x| x * x).sum();
         assert!((length - 1.0).abs() < 1e-5, "{length}");
-        assert!(both[DIMENSION..].iter().zip(&one).all(|(a, b)| (a - b).abs() < 1e-6));
+        assert_eq!(both[DIMENSION..], one);
     }
 }

@@ -171,6 +171,10 @@ fn moved(x: &[f32], i: usize, h: f32) -> Vec<f32> {
     x
 }
 
+fn on_tape_of(device: &Cpu, x: &FeatureMap) -> Map<4, Taped> {
+    device.tensor_from_vec(x.values.clone(), (x.batch, x.height, x.width, Const)).leaky_trace()
+}
+
 const SHAPE: (usize, usize, usize) = (3, 6, 6);
 
 fn on_device<const C: usize>(device: &Cpu, x: &[f32]) -> Map<C> {
@@ -310,6 +314,24 @@ fn blocks_are_saved_and_loaded_whole() {
     assert_ne!(other.infer(&x), block.infer(&x));
     other.load_safetensors(&path).unwrap();
     assert_eq!(other.infer(&x), block.infer(&x));
+}
+
+#[test]
+fn running_statistics_come_to_what_training_sees() {
+    let (device, x) = (Cpu::seed_from_u64(1), map((8, 6, 6, 4), 3));
+    let traced = || on_tape_of(&device, &x);
+    let mut plain = ConvBlock::<4, 5, true, f32, Cpu>::build(&device);
+    let mut residual = ResidualBlock::<4, 4, false, Identity, f32, Cpu>::build(&device);
+    let mut seen = (Vec::new(), Vec::new());
+    for _ in 0..200 {
+        seen = (values(&plain.train(traced(), true).unwrap()), values(&residual.train(traced()).unwrap()));
+    }
+    let near = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+    assert!(near(&plain.infer(&x).values, &seen.0) && near(&residual.infer(&x).values, &seen.1));
+
+    let mut norm = BatchNorm::<1, f32, Cpu>::build(&device);
+    norm.train(&FeatureMap::new((1, 1, 2, 1), vec![4.0, 6.0]), false);
+    assert_eq!((norm.running_mean.array(), norm.running_variance.array()), ([0.5], [1.0]), "nine tenths are kept");
 }
 
 #[test]

@@ -35,10 +35,10 @@ pub fn triplet_loss<const D: usize>(
 ) -> Result<(Loss, TripletLoss), CpuError> {
     let (embeddings, tape) = embeddings.split_tape();
     let points = values(&embeddings);
-    let (value, gradient) = evaluate(&points, D, triplets, margin);
+    let (value, pulls) = evaluate(&points, D, triplets, margin);
     let targets = vec![accumulate(&embeddings)];
     let loss = record(embeddings.device(), tape, vec![value.loss as f32], (), targets, move |g| {
-        vec![gradient.into_iter().map(|value| value * g[0]).collect()]
+        vec![gradient(&points, D, &pulls).into_iter().map(|value| value * g[0]).collect()]
     })?;
     Ok((loss, value))
 }
@@ -48,63 +48,84 @@ pub fn evaluate_loss(points: &[f32], dimension: usize, triplets: &Triplets, marg
     evaluate(points, dimension, triplets, margin).0
 }
 
-fn evaluate(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) -> (TripletLoss, Vec<f32>) {
+/// How much the distance between two embeddings moves the loss.
+struct Pull {
+    pair: (usize, usize),
+    by: f64,
+}
+
+fn distance(points: &[f32], dimension: usize, (a, b): (usize, usize)) -> f64 {
+    let row = |place: usize| &points[place * dimension..][..dimension];
+    row(a).iter().zip(row(b)).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt()
+}
+
+fn evaluate(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) -> (TripletLoss, Vec<Pull>) {
     let count = points.len() / dimension;
-    let rows: Vec<&[f32]> = points.chunks_exact(dimension).collect();
-    let distance =
-        |a: usize, b: usize| rows[a].iter().zip(rows[b]).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt();
-    // How much each pair's distance moves the sum of losses: (count, count).
-    let mut pull = vec![0.0f64; count * count];
+    let distance = |a: usize, b: usize| distance(points, dimension, (a, b));
     let (mut sum, mut active, mut total) = (0.0, 0u64, 0u64);
-    let mut term = |(anchor, positive, negative): (usize, usize, usize), near: f64, far: f64| {
-        total += 1;
+    let mut is_active = |near: f64, far: f64| {
         let loss = near - far + margin;
-        if loss > 0.0 {
+        total += 1;
+        // Not a number counts, so that the caller hears of it.
+        let counts = loss > 0.0 || loss.is_nan();
+        if counts {
             sum += loss;
             active += 1;
-            pull[anchor * count + positive] += 1.0;
-            pull[anchor * count + negative] -= 1.0;
         }
+        counts
     };
-    let mean_over = match triplets {
+    let mut pulls = Vec::new();
+    match triplets {
         Triplets::Given => {
             let third = count / 3;
-            for i in 0..third {
-                let (anchor, positive, negative) = (i, third + i, 2 * third + i);
-                term((anchor, positive, negative), distance(anchor, positive), distance(anchor, negative));
+            for (anchor, positive, negative) in (0..third).map(|i| (i, third + i, 2 * third + i)) {
+                if is_active(distance(anchor, positive), distance(anchor, negative)) {
+                    pulls.push(Pull { pair: (anchor, positive), by: 1.0 });
+                    pulls.push(Pull { pair: (anchor, negative), by: -1.0 });
+                }
             }
-            third as u64
         }
         Triplets::All(labels) => {
             for anchor in 0..count {
                 let distances: Vec<f64> = (0..count).map(|other| distance(anchor, other)).collect();
                 let same = |other: &usize| labels[*other] == labels[anchor];
                 let negatives: Vec<usize> = (0..count).filter(|other| !same(other)).collect();
+                let mut pull = vec![0.0f64; count];
                 for positive in (0..count).filter(|other| same(other) && *other != anchor) {
                     for &negative in &negatives {
-                        term((anchor, positive, negative), distances[positive], distances[negative]);
+                        if is_active(distances[positive], distances[negative]) {
+                            pull[positive] += 1.0;
+                            pull[negative] -= 1.0;
+                        }
                     }
                 }
-            }
-            active
-        }
-    };
-    let mean_over = mean_over.max(1) as f64;
-    let mut gradient = vec![0.0f64; points.len()];
-    for a in 0..count {
-        for b in 0..count {
-            let pull = pull[a * count + b] / mean_over;
-            let apart = if pull == 0.0 { 0.0 } else { distance(a, b) };
-            // At distance 0 every direction is as good; none is taken.
-            if apart > 0.0 {
-                for i in 0..dimension {
-                    let step = pull * f64::from(rows[a][i] - rows[b][i]) / apart;
-                    gradient[a * dimension + i] += step;
-                    gradient[b * dimension + i] -= step;
-                }
+                let pulls_of = |(other, by): (usize, f64)| Pull { pair: (anchor, other), by };
+                pulls.extend(pull.into_iter().enumerate().filter(|(_, by)| *by != 0.0).map(pulls_of));
             }
         }
     }
-    let value = TripletLoss { loss: sum / mean_over, active: active as f64 / total.max(1) as f64 };
-    (value, gradient.into_iter().map(|value| value as f32).collect())
+    let mean_over = match triplets {
+        Triplets::Given => total,
+        Triplets::All(_) => active,
+    };
+    let mean_over = mean_over.max(1) as f64;
+    pulls.iter_mut().for_each(|pull| pull.by /= mean_over);
+    (TripletLoss { loss: sum / mean_over, active: active as f64 / total.max(1) as f64 }, pulls)
+}
+
+fn gradient(points: &[f32], dimension: usize, pulls: &[Pull]) -> Vec<f32> {
+    let mut gradient = vec![0.0f64; points.len()];
+    for &Pull { pair: (a, b), by } in pulls {
+        let apart = distance(points, dimension, (a, b));
+        // At distance 0 every direction is as good; none is taken.
+        if apart > 0.0 {
+            for i in 0..dimension {
+                let (a, b) = (a * dimension + i, b * dimension + i);
+                let step = by * f64::from(points[a] - points[b]) / apart;
+                gradient[a] += step;
+                gradient[b] -= step;
+            }
+        }
+    }
+    gradient.into_iter().map(|value| value as f32).collect()
 }

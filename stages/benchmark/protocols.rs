@@ -50,15 +50,21 @@ pub fn evaluate(embeddings: &Embeddings, context: &Context) -> Result<Vec<Protoc
     }
     let protocol = |name, question, among: &[usize]| {
         let rankings = rankings(embeddings, &test, among);
+        match test.len() - rankings.len() {
+            0 => {}
+            all if all == test.len() => return Err(damaged!("{name}: no test image has another of its class to find")),
+            some => tracing::warn!("{name}: {some} test images have no other of their class to find and are left out"),
+        }
         let scores = score(&rankings, &mut context.rng(&format!("bootstrap {name}")));
-        Protocol { name, question, queries: test.len(), gallery: among.len(), scores }
+        Ok(Protocol { name, question, queries: rankings.len(), gallery: among.len(), scores })
     };
     Ok(vec![
-        protocol("test-vs-train", "test images among those whose labels were learned", &train),
-        protocol("test-vs-test", "test images among the other test images: pictures never seen", &test),
+        protocol("test-vs-train", "test images among those whose labels were learned", &train)?,
+        protocol("test-vs-test", "test images among the other test images: pictures never seen", &test)?,
     ])
 }
 
+/// Of the queries that have something to find: the metrics are not defined for the others.
 fn rankings(embeddings: &Embeddings, queries: &[usize], among: &[usize]) -> Vec<Ranking> {
     let mut sizes: BTreeMap<i32, usize> = BTreeMap::new();
     among.iter().for_each(|id| *sizes.entry(embeddings.labels[*id]).or_default() += 1);
@@ -66,6 +72,7 @@ fn rankings(embeddings: &Embeddings, queries: &[usize], among: &[usize]) -> Vec<
         let all = sizes.get(&embeddings.labels[query]).copied().unwrap_or(0);
         all - usize::from(among.binary_search(&query).is_ok())
     };
+    let queries: Vec<usize> = queries.iter().copied().filter(|query| relevant(*query) > 0).collect();
     let asked: Vec<_> =
         queries.iter().map(|query| (embeddings.row(*query), relevant(*query).max(NEIGHBOURS), Some(*query))).collect();
     let found = gallery(embeddings, among).nearest_all(&asked);
@@ -106,4 +113,23 @@ pub fn examples(embeddings: &Embeddings, count: usize, context: &Context) -> Vec
         neighbours: gallery.nearest(embeddings.row(*query), NEIGHBOURS, Some(*query)),
     };
     in_turn.iter().take(count).map(example).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_without_anything_to_find_are_left_out() {
+        let embeddings = Embeddings {
+            dimension: 1,
+            paths: vec![String::new(); 4],
+            labels: vec![0, 0, 1, 0],
+            values: vec![0.0, 1.0, 2.0, 3.0],
+            ..Embeddings::default()
+        };
+        let found = rankings(&embeddings, &[1, 2], &[0, 1, 2, 3]);
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].relevant, found[0].labels.as_slice()), (2, &[0, 1, 0][..]));
+    }
 }

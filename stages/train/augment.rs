@@ -3,6 +3,7 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use similiai::model::Preprocessing;
 use similiai::stage::{Invalid, require};
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -30,12 +31,13 @@ impl Augment {
         require(sound, "augment", "needs a shift of 0 to 16, a jitter of 0 to 1 and a cutout of 0 to 32")
     }
 
-    /// `from` and `to`: (side, side, 3), centred values whose full range is `range` wide.
-    pub fn apply(&self, from: &[f32], to: &mut [f32], side: usize, range: f32, rng: &mut ChaCha8Rng) {
+    /// `from` and `to`: preprocessed values, (side, side, 3).
+    pub fn apply(&self, from: &[f32], to: &mut [f32], preprocessing: &Preprocessing, rng: &mut ChaCha8Rng) {
+        let &Preprocessing { side, mean, deviation } = preprocessing;
         let mirrored = self.flip && rng.gen_bool(0.5);
         let shift = |rng: &mut ChaCha8Rng| rng.gen_range(0..=2 * self.shift) as isize - self.shift as isize;
         let (down, right) = (shift(rng), shift(rng));
-        let mut amount = |share: f64| share as f32 * range * (rng.gen_range(0.0f32..1.0) - 0.5);
+        let mut amount = |share: f64| share as f32 / deviation * (rng.gen_range(0.0f32..1.0) - 0.5);
         let brightness = amount(self.jitter);
         let offsets: [f32; 3] = std::array::from_fn(|_| brightness + amount(self.jitter));
         for y in 0..side {
@@ -55,7 +57,7 @@ impl Augment {
                 |centre: usize| centre.saturating_sub(self.cutout / 2)..(centre + self.cutout.div_ceil(2)).min(side);
             for y in span(top) {
                 let row = span(left);
-                to[(y * side + row.start) * 3..(y * side + row.end) * 3].fill(0.0);
+                to[(y * side + row.start) * 3..(y * side + row.end) * 3].fill((0.5 - mean) / deviation);
             }
         }
     }
@@ -73,12 +75,14 @@ mod tests {
     use super::*;
     use similiai::stage::rng;
 
+    const PLAIN: Preprocessing = Preprocessing { side: 8, mean: 0.0, deviation: 1.0 };
+
     #[test]
     fn nothing_on_changes_nothing() {
         let from: Vec<f32> = (0..8 * 8 * 3).map(|i| i as f32).collect();
         let mut to = vec![-1.0; from.len()];
         let off = Augment { flip: false, shift: 0, jitter: 0.0, cutout: 0 };
-        off.apply(&from, &mut to, 8, 1.0, &mut rng(1, "test"));
+        off.apply(&from, &mut to, &PLAIN, &mut rng(1, "test"));
         assert_eq!(from, to);
     }
 
@@ -88,13 +92,13 @@ mod tests {
         let mut to = vec![0.0; from.len()];
         let flip = Augment { flip: true, shift: 0, jitter: 0.0, cutout: 0 };
         let mirrored = (0..20).any(|draw| {
-            flip.apply(&from, &mut to, 8, 1.0, &mut rng(draw, "test"));
+            flip.apply(&from, &mut to, &PLAIN, &mut rng(draw, "test"));
             to[..3] == from[7 * 3..8 * 3] && to[7 * 3..8 * 3] == from[..3]
         });
         assert!(mirrored);
         let cutout = Augment { flip: false, shift: 0, jitter: 0.0, cutout: 4 };
-        cutout.apply(&from, &mut to, 8, 1.0, &mut rng(1, "test"));
-        let grey = to.chunks(3).filter(|pixel| *pixel == [0.0; 3]).count();
+        cutout.apply(&from, &mut to, &PLAIN, &mut rng(1, "test"));
+        let grey = to.chunks(3).filter(|pixel| *pixel == [0.5; 3]).count();
         assert!((4..=16).contains(&grey), "{grey}");
     }
 

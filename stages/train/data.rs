@@ -24,9 +24,7 @@ pub struct Set {
 }
 
 pub struct Data {
-    pub side: usize,
-    /// Width of the full range of values.
-    pub range: f32,
+    pub preprocessing: Preprocessing,
     pub learned: Set,
     /// Held out of the training part; the test part is never looked at here.
     pub held_out: Set,
@@ -39,7 +37,7 @@ pub struct Batch {
     pub triplets: Triplets,
 }
 
-pub fn load(train: &Train, context: &Context, preprocessing: &Preprocessing) -> Result<Data> {
+pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> Result<Data> {
     let folder = context.input("prepare")?;
     let rows: Vec<Split> = listing::read(&context.input("split")?.join(crate::stages::split::LIST))?;
     let rows: Vec<Split> = rows.into_iter().filter(|row| row.split == Side::Train).collect();
@@ -48,7 +46,7 @@ pub fn load(train: &Train, context: &Context, preprocessing: &Preprocessing) -> 
         bar.inc(1);
         Ok(preprocessing.apply(&read_png(&folder.join(&row.path))?))
     };
-    let images = rows.par_iter().map(read).collect::<Result<Vec<_>>>()?;
+    let mut images = rows.par_iter().map(read).collect::<Result<Vec<_>>>()?;
     let mut names: Vec<i32> = rows.iter().map(|row| row.label).collect();
     names.sort_unstable();
     names.dedup();
@@ -66,20 +64,19 @@ pub fn load(train: &Train, context: &Context, preprocessing: &Preprocessing) -> 
     if names.len() < 2 {
         return Err(damaged!("triplets need at least 2 classes, and there are {}", names.len()));
     }
-    let set = |held: bool| {
+    let mut set = |held: bool| {
         let places: Vec<usize> = (0..rows.len()).filter(|place| held_out[*place] == held).collect();
         let class = |place: &usize| names.iter().position(|name| *name == rows[*place].label).unwrap_or_default();
         let labels: Vec<u8> = places.iter().map(|place| class(place) as u8).collect();
         let of_class = |class| (0..labels.len()).filter(|place| usize::from(labels[*place]) == class).collect();
         let classes = (0..names.len()).map(of_class).collect();
-        Set { values: places.iter().flat_map(|place| &images[*place]).copied().collect(), labels, classes }
+        let mut values = Vec::with_capacity(places.len() * preprocessing.side * preprocessing.side * 3);
+        // Taken, not copied: all images together may fill much of the memory.
+        places.iter().for_each(|place| values.append(&mut images[*place]));
+        Set { values, labels, classes }
     };
-    Ok(Data {
-        side: preprocessing.side,
-        range: 1.0 / preprocessing.deviation,
-        learned: set(false),
-        held_out: set(true),
-    })
+    let (learned, held_out) = (set(false), set(true));
+    Ok(Data { preprocessing, learned, held_out })
 }
 
 impl Data {
@@ -188,7 +185,11 @@ mod tests {
 
     #[test]
     fn class_batches_hold_each_class_without_repeats() {
-        let data = Data { side: 0, range: 1.0, learned: set(), held_out: set() };
+        let data = Data {
+            preprocessing: Preprocessing { side: 0, mean: 0.0, deviation: 1.0 },
+            learned: set(),
+            held_out: set(),
+        };
         let batches = data.class_batches(2, &mut rng(1, "test"));
         assert_eq!(batches.len(), 2);
         for batch in batches {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
 use dfdx::optim::{Adam, Optimizer};
 use dfdx::prelude::*;
+use rand::RngCore;
 use rayon::prelude::*;
 use similiai::metrics::{METRICS, Ranking};
 use similiai::model::{Configuration, DIMENSION, Network, embed_values, parameter_count, save};
@@ -42,7 +43,8 @@ pub fn fit<N: Network>(
     let decay = (train.weight_decay > 0.0).then_some(WeightDecay::Decoupled(train.weight_decay));
     let mut optimizer = Adam::new(&network, AdamConfig { weight_decay: decay, ..Default::default() });
     let mut gradients = network.try_alloc_grads().map_err(|error| anyhow!("dfdx: {error}"))?;
-    let device = Cpu::seed_from_u64(context.seed);
+    let device = Cpu::seed_from_u64(context.rng("dropout").next_u64());
+    let side = data.preprocessing.side;
     let validation = data.validation(train, context);
     let steps = data.batches(train, context, 1).len();
     let bar = context.bar("steps", (steps * train.epochs) as u64);
@@ -57,7 +59,7 @@ pub fn fit<N: Network>(
             rate = train.learning_rate_at((number - 1) * steps + step, steps * train.epochs);
             optimizer.cfg.lr = rate;
             let images = augmented(train, context.seed, data, batch, (number, step));
-            let images: Map<3> = device.tensor_from_vec(images, (batch.images.len(), data.side, data.side, Const));
+            let images: Map<3> = device.tensor_from_vec(images, (batch.images.len(), side, side, Const));
             let embeddings = network.train(images.traced(gradients))?;
             let (value, watched) =
                 triplet_loss(embeddings, &batch.triplets, train.margin).map_err(|error| anyhow!("dfdx: {error}"))?;
@@ -122,18 +124,18 @@ impl Train {
 
 /// (images, side, side, 3); each image has a random stream of its own, so threads do not matter.
 fn augmented(train: &Train, seed: u64, data: &Data, batch: &Batch, (epoch, step): (usize, usize)) -> Vec<f32> {
-    let length = data.side * data.side * 3;
+    let length = data.preprocessing.side.pow(2) * 3;
     let mut values = vec![0.0; batch.images.len() * length];
     values.par_chunks_mut(length).zip(&batch.images).enumerate().for_each(|(slot, (to, image))| {
         let mut rng = rng(seed, &format!("augment {epoch} {step} {slot}"));
-        train.augment.apply(&data.learned.values[image * length..][..length], to, data.side, data.range, &mut rng);
+        train.augment.apply(&data.learned.values[image * length..][..length], to, &data.preprocessing, &mut rng);
     });
     values
 }
 
 /// Completes `epoch` by what the held-out images say, and stops a collapsed training.
 fn measure<N: Network>(train: &Train, data: &Data, validation: &Batch, network: &N, mut epoch: Epoch) -> Result<Epoch> {
-    let embeddings = embed_values(network, &data.held_out.values, data.side);
+    let embeddings = embed_values(network, &data.held_out.values, data.preprocessing.side);
     let rows: Vec<&[f32]> = embeddings.chunks_exact(DIMENSION).collect();
     let spread = spread(&rows);
     if spread.is_nan() || spread < ALIKE * train.margin {
@@ -166,9 +168,10 @@ fn measure<N: Network>(train: &Train, data: &Data, validation: &Batch, network: 
     Ok(epoch)
 }
 
-/// Standard deviation of the distances between the first 64 embeddings.
+/// Standard deviation of the distances between some 64 embeddings from all over the list.
 fn spread(rows: &[&[f32]]) -> f64 {
-    let rows = &rows[..rows.len().min(64)];
+    let rows: Vec<&[f32]> = rows.iter().copied().step_by(rows.len().div_ceil(64)).collect();
+    let rows = rows.as_slice();
     let distance = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt();
     let distances: Vec<f64> = (0..rows.len()).flat_map(|a| (0..a).map(move |b| distance(rows[a], rows[b]))).collect();
     let mean = distances.iter().sum::<f64>() / distances.len() as f64;

@@ -52,17 +52,22 @@ fn neighbours_in_the_report_are_those_of_the_parquet_file() {
     assert_eq!(embeddings.facts["similiai.metric"], "euclidean");
     let results: serde_json::Value =
         serde_json::from_slice(&std::fs::read(project.path("reports/results.json")).unwrap()).unwrap();
-    for example in results["examples"].as_array().unwrap() {
+    let examples = results["examples"].as_array().unwrap();
+    assert_eq!(examples.len(), 10);
+    for example in examples {
         let query = example["query"]["id"].as_u64().unwrap() as usize;
         let distance = |id: usize| {
             let pairs = embeddings.row(query).iter().zip(embeddings.row(id));
             pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt()
         };
-        let mut nearest: Vec<f64> =
-            (0..embeddings.len()).filter(|id| embeddings.splits[*id] == "train").map(distance).collect();
-        nearest.sort_by(f64::total_cmp);
-        for (found, expected) in example["results"].as_array().unwrap().iter().zip(nearest) {
+        let mut nearest: Vec<(f64, usize)> =
+            (0..embeddings.len()).filter(|id| embeddings.splits[*id] == "train").map(|id| (distance(id), id)).collect();
+        nearest.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        let found = example["results"].as_array().unwrap();
+        assert_eq!(found.len(), 5);
+        for (found, (expected, id)) in found.iter().zip(nearest) {
             assert!((found["distance"].as_f64().unwrap() - expected).abs() < 1e-5);
+            assert_eq!(found["id"].as_u64().unwrap() as usize, id);
         }
     }
 }
@@ -185,6 +190,34 @@ fn equal_pictures_stay_on_one_side() {
     for class in ["plane", "car", "truck"] {
         assert_eq!(side(&format!("{class}/00003.png")), side(&format!("{class}/00008.png")));
     }
+}
+
+/// The classes differ by the direction of their stripes, and colours say nothing.
+fn striped(label: u8, variant: usize) -> Vec<u8> {
+    let (sin, cos) = (f64::from(label) * std::f64::consts::PI / 10.0).sin_cos();
+    let value = |i: usize| {
+        let (plane, x, y) = (i / 1024, i % 32, i % 1024 / 32);
+        let wave = (1.2 * (x as f64 * cos + y as f64 * sin) + 2.4 * variant as f64).sin();
+        let colour = (variant * (37 + 26 * plane) + usize::from(label) * 53 * (plane + 1)) % 128;
+        (64.0 + colour as f64 + 60.0 * wave) as u8
+    };
+    std::iter::once(label).chain((0..3072).map(value)).collect()
+}
+
+#[test]
+fn training_makes_retrieval_better() {
+    let mut members = sound();
+    members[1].bytes = (0..20).flat_map(|variant| (0..10).flat_map(move |label| striped(label, variant))).collect();
+    let project = Project::with(&archive(&members));
+    let precision = |parameters: &str| {
+        project.succeed(&format!("run all --set prepare.images_per_class=20 {parameters}"));
+        let results: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(project.path("reports/results.json")).unwrap()).unwrap();
+        results["protocols"]["test-vs-train"]["metrics"]["precision@5"]["value"].as_f64().unwrap()
+    };
+    let untrained = precision("--set train.learning_rate=1e-9");
+    let trained = precision("--set train.epochs=4");
+    assert!(trained > untrained + 0.2, "{untrained} → {trained}");
 }
 
 #[test]
