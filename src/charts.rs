@@ -55,7 +55,8 @@ pub struct Line<'a> {
 /// Lines over epochs, with a legend, into a part of a picture.
 pub fn lines(area: &Area, title: &str, lines: &[Line]) -> Result<()> {
     let epochs = lines.iter().map(|line| line.values.len()).max().unwrap_or(1).max(2) as f64;
-    let top = lines.iter().flat_map(|line| line.values).fold(0.0f64, |top, value| top.max(*value)).max(1e-6) * 1.05;
+    // Room for the legend above the lines.
+    let top = lines.iter().flat_map(|line| line.values).fold(0.0f64, |top, value| top.max(*value)).max(1e-6) * 1.25;
     let mut chart = ChartBuilder::on(area)
         .caption(title, font(22, &INK))
         .margin(12)
