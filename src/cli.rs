@@ -124,7 +124,8 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
         Command::Explain(arguments) => explain::run(&session, arguments),
         Command::Dag(arguments) => dag::run(&session, arguments),
         Command::Lock(arguments) => lock::run(&session, arguments),
-    }
+    }?;
+    session.screen.printed()
 }
 
 fn start_logging(cli: &Cli, screen: &Screen) {

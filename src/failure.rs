@@ -16,7 +16,7 @@ pub enum Failure {
     Busy(String),
     #[error("{0}")]
     NotReproducible(String),
-    /// Stages failed; each has said why already.
+    /// Stages failed, for the reasons told.
     #[error("{0}")]
     StagesFailed(String),
 }

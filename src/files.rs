@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
 
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
@@ -12,6 +13,15 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
 
 pub fn read_to_string(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// A record of our own; `None` where there is none, or where it is damaged, which a warning says.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let value = serde_json::from_slice(&read(path)?);
+    Ok(value.inspect_err(|error| tracing::warn!("{} is damaged and passed over: {error}", path.display())).ok())
 }
 
 pub fn create(path: &Path) -> Result<File> {
@@ -32,13 +42,21 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = folder.unwrap_or(Path::new("."));
     create_folder(folder)?;
     let attempt = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        let mut file = temporary().tempfile_in(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         File::open(folder)?.sync_all()
     };
     attempt().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Readable as any other new file, where tempfile alone would keep it from other users.
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
 }
 
 /// BLAKE3 of a file's content, in hexadecimal.

@@ -87,14 +87,18 @@ pub fn read_cifar10(folder: &Path, mut visit: impl FnMut(Record) -> Result<Contr
     Ok(())
 }
 
+/// The class names beside the batches in `folder`.
+pub fn cifar10_names(folder: &Path) -> Result<Vec<String>> {
+    class_names(&files::read_to_string(&folder.join(cifar10::NAMES))?, cifar10::NAMES)
+}
+
 /// The first `per_class` images of each class in archive order, each with its place within its class.
 pub fn select_cifar10(
     folder: &Path,
     per_class: usize,
     mut visit: impl FnMut(Record, usize) -> Result<()>,
 ) -> Result<Vec<String>> {
-    let path = folder.join(cifar10::NAMES);
-    let names = class_names(&files::read_to_string(&path)?, cifar10::NAMES)?;
+    let names = cifar10_names(folder)?;
     let mut counts = vec![0; names.len()];
     read_cifar10(folder, |record| {
         let count = counts.get_mut(usize::from(record.label));

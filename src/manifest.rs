@@ -39,7 +39,10 @@ impl Manifest {
             let help = "run this in the project's folder, or name it: -C DIR, or --manifest FILE";
             return Err(ManifestError::new(message, None).help(Some(help.to_owned())).into());
         }
-        let text = files::read_to_string(path)?;
+        let text = String::from_utf8(files::read(path)?).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            ManifestError::new(format!("{} is not UTF-8 text: byte {at} is wrong", path.display()), None)
+        })?;
         let project = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),

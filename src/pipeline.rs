@@ -12,7 +12,6 @@ pub use run::{Event, Options, Ran, Report};
 pub use select::Selection;
 
 use crate::cache::{KeyDocument, Record, Store};
-use crate::failure::Failure;
 use crate::manifest::Manifest;
 use crate::stage::{Input, Inputs};
 
@@ -46,14 +45,13 @@ impl Project {
     fn document(&self, place: usize, inputs: &Inputs) -> Result<KeyDocument> {
         let instance = &self.manifest.instances[place];
         let kind = instance.stage.kind();
-        let reads =
-            instance.stage.reads(inputs).with_context(|| format!("cannot read the inputs of `{}`", instance.name));
+        let reads = instance.stage.reads(inputs).context("cannot read its inputs")?;
         Ok(KeyDocument {
             stage: kind.name.to_owned(),
             version: kind.version,
             seed: self.manifest.seed,
             parameters: instance.stage.keyed_parameters()?,
-            reads: reads.map_err(keep_failure)?,
+            reads,
         })
     }
 
@@ -66,13 +64,5 @@ impl Project {
             None => vec!["its last result is gone".to_owned()],
             Some(record) => document.changes_since(&record.document),
         })
-    }
-}
-
-/// Context must not hide the failure that decides the exit status.
-fn keep_failure(error: anyhow::Error) -> anyhow::Error {
-    match error.downcast_ref::<Failure>() {
-        Some(Failure::Damaged(_)) => Failure::Damaged(format!("{error:#}")).into(),
-        _ => error,
     }
 }

@@ -1,9 +1,10 @@
 //! Progress: bars on a terminal, a plain line now and then elsewhere; always on stderr.
 
-use std::io::{IsTerminal, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 const BETWEEN_PLAIN_LINES: Duration = Duration::from_secs(15);
@@ -16,13 +17,21 @@ pub struct Screen {
     quiet: bool,
     /// Stdout is for a program: only what it asked for goes there.
     for_machines: bool,
+    /// What went wrong on stdout first.
+    lost: Arc<OnceLock<std::io::Error>>,
 }
 
 impl Screen {
     pub fn new(quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal && !quiet { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { bars: MultiProgress::with_draw_target(target), terminal, quiet, for_machines: false }
+        Self {
+            bars: MultiProgress::with_draw_target(target),
+            terminal,
+            quiet,
+            for_machines: false,
+            lost: Arc::default(),
+        }
     }
 
     pub fn for_machines(&self) -> Self {
@@ -31,8 +40,18 @@ impl Screen {
 
     /// A result line on stdout, above the bars.
     pub fn print(&self, line: &str) {
-        // A closed pipe is the reader's choice, not a failure of the run.
-        self.bars.suspend(|| drop(writeln!(std::io::stdout(), "{line}")));
+        if let Err(error) = self.bars.suspend(|| writeln!(std::io::stdout(), "{line}")) {
+            // A failure only once the work is done; a closed pipe, the reader's choice, is none.
+            drop(self.lost.set(error));
+        }
+    }
+
+    /// Whether all that was printed has arrived.
+    pub fn printed(&self) -> Result<()> {
+        match self.lost.get() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => bail!("cannot write to stdout: {error}"),
+            _ => Ok(()),
+        }
     }
 
     pub fn progress(&self, instance: &str) -> Progress {

@@ -51,6 +51,8 @@ impl Default for Fetch {
     }
 }
 
+const SCHEMES: [&str; 3] = ["http", "https", "file"];
+
 /// Where the archive is.
 enum Source {
     File(PathBuf),
@@ -65,13 +67,6 @@ impl Fetch {
                 Err(()) => bail!("source {}: this is no path of this machine", self.source),
             },
             Ok(address) if matches!(address.scheme(), "http" | "https") => Ok(Source::Address(address)),
-            Ok(address) if self.source.contains("://") => {
-                bail!(
-                    "source {}: `{}` addresses are not supported; use http, https, file or a path",
-                    self.source,
-                    address.scheme()
-                )
-            }
             _ => Ok(Source::File(project.join(&self.source))),
         }
     }
@@ -90,6 +85,8 @@ impl Stage for Fetch {
 
     fn check(&self) -> Result<(), Invalid> {
         require(!self.source.is_empty(), "source", "must be a path or an address")?;
+        let known = self.source.split_once("://").is_none_or(|(scheme, _)| SCHEMES.contains(&scheme));
+        require(known, "source", "must be a path, or an address that starts with http, https or file")?;
         require(hexadecimal(&self.sha256, 64), "sha256", "must have 64 hexadecimal digits")?;
         require(hexadecimal(&self.md5, 32), "md5", "must have 32 hexadecimal digits")?;
         require(self.timeout > 0, "timeout", "must be 1 second or more")

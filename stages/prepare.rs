@@ -8,7 +8,7 @@ use image::RgbImage;
 use image::imageops::{self, FilterType};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use similiai::images::{Record, image_path, select_cifar10, write_png};
+use similiai::images::{Record, cifar10_names, image_path, select_cifar10, write_png};
 use similiai::listing::{self, Listed, Side};
 use similiai::stage::{Context, Inputs, Invalid, Stage, require};
 
@@ -89,10 +89,7 @@ impl Stage for Prepare {
 
     fn run(&self, context: &Context) -> Result<()> {
         let folder = context.input("fetch")?;
-        let names = similiai::images::class_names(
-            &similiai::files::read_to_string(&folder.join(similiai::images::cifar10::NAMES))?,
-            "class names",
-        )?;
+        let names = cifar10_names(folder)?;
         names.iter().try_for_each(|name| similiai::files::create_folder(&context.output.join(name)))?;
         let bar = context.bar("images", (self.images_per_class * names.len()) as u64);
         let mut listed = Vec::new();

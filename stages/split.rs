@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use similiai::files;
 use similiai::listing::{self, Listed, Side};
 use similiai::stage::{Context, Invalid, Stage, require};
-use similiai::{damaged, files};
 
 /// The list that says which side each image is on.
 pub const LIST: &str = "split.csv";
@@ -64,7 +64,7 @@ impl Stage for Split {
         }
         for side in [Side::Train, Side::Test] {
             if !sides.contains(&side) {
-                return Err(damaged!("no image would be for {}; take more images, or another method", side.name()));
+                bail!("no image would be for {}; take more images, another share or another method", side.name());
             }
         }
         let rows: Vec<listing::Split> = images

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::store::stamp;
 use super::{Record, Store};
 use crate::files;
 
@@ -41,12 +40,16 @@ impl Store {
 
     /// The result that lies at `instance`'s place now.
     pub fn laid(&self, instance: &str) -> Result<Option<Laid>> {
-        let path = self.laid_path(instance);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let laid = serde_json::from_slice(&files::read(&path)?);
-        Ok(Some(laid.with_context(|| format!("{} is damaged; remove it", path.display()))?))
+        files::read_json(&self.laid_path(instance))
+    }
+
+    /// What lies where for all instances but this one.
+    fn others(&self, instance: &str) -> Result<Vec<Laid>> {
+        let own = self.laid_path(instance);
+        let folder = self.root().join("laid");
+        let paths = files::list(&folder)?.into_iter().map(|path| folder.join(path)).filter(|path| *path != own);
+        let read = paths.map(|path| files::read_json(&path)).collect::<Result<Vec<Option<Laid>>>>()?;
+        Ok(read.into_iter().flatten().collect())
     }
 
     /// The files of `record` that are missing or changed below `out`.
@@ -63,29 +66,36 @@ impl Store {
         let now = Laid { key: record.key.clone(), out: out.to_owned() };
         let again = earlier.as_ref() == Some(&now);
         if let Some(earlier) = earlier.filter(|earlier| *earlier != now) {
-            self.take_away(&earlier, record, project, out)?;
+            self.take_away(instance, &earlier, record, project, out)?;
+        }
+        if !again {
+            // Before the files: what a crash leaves undone is then mended by the next run.
+            files::write_atomically(&self.laid_path(instance), &serde_json::to_vec(&now)?)?;
         }
         let wrong = self.unsound(record, project, out);
         let (stored, place) = (self.folder(&record.key), project.join(out));
         for path in &wrong.0 {
             lay_file(&stored.join(path), &place.join(path))?;
         }
-        if !again {
-            files::write_atomically(&self.laid_path(instance), &serde_json::to_vec(&now)?)?;
-        }
         Ok(if again { wrong } else { Unsound::default() })
     }
 
-    fn take_away(&self, earlier: &Laid, record: &Record, project: &Path, out: &Path) -> Result<()> {
+    /// Removes the files of `earlier` that are as they were laid and that nothing else has put there since.
+    fn take_away(&self, instance: &str, earlier: &Laid, record: &Record, project: &Path, out: &Path) -> Result<()> {
         let Some(old) = self.record(&earlier.key)? else { return Ok(()) };
-        let kept: HashSet<&str> = match earlier.out == out {
-            true => record.outputs.iter().map(|output| output.path.as_str()).collect(),
-            false => HashSet::new(),
-        };
-        let place = project.join(&earlier.out);
-        for output in old.outputs.iter().filter(|output| !kept.contains(output.path.as_str())) {
+        let mut kept: HashSet<String> = HashSet::new();
+        if earlier.out == out {
+            kept.extend(record.outputs.iter().map(|output| output.path.clone()));
+        }
+        for other in self.others(instance)?.iter().filter(|other| other.out == earlier.out) {
+            kept.extend(
+                self.record(&other.key)?.into_iter().flat_map(|record| record.outputs).map(|output| output.path),
+            );
+        }
+        let (stored, place) = (self.folder(&old.key), project.join(&earlier.out));
+        for output in old.outputs.iter().filter(|output| !kept.contains(&output.path)) {
             let path = place.join(&output.path);
-            if path.exists() {
+            if same_file(&stored.join(&output.path), &path) {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             }
             // Folders go as they empty; one that still holds something stays.
@@ -108,7 +118,8 @@ fn lay_file(stored: &Path, place: &Path) -> Result<()> {
         }
         if fs::hard_link(stored, place).is_err() {
             fs::copy(stored, place)?;
-            fs::File::options().write(true).open(place)?.set_modified(stamp())?;
+            let stamp = fs::metadata(stored)?.modified()?;
+            fs::File::options().write(true).open(place)?.set_modified(stamp)?;
         }
         Ok(())
     };

@@ -14,11 +14,14 @@ use super::KeyDocument;
 use crate::failure::Failure;
 use crate::files;
 
-/// Every stored file carries this modification time, so that one look tells whether it was touched since.
-const STAMP: u64 = 946_684_800; // 2000-01-01
+/// Stored files are dated 2000-01-01.
+const STAMP: u64 = 946_684_800;
 
-pub(super) fn stamp() -> SystemTime {
-    UNIX_EPOCH + Duration::from_secs(STAMP)
+/// The modification time of a stored file: its nanoseconds follow the content, so that one look tells whether the
+/// file was touched since, even by a copy of another stored file.
+fn stamp(digest: &str) -> SystemTime {
+    let nanoseconds = digest.get(..7).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default();
+    UNIX_EPOCH + Duration::new(STAMP, nanoseconds)
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,12 +110,7 @@ impl Store {
     }
 
     pub fn record(&self, key: &str) -> Result<Option<Record>> {
-        let path = self.record_path(key);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let record = serde_json::from_slice(&files::read(&path)?);
-        Ok(Some(record.with_context(|| format!("{} is damaged; remove its folder", path.display()))?))
+        files::read_json(&self.record_path(key))
     }
 
     /// Finds the result for `key` and verifies that its files are there, untouched.
@@ -154,7 +152,7 @@ impl Store {
 fn fault(folder: &Path, output: &Output) -> Option<String> {
     let path = folder.join(&output.path);
     let Ok(metadata) = fs::metadata(&path) else { return Some(format!("{} is missing", output.path)) };
-    let touched = metadata.modified().ok() != Some(stamp());
+    let touched = metadata.modified().ok() != Some(stamp(&output.digest));
     if metadata.len() == output.bytes && !touched {
         return None;
     }
@@ -162,7 +160,9 @@ fn fault(folder: &Path, output: &Output) -> Option<String> {
         return Some(format!("{} was changed", output.path));
     }
     // Touched but the same; stamping it again only spares the next look the digest.
-    if let Err(error) = File::options().write(true).open(&path).and_then(|file| file.set_modified(stamp())) {
+    if let Err(error) =
+        File::options().write(true).open(&path).and_then(|file| file.set_modified(stamp(&output.digest)))
+    {
         tracing::debug!("cannot stamp {}: {error}", path.display());
     }
     None
@@ -215,7 +215,7 @@ fn settle(folder: &Path, path: String) -> Result<Output> {
     let digest = files::digest(&full)?;
     let attempt = || -> std::io::Result<u64> {
         let file = File::options().write(true).open(&full)?;
-        file.set_modified(stamp())?;
+        file.set_modified(stamp(&digest))?;
         file.sync_all()?;
         Ok(file.metadata()?.len())
     };

@@ -41,7 +41,7 @@ pub struct Arguments {
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
     /// Fail unless every result's digest equals pipeline.lock
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     locked: bool,
     /// One JSON object a line on stdout
     #[arg(long)]
@@ -82,7 +82,8 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     judge(&reports)?;
     if let Some(lock) = locked {
         let digests = reports.iter().filter_map(|report| Some((report.name.clone(), report.digest.clone()?)));
-        lock.check(project.manifest.profile.as_deref(), &digests.collect::<BTreeMap<_, _>>())?;
+        let all = reports.len() == project.manifest.instances.len();
+        lock.check(project.manifest.profile.as_deref(), &digests.collect::<BTreeMap<_, _>>(), all)?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Reading the manifest: profile and overrides laid over it, every name and value checked, each fault with its place.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 
 use serde_yaml::Value;
 
@@ -47,6 +47,14 @@ fn merge(old: Value, new: Value) -> Value {
         }
         (_, new) => new,
     }
+}
+
+/// `out` in the one way of writing it; `None` where results have no business.
+fn folder_of_results(out: &str) -> Option<PathBuf> {
+    let path: PathBuf = Path::new(out).components().filter(|part| *part != Component::CurDir).collect();
+    let cache = Path::new("artifacts/.cache");
+    let climbs = path.components().any(|part| part == Component::ParentDir);
+    (!climbs && path.file_name().is_some() && !path.starts_with(cache) && !cache.starts_with(&path)).then_some(path)
 }
 
 struct Reader<'a> {
@@ -232,8 +240,10 @@ impl Reader<'_> {
             let (needs, at) = self.needs(&mut draft, &names)?;
             let out = match draft.settings.remove("out") {
                 None => PathBuf::from("artifacts").join(&draft.name),
-                Some((Value::String(out), _)) if !out.is_empty() => PathBuf::from(out),
-                Some((_, origin)) => return Err(self.error_at("`out` must be a folder", &origin, Side::Value)),
+                Some((value, origin)) => value.as_str().and_then(folder_of_results).ok_or_else(|| {
+                    let message = "`out` must be a folder below the project's, or an absolute one, without `..`";
+                    self.error_at(message, &origin, Side::Value)
+                })?,
             };
             let stage = self.stage(kind, draft.settings, &draft.name)?;
             instances.push(Instance { name: draft.name, stage, needs, out });
@@ -241,9 +251,11 @@ impl Reader<'_> {
         }
         for (place, instance) in instances.iter().enumerate() {
             self.check_provided(instance, &instances, &needs_at[place])?;
-            if let Some(other) = instances[..place].iter().find(|other| other.out == instance.out) {
-                let message =
-                    format!("`{}` and `{}` would both write to {}", other.name, instance.name, instance.out.display());
+            let within =
+                |other: &&Instance| other.out.starts_with(&instance.out) || instance.out.starts_with(&other.out);
+            if let Some(other) = instances[..place].iter().find(within) {
+                let (name, out) = (&instance.name, instance.out.display());
+                let message = format!("`{}` and `{name}` would both write to {out}", other.name);
                 return Err(self.error(message, &["stages", &instance.name, "out"], Side::Value));
             }
         }

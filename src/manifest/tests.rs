@@ -106,6 +106,13 @@ fn each_error_has_its_place() {
             "would both write to artifacts/a",
             (5, 26, 11),
         ),
+        (
+            "  a: {uses: source}\n  b: {uses: source, out: ./artifacts/a/b}\n",
+            "would both write to artifacts/a/b",
+            (5, 26, 15),
+        ),
+        ("  a: {uses: source, out: ../a}\n", "must be a folder below the project's", (4, 26, 4)),
+        ("  a: {uses: source, out: artifacts}\n", "must be a folder below the project's", (4, 26, 9)),
         ("  a: {uses: source\n", "this is not valid YAML", (5, 1, 1)),
     ];
     for (stages, message, place) in cases {

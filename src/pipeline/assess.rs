@@ -30,7 +30,7 @@ pub struct Assessment {
 }
 
 impl Project {
-    /// Every instance in order. Nothing is run, laid or locked.
+    /// Every instance in order. Nothing is run or laid, and no lock is needed.
     pub fn assess(&self) -> Result<Vec<Assessment>> {
         let mut results: Vec<Option<Record>> = Vec::new();
         let mut assessments = Vec::new();

@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 
+use super::Project;
 use super::run::{Options, Ran, Report};
 use super::select::Part;
-use super::{Project, keep_failure};
 use crate::cache::{Finished, KeyDocument, Lookup, Record};
 use crate::failure::Failure;
 use crate::progress::Screen;
@@ -31,7 +31,7 @@ impl Job<'_> {
         let start = Instant::now();
         let mut report = Report::new(&self.project.manifest.instances[self.place].name, Ran::Cached);
         let result = catch_unwind(AssertUnwindSafe(|| self.take_or_make(&mut report)));
-        let result = result.unwrap_or_else(|_| Err(anyhow!("it panicked; this is a bug"))).map_err(keep_failure);
+        let result = result.unwrap_or_else(|_| Err(anyhow!("it panicked; this is a bug")));
         report.seconds = start.elapsed().as_secs_f64();
         let record = result.unwrap_or_else(|error| {
             report.state = Ran::Failed;
@@ -93,6 +93,9 @@ impl Job<'_> {
         let slot = store.slot()?;
         let context = Context::new(inputs, slot.folder(), manifest.seed, self.screen.progress(&instance.name));
         instance.stage.run(&context)?;
+        if self.project.document(self.place, &context.inputs)? != document {
+            bail!("what it reads changed while it ran, so its result is not kept; run it again");
+        }
         let record = slot.commit(store, document)?;
         store.lay(&instance.name, &record, &manifest.project, &instance.out)?;
         let seconds = start.elapsed().as_secs_f64();

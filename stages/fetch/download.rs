@@ -1,14 +1,48 @@
 //! A download that goes on after a broken connection, read as one stream.
 
+use std::error::Error;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{CONTENT_RANGE, ETAG, HeaderValue, IF_RANGE, RANGE};
+use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{StatusCode, Url};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The download failed, so what was received of the archive says nothing about it.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot download {address}: {reason}")]
+pub struct Lost {
+    address: Url,
+    reason: String,
+}
+
+impl Lost {
+    /// The lost download behind `error`, if that is what it comes from.
+    pub fn behind<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        match (error.downcast_ref(), wrapped) {
+            (Some(lost), _) => Some(lost),
+            (None, Some(inner)) => Self::behind(inner),
+            (None, None) => error.source().and_then(Self::behind),
+        }
+    }
+}
+
+/// Why a download does not go on.
+enum Trouble {
+    Passing(anyhow::Error),
+    /// Another try would end the same.
+    Lasting(anyhow::Error),
+}
+
+impl From<reqwest::Error> for Trouble {
+    fn from(error: reqwest::Error) -> Self {
+        if worth_another_try(&error) { Self::Passing(error.into()) } else { Self::Lasting(error.into()) }
+    }
+}
 
 pub struct Download {
     client: Client,
@@ -43,7 +77,7 @@ impl Download {
                 Err(error) => bail!("cannot download {address}: {}", reason(&error)),
             }
         };
-        let tag = response.headers().get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/")).cloned();
+        let tag = tag(response.headers()).cloned();
         let length = response.content_length().unwrap_or(0);
         Ok(Self { client, address, response, tag, length, received: 0, retries, tries_left: retries })
     }
@@ -54,28 +88,38 @@ impl Download {
     }
 
     /// Asks for the rest; a server that starts again from the beginning is read up to where we were.
-    fn go_on(&mut self) -> Result<()> {
+    fn go_on(&mut self) -> Result<(), Trouble> {
         let mut request = self.client.get(self.address.clone()).header(RANGE, format!("bytes={}-", self.received));
         if let Some(tag) = &self.tag {
             request = request.header(IF_RANGE, tag);
         }
         let response = request.send()?.error_for_status()?;
         let continues = response.status() == StatusCode::PARTIAL_CONTENT;
-        if continues {
-            let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
-            if !range.starts_with(&format!("bytes {}-", self.received)) {
-                bail!("the server sent the range {range:?}, where bytes from {} were asked for", self.received);
-            }
-        } else if self.tag.is_some() && response.headers().get(ETAG) != self.tag.as_ref() {
-            bail!("the archive changed on the server during the download");
-        }
+        self.compare(&response, continues).map_err(Trouble::Lasting)?;
         self.response = response;
         if !continues {
-            let skipped = io::copy(&mut self.response.by_ref().take(self.received), &mut io::sink())?;
+            let skipped = io::copy(&mut self.response.by_ref().take(self.received), &mut io::sink());
+            let skipped = skipped.map_err(|error| Trouble::Passing(error.into()))?;
             if skipped != self.received {
-                bail!("the server sent only {skipped} bytes");
+                return Err(Trouble::Passing(anyhow!("the server sent only {skipped} bytes")));
             }
         }
+        Ok(())
+    }
+
+    /// Whether `response` is of the same archive, and where it was asked for.
+    fn compare(&self, response: &Response, continues: bool) -> Result<()> {
+        let length = if continues {
+            let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
+            let rest = range.strip_prefix(&format!("bytes {}-", self.received));
+            let rest = rest.with_context(|| format!("the server sent the range {range:?}, not from {}", self.received));
+            rest?.rsplit('/').next().and_then(|total| total.parse().ok())
+        } else {
+            response.content_length()
+        };
+        let same = self.length == 0 || length.is_none_or(|length| length == self.length);
+        let same = same && (self.tag.is_none() || tag(response.headers()) == self.tag.as_ref());
+        ensure!(same, "the archive changed on the server during the download");
         Ok(())
     }
 }
@@ -95,20 +139,31 @@ impl Read for Download {
                 }
                 Err(error) => error,
             };
-            let mut last = anyhow::Error::from(error);
+            let mut last = Trouble::Passing(error.into());
             loop {
-                if self.tries_left == 0 {
-                    return Err(io::Error::other(format!("cannot download {}: {last:#}", self.address)));
+                match last {
+                    Trouble::Passing(error) if self.tries_left > 0 => {
+                        pause(self.retries - self.tries_left, &self.address, &error);
+                    }
+                    Trouble::Passing(error) | Trouble::Lasting(error) => {
+                        let (address, reason) = (self.address.clone(), format!("{error:#}"));
+                        return Err(io::Error::other(Lost { address, reason }));
+                    }
                 }
-                pause(self.retries - self.tries_left, &self.address, &last);
                 self.tries_left -= 1;
                 match self.go_on() {
                     Ok(()) => break,
-                    Err(error) => last = error,
+                    Err(trouble) => last = trouble,
                 }
             }
         }
     }
+}
+
+/// What identifies the content: a strong tag, or else when it was changed.
+fn tag(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let strong = headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
+    strong.or_else(|| headers.get(LAST_MODIFIED))
 }
 
 /// Waits twice as long before each further try.

@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Component, Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use flate2::bufread::GzDecoder;
 use similiai::images::{cifar10, class_names};
 use similiai::{damaged, files};
 use tar::{Archive, EntryType};
+
+use super::download::Lost;
 
 /// Names file, batches, an HTML page and headers: no sound archive unpacks to more than this.
 const MOST_BYTES: u64 = (cifar10::BATCHES.len() * cifar10::MOST_RECORDS * cifar10::RECORD) as u64 + (1 << 20);
@@ -67,7 +69,7 @@ fn unpack_member(entry: &mut impl Read, member: &str, size: u64, path: &Path, na
     if member == cifar10::NAMES {
         let mut text = String::new();
         let read = entry.take(MOST_NAME_BYTES + 1).read_to_string(&mut text);
-        read.map_err(|error| damaged!("{name}: the member {shown} is no text: {error}"))?;
+        read.map_err(|error| fault(&error, format!("{name}: the member {shown} is no text")))?;
         if size > MOST_NAME_BYTES {
             return Err(damaged!("{name}: the member {shown} has {size} bytes; class names are shorter"));
         }
@@ -88,7 +90,7 @@ fn unpack_member(entry: &mut impl Read, member: &str, size: u64, path: &Path, na
     for record in 0..records {
         entry
             .read_exact(&mut bytes)
-            .map_err(|error| damaged!("{name}: the member {shown} ends in record {record}: {error}"))?;
+            .map_err(|error| fault(&error, format!("{name}: the member {shown} ends in record {record}")))?;
         if usize::from(bytes[0]) >= cifar10::CLASSES {
             return Err(damaged!(
                 "{name}: the member {shown} has label {} in record {record}; labels go from 0 to 9",
@@ -101,10 +103,14 @@ fn unpack_member(entry: &mut impl Read, member: &str, size: u64, path: &Path, na
 }
 
 fn broken(name: &str, error: &std::io::Error) -> anyhow::Error {
-    // What the network said is no fault of the archive.
-    match error.to_string() {
-        text if text.contains("cannot download") => anyhow::anyhow!(text),
-        text => damaged!("{name} is no sound gzip-compressed tar archive: {text}"),
+    fault(error, format!("{name} is no sound gzip-compressed tar archive"))
+}
+
+/// What the network did is no fault of the archive.
+fn fault(error: &std::io::Error, what: String) -> anyhow::Error {
+    match Lost::behind(error) {
+        Some(lost) => anyhow!("{lost}"),
+        None => damaged!("{what}: {error}"),
     }
 }
 

@@ -37,6 +37,66 @@ fn a_changed_file_is_made_again() {
 }
 
 #[test]
+fn a_file_of_another_result_is_told_apart_even_with_its_time() {
+    let project = Project::new();
+    project.edit_manifest("  train:", "  other: {uses: split, needs: [prepare], test: 0.5}\n  train:");
+    project.succeed("run split other");
+    let (from, to) = (project.path("artifacts/other/split.csv"), project.path("artifacts/split/split.csv"));
+    let before = std::fs::read(&to).unwrap();
+    // Same length, same names: only the sides differ. In place, with its time, as `cp -p` does.
+    let foreign = std::fs::read_to_string(&from).unwrap();
+    let padded = foreign + &"\n".repeat(4096);
+    std::fs::write(&to, &padded.as_bytes()[..before.len()]).unwrap();
+    let time = std::fs::metadata(&from).unwrap().modified().unwrap();
+    std::fs::File::options().write(true).open(&to).unwrap().set_modified(time).unwrap();
+    assert_eq!(project.states("run split"), ["fetch cached", "prepare cached", "split ran"]);
+    assert_eq!(std::fs::read(&to).unwrap(), before);
+}
+
+#[test]
+fn places_may_be_swapped() {
+    let project = Project::new();
+    let other = |one: &str, two: &str| {
+        format!(
+            "  one: {{uses: split, needs: [prepare], out: {one}}}\n  two: {{uses: split, needs: [prepare], out: {two}, test: 0.5}}\n  train:"
+        )
+    };
+    project.edit_manifest("  train:", &other("x", "y"));
+    project.succeed("run one two");
+    let (x, y) =
+        (std::fs::read(project.path("x/split.csv")).unwrap(), std::fs::read(project.path("y/split.csv")).unwrap());
+    project.edit_manifest(&other("x", "y"), &other("y", "x"));
+    project.succeed("run one two");
+    assert_eq!(std::fs::read(project.path("y/split.csv")).unwrap(), x);
+    assert_eq!(std::fs::read(project.path("x/split.csv")).unwrap(), y);
+}
+
+#[test]
+fn a_damaged_record_is_made_again() {
+    let project = Project::new();
+    project.succeed("run split");
+    let store = project.path("artifacts/.cache/store");
+    for entry in std::fs::read_dir(store).unwrap() {
+        std::fs::write(entry.unwrap().path().join("record.json"), "{").unwrap();
+    }
+    assert_eq!(project.states("run split"), ["fetch ran", "prepare ran", "split ran"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn output_that_is_lost_is_a_failure() {
+    let project = Project::new();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = std::process::Command::new(assert_cmd::cargo::cargo_bin!("similiai"))
+        .args(["-C", project.path("").to_str().unwrap(), "status", "--json"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(run.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&run.stderr).contains("cannot write to stdout"));
+}
+
+#[test]
 fn a_parameter_changed_and_changed_back() {
     let project = Project::new();
     project.succeed("run prepare");

@@ -90,4 +90,8 @@ fn gives_up_with_a_reason() {
     assert!(!project.path("artifacts/fetch").exists());
     let (_, outcome, seen) = fetched(vec![Answer::Part(10), Answer::Status(500), Answer::Status(500)]);
     assert_eq!((outcome.status, seen.len()), (1, 3), "{}", outcome.stderr);
+    // In the middle of a member it is still the network's fault, and what will not change is not tried again.
+    let (_, outcome, seen) = fetched(vec![Answer::Part(5000), Answer::Status(404)]);
+    assert_eq!((outcome.status, seen.len()), (1, 2), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("cannot download") && outcome.stderr.contains("404"), "{}", outcome.stderr);
 }
