@@ -112,3 +112,51 @@ impl Job<'_> {
         Ok(record)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::manifest::Manifest;
+    use crate::pipeline::Selection;
+    use crate::stage::{Kind, Stage, kind};
+
+    /// What it reads is different at every look.
+    #[derive(Default, Serialize, Deserialize)]
+    struct Restless {}
+
+    impl Stage for Restless {
+        const NAME: &'static str = "restless";
+        const VERSION: u32 = 1;
+        const ABOUT: &'static str = "reads what changes";
+
+        fn reads(&self, _: &Inputs) -> Result<BTreeMap<String, String>> {
+            static LOOKS: AtomicU32 = AtomicU32::new(0);
+            Ok([("look".to_owned(), LOOKS.fetch_add(1, Ordering::Relaxed).to_string())].into())
+        }
+
+        fn run(&self, _: &Context) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    static KINDS: [Kind; 1] = [kind::<Restless>()];
+
+    #[test]
+    fn a_result_whose_inputs_changed_meanwhile_is_not_kept() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("pipeline.yaml");
+        std::fs::write(&path, "version: 1\nstages: {one: {uses: restless}}\n")?;
+        let project = Project::new(Manifest::load(&path, &KINDS, None, &[])?);
+        let selection = Selection { targets: vec!["all".into()], ..Selection::default() };
+        let reports = project.run(&Options { selection, ..Options::default() }, &Screen::new(true), &|_| {})?;
+        assert_eq!(reports[0].state, Ran::Failed);
+        assert!(reports[0].error.as_deref().is_some_and(|error| error.contains("changed while it ran")));
+        assert!(!folder.path().join("artifacts/.cache/store").exists());
+        Ok(())
+    }
+}

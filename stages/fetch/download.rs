@@ -118,7 +118,8 @@ impl Download {
             response.content_length()
         };
         let same = self.length == 0 || length.is_none_or(|length| length == self.length);
-        let same = same && (self.tag.is_none() || tag(response.headers()) == self.tag.as_ref());
+        // A continuation is one of the same content: If-Range asked for that, and it need not say so again.
+        let same = same && (continues || self.tag.is_none() || tag(response.headers()) == self.tag.as_ref());
         ensure!(same, "the archive changed on the server during the download");
         Ok(())
     }

@@ -34,19 +34,19 @@ fn serve(body: Vec<u8>, answers: Vec<Answer>) -> (String, Arc<Mutex<Vec<Option<u
                 header.iter().find_map(|line| line.strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
             log.lock().unwrap().push(range);
             let send = |stream: &mut std::net::TcpStream, status: &str, extra: &str, length: usize, bytes: &[u8]| {
-                let head = format!(
-                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"x\"\r\nConnection: close\r\n{extra}\r\n"
-                );
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{extra}\r\n");
                 stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(bytes)).unwrap();
             };
+            // A 206 need not say it again (RFC 9110, section 15.3.7).
+            let dated = "Last-Modified: Sat, 01 Jan 2000 00:00:00 GMT\r\n";
             match (answer, range) {
                 (Answer::Status(status), _) => send(&mut stream, &format!("{status} No"), "", 0, &[]),
-                (Answer::Part(count), _) => send(&mut stream, "200 OK", "", body.len(), &body[..count]),
+                (Answer::Part(count), _) => send(&mut stream, "200 OK", dated, body.len(), &body[..count]),
                 (Answer::Whole { ranges: true }, Some(start)) => {
                     let range = format!("Content-Range: bytes {start}-{}/{}\r\n", body.len() - 1, body.len());
                     send(&mut stream, "206 Partial Content", &range, body.len() - start, &body[start..]);
                 }
-                (Answer::Whole { .. }, _) => send(&mut stream, "200 OK", "", body.len(), &body),
+                (Answer::Whole { .. }, _) => send(&mut stream, "200 OK", dated, body.len(), &body),
             }
         }
     });
