@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::failure::{Failure, exit_status};
 use crate::manifest::Manifest;
+use crate::nn;
 use crate::pipeline::Project;
 use crate::progress::Screen;
 use crate::stage::Kind;
@@ -22,7 +23,11 @@ use crate::stage::Kind;
 const EXIT_STATUS: &str = "\
 Exit status:
   0 done · 1 a stage failed · 2 usage or manifest · 3 work is pending (status --check)
-  4 a damaged input · 5 another run holds the project · 6 not reproducible (--locked)";
+  4 a damaged input · 5 another run holds the project · 6 not reproducible (--locked)
+
+Environment:
+  SIMILIAI_SIMD  avx512, avx2 or portable: the vector unit (default: the best there is); results do not depend on it
+  NO_COLOR       no colour, wherever stderr goes";
 
 /// Learns from scratch to find visually similar images, and can prove how it got there.
 #[derive(Parser)]
@@ -113,6 +118,8 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
     }
     let screen = Screen::new(cli.quiet);
     start_logging(&cli, &screen);
+    let simd = nn::Simd::chosen().map_err(Failure::Usage)?;
+    tracing::debug!("vector unit: {}", simd.name());
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
         pool.build_global().context("cannot start the threads")?;

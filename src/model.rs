@@ -99,7 +99,7 @@ impl Preprocessing {
 pub fn embed_values<N: Network>(network: &N, values: &[f32], side: usize) -> Vec<f32> {
     let image = side * side * 3;
     let batches = values.chunks(BATCH * image);
-    let embed = |batch: &[f32]| network.infer(&FeatureMap::new((batch.len() / image, side, side, 3), batch.to_vec()));
+    let embed = |batch: &[f32]| network.infer(FeatureMap::new((batch.len() / image, side, side, 3), batch.to_vec()));
     batches.flat_map(embed).collect()
 }
 

@@ -1,23 +1,35 @@
 //! Differentiable ops on dfdx tensors, and the kernels under them.
 //!
 //! Feature maps are (batch, height, width, channels): vectors run over channels. The order of every sum is fixed
-//! by the shapes alone, so results do not depend on the number of threads or on the vector unit. (The dense layers are
-//! dfdx's: above 512 rows its blocks follow the size of the CPU's cache.)
+//! by the shapes alone, and it is either fused or not on every path alike, so results depend neither on the number of
+//! threads nor on the vector unit.
 
 mod batch_norm;
 mod blocks;
+mod buffers;
+mod chain;
 mod conv;
+mod dense;
+mod frame;
 mod kernels;
 mod normalize;
-mod pool;
+mod passes;
+mod pointwise;
+mod residual;
+pub mod simd;
 pub mod tape;
 mod triplet;
+mod winograd;
 
 pub use batch_norm::BatchNorm;
-pub use blocks::{ConvBlock, Identity, NormAverage, ResidualBlock, Shortcut, global_average, stem};
+pub use blocks::{ConvBlock, NormAverage, average, average_trained};
+pub use buffers::Buffer;
+pub use chain::{Chain, Signal};
 pub use conv::Conv;
+pub use dense::{linear, linear_taped, tanh, tanh_taped};
 pub use normalize::{Rows, normalize, normalize_taped};
-pub use pool::global_average as average_pixels;
+pub use residual::{Identity, ResidualBlock, Shortcut};
+pub use simd::Simd;
 pub use triplet::{TripletLoss, Triplets, evaluate_loss, triplet_loss};
 
 /// What parameters are made of.
@@ -32,19 +44,37 @@ pub struct FeatureMap {
     pub width: usize,
     pub channels: usize,
     /// (batch, height, width, channels)
-    pub values: Vec<f32>,
+    pub values: Buffer,
 }
 
 impl FeatureMap {
+    const EMPTY: Self = Self { batch: 0, height: 0, width: 0, channels: 0, values: Buffer::EMPTY };
+
     /// # Panics
     /// If the number of values does not fit the shape.
-    pub fn new((batch, height, width, channels): (usize, usize, usize, usize), values: Vec<f32>) -> Self {
+    pub fn new((batch, height, width, channels): (usize, usize, usize, usize), values: impl Into<Buffer>) -> Self {
+        let values = values.into();
         assert_eq!(values.len(), batch * height * width * channels, "values must fit the shape");
         Self { batch, height, width, channels, values }
     }
 
-    fn like(&self, channels: usize, values: Vec<f32>) -> Self {
-        Self::new((self.batch, self.height, self.width, channels), values)
+    /// Values that must be written before they are read.
+    fn stale(shape: (usize, usize, usize, usize)) -> Self {
+        Self::new(shape, Buffer::stale(shape.0 * shape.1 * shape.2 * shape.3))
+    }
+
+    /// Of the same size, not yet written.
+    fn like(&self, channels: usize) -> Self {
+        Self::stale((self.batch, self.height, self.width, channels))
+    }
+
+    /// Of half the size, not yet written.
+    fn halved(&self, channels: usize) -> Self {
+        Self::stale((self.batch, self.height / 2, self.width / 2, channels))
+    }
+
+    fn size(&self) -> (usize, usize) {
+        (self.height, self.width)
     }
 
     /// Values of one image.
@@ -52,20 +82,14 @@ impl FeatureMap {
         self.height * self.width * self.channels
     }
 
+    /// The values of this image.
+    fn of(&self, image: usize) -> &[f32] {
+        &self.values[image * self.image()..][..self.image()]
+    }
+
     fn pixels(&self) -> usize {
         self.batch * self.height * self.width
     }
-}
-
-/// Sums over a batch are made in this many parts, each in order, then added in order.
-const PARTS: usize = 16;
-
-/// `part(images)` for up to [`PARTS`] ranges of images side by side; their results in order.
-fn in_parts<R: Send>(batch: usize, part: impl Fn(std::ops::Range<usize>) -> R + Sync) -> Vec<R> {
-    use rayon::prelude::*;
-    let size = batch.div_ceil(PARTS).max(1);
-    let starts: Vec<usize> = (0..batch).step_by(size).collect();
-    starts.into_par_iter().map(|start| part(start..(start + size).min(batch))).collect()
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ impl Default for Embed {
 
 impl Stage for Embed {
     const NAME: &'static str = "embed";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "embeds every image with the trained network";
     const NEEDS: &'static [&'static str] = &["prepare", "split", "train"];
     const UNKEYED: &'static [&'static str] = &["batch"];

@@ -92,7 +92,7 @@ impl Default for Train {
 
 impl Stage for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "trains the network with a triplet loss";
     const NEEDS: &'static [&'static str] = &["prepare", "split"];
 

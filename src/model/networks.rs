@@ -3,14 +3,13 @@
 use anyhow::{Result, anyhow};
 use dfdx::nn::modules::{Dropout, Linear};
 use dfdx::nn::tensor_collection::*;
-use dfdx::nn::{BuildModule, Module, ModuleMut};
+use dfdx::nn::{BuildModule, ModuleMut};
 use dfdx::prelude::*;
 use rand_distr::Uniform;
 
-use crate::nn::tape::{Map, Taped, values};
 use crate::nn::{
-    BatchNorm, Conv, ConvBlock, FeatureMap, Identity, NormAverage, Number, ResidualBlock, Rows, average_pixels,
-    global_average, normalize, normalize_taped, stem,
+    BatchNorm, Chain, Conv, ConvBlock, FeatureMap, Identity, NormAverage, Number, ResidualBlock, Rows, average,
+    average_trained, linear, linear_taped, normalize, normalize_taped, tanh, tanh_taped,
 };
 
 /// Length of an embedding.
@@ -19,10 +18,10 @@ pub const DIMENSION: usize = 128;
 pub trait Network: TensorCollection<f32, Cpu> + Clone + Send + Sync {
     /// New weights, drawn from `seed`.
     fn with_seed(seed: u64) -> Result<Self>;
-    /// (batch, side, side, 3) → (batch, 128), moving the running statistics.
-    fn train(&mut self, images: Map<3, Taped>) -> Result<Rows<DIMENSION>>;
+    /// (batch, side, side, 3) → (batch, 128), moving the running statistics; `gradients` go onto the tape.
+    fn train(&mut self, images: FeatureMap, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>>;
     /// The same by the running statistics.
-    fn infer(&self, images: &FeatureMap) -> Vec<f32>;
+    fn infer(&self, images: FeatureMap) -> Vec<f32>;
 }
 
 fn on_tape(error: CpuError) -> anyhow::Error {
@@ -36,6 +35,7 @@ pub struct OriginalNetwork<E: Dtype, D: Storage<E>> {
     pub block2: ConvBlock<32, 64, true, E, D>,
     pub block3: ConvBlock<64, 128, false, E, D>,
     pub hidden: Linear<128, 256, E, D>,
+    pub dropout: Dropout,
     pub output: Linear<256, DIMENSION, E, D>,
 }
 
@@ -53,7 +53,10 @@ impl<E: Number, D: Device<E>> TensorCollection<E, D> for OriginalNetwork<E, D> {
                 Self::module("hidden", |s| &s.hidden, |s| &mut s.hidden),
                 Self::module("output", |s| &s.output, |s| &mut s.output),
             ),
-            |(block1, block2, block3, hidden, output)| OriginalNetwork { block1, block2, block3, hidden, output },
+            |(block1, block2, block3, hidden, output)| {
+                let dropout = Dropout { p: 0.3 };
+                OriginalNetwork { block1, block2, block3, hidden, dropout, output }
+            },
         )
     }
 }
@@ -83,23 +86,28 @@ impl Network for Original {
         Ok(network)
     }
 
-    fn train(&mut self, images: Map<3, Taped>) -> Result<Rows<DIMENSION>> {
-        let forward = || -> Result<Rows<DIMENSION>, CpuError> {
-            let x = self.block1.train(images, false)?; // (batch, 32, 32, 32)
-            let x = self.block2.train(x, true)?; // (batch, 16, 16, 64)
-            let x = global_average(self.block3.train(x, true)?)?; // (batch, 128)
-            let x = self.hidden.try_forward(x)?.try_relu()?; // (batch, 256)
-            let x = Dropout { p: 0.3 }.try_forward_mut(x)?;
-            self.output.try_forward(x)?.try_tanh() // (batch, 128)
+    fn train(&mut self, images: FeatureMap, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>> {
+        let mut chain = Chain::default();
+        let x = self.block1.train("block1", &images.into(), &mut chain)?; // (batch, 32, 32, 32)
+        let x = self.block2.train("block2", &x, &mut chain)?; // (batch, 16, 16, 64)
+        let x = self.block3.train("block3", &x, &mut chain)?; // (batch, 16, 16, 128)
+        let x = average_trained(&x, &mut chain); // (batch, 1, 1, 128)
+        let head = || -> Result<Rows<DIMENSION>, CpuError> {
+            let x = linear_taped(&self.hidden, chain.record(self.hidden.weight.device(), x, gradients)?)?;
+            let x = x.try_relu()?; // (batch, 256)
+            let x = self.dropout.try_forward_mut(x)?;
+            tanh_taped(linear_taped(&self.output, x)?) // (batch, 128)
         };
-        forward().map_err(on_tape)
+        head().map_err(on_tape)
     }
 
-    fn infer(&self, images: &FeatureMap) -> Vec<f32> {
-        let x = self.block3.infer(&self.block2.infer(&self.block1.infer(images)));
-        let device = self.hidden.weight.device();
-        let x = device.tensor_from_vec(average_pixels(&x), (images.batch, Const::<128>));
-        values(&self.output.forward(self.hidden.forward(x).relu()).tanh())
+    fn infer(&self, images: FeatureMap) -> Vec<f32> {
+        let x = self.block2.infer(&self.block1.infer(&images.into()));
+        let mut x = linear(&self.hidden, &average(&self.block3.infer(&x)).values);
+        x.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
+        let mut embeddings = linear(&self.output, &x);
+        tanh(&mut embeddings);
+        embeddings
     }
 }
 
@@ -107,9 +115,9 @@ impl Network for Original {
 #[derive(Clone)]
 pub struct ResidualNetwork<S2, S3, E: Dtype, D: Storage<E>> {
     pub stem: Conv<3, 32, 3, E, D>,
-    pub block1: ResidualBlock<32, 32, false, Identity, E, D>,
+    pub block1: ResidualBlock<32, 32, true, Identity, E, D>,
     pub block2: ResidualBlock<32, 64, true, S2, E, D>,
-    pub block3: ResidualBlock<64, 128, true, S3, E, D>,
+    pub block3: ResidualBlock<64, 128, false, S3, E, D>,
     pub average: NormAverage<128, E, D>,
     pub output: Linear<128, DIMENSION, E, D>,
 }
@@ -148,23 +156,22 @@ impl Network for Residual {
         Self::try_build(&Cpu::seed_from_u64(seed)).map_err(on_tape)
     }
 
-    fn train(&mut self, images: Map<3, Taped>) -> Result<Rows<DIMENSION>> {
-        let forward = || -> Result<Rows<DIMENSION>, CpuError> {
-            let x = stem(&self.stem, images)?; // (batch, side, side, 32)
-            let x = self.block1.train(x)?; // (batch, side, side, 32)
-            let x = self.block2.train(x)?; // (batch, side/2, side/2, 64)
-            let x = self.block3.train(x)?; // (batch, side/4, side/4, 128)
-            let x = self.average.train(x)?; // (batch, 128)
-            normalize_taped(self.output.try_forward(x)?)
-        };
-        forward().map_err(on_tape)
+    fn train(&mut self, images: FeatureMap, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>> {
+        let mut chain = Chain::default();
+        let x = self.stem.train("stem", &images.into(), &mut chain)?; // (batch, side, side, 32)
+        let x = self.block1.train("block1", &x, &mut chain)?; // (batch, side/2, side/2, 32)
+        let x = self.block2.train("block2", &x, &mut chain)?; // (batch, side/4, side/4, 64)
+        let x = self.block3.train("block3", &x, &mut chain)?; // (batch, side/4, side/4, 128)
+        let x = self.average.train(&x, &mut chain)?; // (batch, 1, 1, 128)
+        let device = self.output.weight.device();
+        let head = || normalize_taped(linear_taped(&self.output, chain.record(device, x, gradients)?)?);
+        head().map_err(on_tape)
     }
 
-    fn infer(&self, images: &FeatureMap) -> Vec<f32> {
-        let x = self.block1.infer(&self.stem.forward(images));
+    fn infer(&self, images: FeatureMap) -> Vec<f32> {
+        let x = self.block1.infer(&self.stem.infer(&images.into()));
         let x = self.average.infer(&self.block3.infer(&self.block2.infer(&x)));
-        let x = self.output.weight.device().tensor_from_vec(x, (images.batch, Const::<128>));
-        let mut embeddings = values(&self.output.forward(x));
+        let mut embeddings = linear(&self.output, &x.values);
         normalize(&mut embeddings, DIMENSION);
         embeddings
     }
@@ -207,8 +214,8 @@ mod tests {
     fn embeddings_have_length_one_and_do_not_depend_on_the_batch() {
         let network = Residual::with_seed(1).unwrap();
         let pixels: Vec<f32> = (0..2 * 16 * 16 * 3).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();
-        let both = network.infer(&FeatureMap::new((2, 16, 16, 3), pixels.clone()));
-        let one = network.infer(&FeatureMap::new((1, 16, 16, 3), pixels[16 * 16 * 3..].to_vec()));
+        let both = network.infer(FeatureMap::new((2, 16, 16, 3), pixels.clone()));
+        let one = network.infer(FeatureMap::new((1, 16, 16, 3), pixels[16 * 16 * 3..].to_vec()));
         assert_eq!(both.len(), 2 * DIMENSION);
         let length: f32 = one.iter().map(|x| x * x).sum();
         assert!((length - 1.0).abs() < 1e-5, "{length}");

@@ -1,11 +1,10 @@
-//! Batch normalisation (Ioffe and Szegedy 2015, algorithm 1), with or without a ReLU behind it.
+//! Batch normalisation (Ioffe and Szegedy 2015, algorithm 1): it is never a pass of its own, but how others read.
 
 use dfdx::nn::tensor_collection::*;
 use dfdx::prelude::*;
-use rayon::prelude::*;
 
-use super::tape::values;
-use super::{FeatureMap, in_parts};
+use super::pointwise::{Affine, Slope};
+use super::tape::{Accumulate, accumulate, values};
 
 /// Scale and offset that learn, running statistics that are saved but do not.
 #[derive(Debug, Clone)]
@@ -46,27 +45,70 @@ impl<const C: usize, E: Dtype, D: Device<E>> TensorCollection<E, D> for BatchNor
     }
 }
 
+/// Sums over the pixels of all images.
+#[derive(Debug, Clone)]
+pub(super) struct Moments {
+    /// Σx of each channel, then Σx².
+    sums: Vec<f64>,
+    count: f64,
+}
+
+impl Moments {
+    /// Adds up the parts in order.
+    pub fn new(parts: &[Vec<f64>], count: usize) -> Self {
+        Self { sums: in_order(parts), count: count as f64 }
+    }
+
+    pub fn is_finite(&self) -> bool {
+        self.sums.iter().all(|sum| sum.is_finite())
+    }
+}
+
+/// The sums of all parts, added in order.
+pub(super) fn in_order(parts: &[Vec<f64>]) -> Vec<f64> {
+    let length = parts.first().map_or(0, Vec::len);
+    (0..length).map(|place| parts.iter().map(|sums| sums[place]).sum()).collect()
+}
+
 /// What a training step's backward pass needs.
 #[derive(Debug, Clone)]
 pub(super) struct Statistics {
-    mean: Vec<f32>,
-    /// 1 / √(variance + ε)
-    inverse: Vec<f32>,
+    /// The normalised value of x is x · inverse + shift.
+    pub inverse: Vec<f32>,
+    pub shift: Vec<f32>,
     scale: Vec<f32>,
+    count: f64,
+}
+
+impl Statistics {
+    /// For the sums of `pointwise::norm_sums`: the way on to the input; the gradients of the scale and the offset.
+    pub fn slope(&self, sums: &[f64]) -> (Slope, Vec<Vec<f32>>) {
+        let (for_scale, for_offset) = sums.split_at(self.scale.len());
+        let of = |channel: usize| {
+            let (inverse, shift) = (f64::from(self.inverse[channel]), f64::from(self.shift[channel]));
+            let scale = f64::from(self.scale[channel]) * inverse;
+            let (weighted, plain) = (for_scale[channel] / self.count, for_offset[channel] / self.count);
+            (scale as f32, (scale * weighted * inverse) as f32, (scale * (plain + weighted * shift)) as f32)
+        };
+        let (scale, (slope, level)) = (0..self.scale.len()).map(of).map(|(a, b, c)| (a, (b, c))).unzip();
+        let narrow = |sums: &[f64]| sums.iter().map(|sum| *sum as f32).collect();
+        (Slope { scale, slope, level }, vec![narrow(for_scale), narrow(for_offset)])
+    }
 }
 
 impl<const C: usize> BatchNorm<C, f32, Cpu> {
     /// By the running statistics.
-    pub(super) fn infer(&self, x: &FeatureMap, relu: bool) -> FeatureMap {
-        let variance = values(&self.running_variance);
-        let inverse: Vec<f32> = variance.iter().map(|v| (1.0 / (f64::from(*v) + self.epsilon).sqrt()) as f32).collect();
-        let statistics = Statistics { mean: values(&self.running_mean), inverse, scale: values(&self.scale) };
-        apply(x, &statistics, &values(&self.offset), relu)
+    pub(super) fn running(&self, relu: bool) -> Affine {
+        let wide = |tensor: &Tensor<Rank1<C>, f32, Cpu>| values(tensor).into_iter().map(f64::from).collect::<Vec<_>>();
+        self.by(&wide(&self.running_mean), &wide(&self.running_variance), 1.0, relu).0
     }
 
     /// By the batch's statistics, which also move the running ones.
-    pub(super) fn train(&mut self, x: &FeatureMap, relu: bool) -> (FeatureMap, Statistics) {
-        let (mean, variance) = moments(x);
+    pub(super) fn learn(&mut self, moments: &Moments, relu: bool) -> (Affine, Statistics) {
+        let (sums, squares) = moments.sums.split_at(C);
+        let mean: Vec<f64> = sums.iter().map(|sum| sum / moments.count).collect();
+        let variance = |(square, mean): (&f64, &f64)| (square / moments.count - mean * mean).max(0.0);
+        let variance: Vec<f64> = squares.iter().zip(&mean).map(variance).collect();
         let blend = |running: &mut Tensor<Rank1<C>, f32, Cpu>, batch: &[f64], keep: f64| {
             let mix = |(old, new): (f32, &f64)| (keep * f64::from(old) + (1.0 - keep) * new) as f32;
             let mixed: Vec<f32> = values(running).into_iter().zip(batch).map(mix).collect();
@@ -74,83 +116,23 @@ impl<const C: usize> BatchNorm<C, f32, Cpu> {
         };
         blend(&mut self.running_mean, &mean, self.momentum);
         blend(&mut self.running_variance, &variance, self.momentum);
-        let inverse = variance.iter().map(|v| (1.0 / (v + self.epsilon).sqrt()) as f32).collect();
-        let mean = mean.iter().map(|m| *m as f32).collect();
-        let statistics = Statistics { mean, inverse, scale: values(&self.scale) };
-        (apply(x, &statistics, &values(&self.offset), relu), statistics)
+        self.by(&mean, &variance, moments.count, relu)
     }
-}
 
-fn apply(x: &FeatureMap, statistics: &Statistics, offset: &[f32], relu: bool) -> FeatureMap {
-    let c = x.channels;
-    let factor: Vec<f32> = (0..c).map(|i| statistics.scale[i] * statistics.inverse[i]).collect();
-    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-    let mut y = vec![0.0; x.values.len()];
-    y.par_chunks_mut(x.image().max(1)).zip(x.values.par_chunks(x.image().max(1))).for_each(|(y, x)| {
-        for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-            for i in 0..c {
-                y[i] = ((x[i] - statistics.mean[i]) * factor[i] + offset[i]).max(floor);
-            }
-        }
-    });
-    x.like(c, y)
-}
+    fn by(&self, mean: &[f64], variance: &[f64], count: f64, relu: bool) -> (Affine, Statistics) {
+        let (scale, offset) = (values(&self.scale), values(&self.offset));
+        let inverse: Vec<f64> = variance.iter().map(|variance| 1.0 / (variance + self.epsilon).sqrt()).collect();
+        let each = |of: &dyn Fn(usize) -> f64| (0..C).map(|channel| of(channel) as f32).collect::<Vec<f32>>();
+        let affine = Affine {
+            scale: each(&|i| f64::from(scale[i]) * inverse[i]),
+            offset: each(&|i| f64::from(offset[i]) - mean[i] * f64::from(scale[i]) * inverse[i]),
+            relu,
+        };
+        let shift = each(&|i| -mean[i] * inverse[i]);
+        (affine, Statistics { inverse: each(&|i| inverse[i]), shift, scale, count })
+    }
 
-/// Mean and (biased) variance of each channel.
-fn moments(x: &FeatureMap) -> (Vec<f64>, Vec<f64>) {
-    let mean = means(x, |_, value| f64::from(value));
-    let variance = means(x, |i, value| (f64::from(value) - mean[i]).powi(2));
-    (mean, variance)
-}
-
-fn means(x: &FeatureMap, term: impl Fn(usize, f32) -> f64 + Sync) -> Vec<f64> {
-    let c = x.channels;
-    let parts = in_parts(x.batch, |images| {
-        let mut sums = vec![0.0f64; c];
-        for pixel in x.values[images.start * x.image()..images.end * x.image()].chunks_exact(c) {
-            for i in 0..c {
-                sums[i] += term(i, pixel[i]);
-            }
-        }
-        sums
-    });
-    (0..c).map(|i| parts.iter().map(|sums| sums[i]).sum::<f64>() / x.pixels() as f64).collect()
-}
-
-/// Gradients of the input, the scale and the offset. `g` must already be zero where a ReLU behind was.
-pub(super) fn backward(x: &FeatureMap, statistics: &Statistics, g: &FeatureMap) -> (FeatureMap, Vec<f32>, Vec<f32>) {
-    let (c, count) = (x.channels, x.pixels() as f64);
-    let Statistics { mean, inverse, scale } = statistics;
-    let parts = in_parts(x.batch, |images| {
-        let range = images.start * x.image()..images.end * x.image();
-        // For the scale, then for the offset.
-        let mut sums = vec![0.0f64; 2 * c];
-        for (x, g) in x.values[range.clone()].chunks_exact(c).zip(g.values[range].chunks_exact(c)) {
-            let (for_scale, for_offset) = sums.split_at_mut(c);
-            for i in 0..c {
-                for_scale[i] += f64::from(g[i] * ((x[i] - mean[i]) * inverse[i]));
-                for_offset[i] += f64::from(g[i]);
-            }
-        }
-        sums
-    });
-    let mut for_scale: Vec<f64> = (0..2 * c).map(|i| parts.iter().map(|sums| sums[i]).sum()).collect();
-    let for_offset = for_scale.split_off(c);
-    let factor: Vec<f32> = (0..c).map(|i| scale[i] * inverse[i]).collect();
-    let mean_scale: Vec<f32> = for_scale.iter().map(|sum| (sum / count) as f32).collect();
-    let mean_offset: Vec<f32> = for_offset.iter().map(|sum| (sum / count) as f32).collect();
-    let image = x.image().max(1);
-    let mut gradient = vec![0.0; x.values.len()];
-    gradient.par_chunks_mut(image).zip(x.values.par_chunks(image)).zip(g.values.par_chunks(image)).for_each(
-        |((to, x), g)| {
-            for ((to, x), g) in to.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(g.chunks_exact(c)) {
-                for i in 0..c {
-                    let normal = (x[i] - mean[i]) * inverse[i];
-                    to[i] = factor[i] * (g[i] - mean_offset[i] - normal * mean_scale[i]);
-                }
-            }
-        },
-    );
-    let narrow = |sums: Vec<f64>| sums.into_iter().map(|sum| sum as f32).collect();
-    (x.like(c, gradient), narrow(for_scale), narrow(for_offset))
+    pub(super) fn targets(&self) -> Vec<Accumulate> {
+        vec![accumulate(&self.scale), accumulate(&self.offset)]
+    }
 }

@@ -1,13 +1,58 @@
-//! The blocks that networks are made of: each is one op on the tape, so only its input and output cross dfdx.
+//! The blocks that a trunk is made of; each gives the values of its last convolution, and its batch norm is how the
+//! next block reads them.
 
-use dfdx::nn::modules::{NonMutableModule, ZeroSizedModule};
+use std::sync::Arc;
+
+use anyhow::Result;
 use dfdx::nn::tensor_collection::*;
 use dfdx::prelude::*;
 
-use super::batch_norm::{self, BatchNorm};
+use super::batch_norm::{BatchNorm, Moments};
+use super::chain::{Chain, Signal, check};
 use super::conv::Conv;
-use super::tape::{Map, Taped, accumulate, feature_map, record};
-use super::{FeatureMap, Number, pool};
+use super::passes::{backward, forward, sum_images};
+use super::pointwise::{self, Affine, Unpooled};
+use super::simd::Simd;
+use super::tape::{Accumulate, accumulate};
+use super::{FeatureMap, Number};
+
+impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
+    pub(super) fn targets(&self) -> Vec<Accumulate> {
+        vec![accumulate(&self.weight), accumulate(&self.bias)]
+    }
+
+    /// The convolution alone, with the moments of what it gives.
+    pub(super) fn apply(&self, x: &FeatureMap, affine: &Affine) -> (FeatureMap, Moments) {
+        let mut y = x.like(O);
+        let (simd, weights) = (Simd::current(), self.forward(x.size()));
+        let mut items = vec![(); x.batch];
+        let sums = forward(simd, &weights, (x, affine), Some(&mut y.values), &mut items, 2 * O, |_, y, (), sums| {
+            pointwise::activate(simd, y, O, false, sums);
+        });
+        let moments = Moments::new(&sums, y.pixels());
+        (y, moments)
+    }
+
+    pub fn infer(&self, x: &Signal) -> Signal {
+        Signal::from(self.apply(&x.map, &x.affine).0)
+    }
+
+    /// A convolution by itself, such as a stem.
+    pub fn train(&self, layer: &str, x: &Signal, chain: &mut Chain) -> Result<Signal> {
+        let (y, moments) = self.apply(&x.map, &x.affine);
+        check(layer, &moments)?;
+        let (input, shape) = (x.clone(), self.shape(x.map.size()));
+        let turned = (!chain.is_empty()).then(|| self.backward(x.map.size()));
+        chain.push(self.targets(), move |g| {
+            let simd = Simd::current();
+            let (plain, x) = (Affine::none(O), (&*input.map, &input.affine));
+            let into = |image: usize, frame, to: &mut [f32]| pointwise::fill(simd, g.of(image), O, &plain, frame, to);
+            let found = backward(simd, shape, turned.as_ref(), x, into, 0, |_, _, _| ());
+            (found.input.unwrap_or(FeatureMap::EMPTY), found.parameters)
+        });
+        Ok(Signal { moments: Some(moments), ..Signal::from(y) })
+    }
+}
 
 /// 3×3 convolution → ReLU → batch norm → 2×2 maximum if `POOL`.
 #[derive(Debug, Clone)]
@@ -29,208 +74,106 @@ impl<const I: usize, const O: usize, const POOL: bool, E: Number, D: Device<E>> 
     }
 }
 
+/// What the convolution and ReLU of a block gave.
+struct Active {
+    /// Before the pooling; empty unless kept.
+    full: FeatureMap,
+    /// Behind it.
+    y: Arc<FeatureMap>,
+    /// Empty without pooling.
+    winners: Vec<u8>,
+    moments: Moments,
+}
+
 impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32, Cpu> {
-    pub fn infer(&self, x: &FeatureMap) -> FeatureMap {
-        let mut y = self.conv.forward(x);
-        pool::relu(&mut y);
-        let y = self.norm.infer(&y, false);
-        if POOL { pool::max_pool(&y).0 } else { y }
-    }
-
-    /// `learns_before`: whether anything before this block takes a gradient.
-    pub fn train(&mut self, x: Map<I, Taped>, learns_before: bool) -> Result<Map<O, Taped>, CpuError> {
-        let (x, tape) = x.split_tape();
-        let input = feature_map(&x);
-        let mut active = self.conv.forward(&input);
-        pool::relu(&mut active);
-        let (normal, statistics) = self.norm.train(&active, false);
-        let (y, winners) = if POOL { pool::max_pool(&normal) } else { (normal, Vec::new()) };
-        let (shape, conv) = ((y.batch, y.height, y.width, Const::<O>), self.conv.clone());
-        let mut targets = vec![
-            accumulate(&self.conv.weight),
-            accumulate(&self.conv.bias),
-            accumulate(&self.norm.scale),
-            accumulate(&self.norm.offset),
-        ];
-        if learns_before {
-            targets.push(accumulate(&x));
-        }
-        let (batch, height, width, _) = shape;
-        record(x.device(), tape, y.values, shape, targets, move |g| {
-            let mut g = FeatureMap::new((batch, height, width, O), g);
-            if POOL {
-                g = pool::max_pool_backward(&g, &winners, (active.height, active.width));
-            }
-            let (mut g, scale, offset) = batch_norm::backward(&active, &statistics, &g);
-            pool::relu_backward(&mut g, &active);
-            if learns_before {
-                let (x, weight, bias) = conv.backward(&input, &g);
-                vec![weight, bias, scale, offset, x.values]
-            } else {
-                let (weight, bias) = conv.backward_parameters(&input, &g);
-                vec![weight, bias, scale, offset]
-            }
-        })
-    }
-}
-
-/// How a residual block's input reaches its sum.
-pub trait Shortcut<const I: usize, const O: usize>: Clone + 'static {
-    /// `x` is the block's input, `normal` the same after batch norm and ReLU.
-    fn infer(&self, x: &FeatureMap, normal: &FeatureMap) -> FeatureMap;
-    /// Adds the gradients for the sum's gradient `g` to those of `x` and of `normal`; gives its parameters'.
-    fn backward(
-        &self,
-        normal: &FeatureMap,
-        g: &FeatureMap,
-        for_x: &mut FeatureMap,
-        for_normal: &mut FeatureMap,
-    ) -> Vec<Vec<f32>>;
-    fn targets(&self) -> Vec<super::tape::Accumulate>;
-}
-
-/// The input as it is: where the number of channels stays.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Identity;
-
-impl ZeroSizedModule for Identity {}
-impl NonMutableModule for Identity {}
-
-impl<const C: usize> Shortcut<C, C> for Identity {
-    fn infer(&self, x: &FeatureMap, _: &FeatureMap) -> FeatureMap {
-        x.clone()
-    }
-
-    fn backward(&self, _: &FeatureMap, g: &FeatureMap, for_x: &mut FeatureMap, _: &mut FeatureMap) -> Vec<Vec<f32>> {
-        pool::add(for_x, g);
-        Vec::new()
-    }
-
-    fn targets(&self) -> Vec<super::tape::Accumulate> {
-        Vec::new()
-    }
-}
-
-impl<const I: usize, const O: usize> Shortcut<I, O> for Conv<I, O, 1, f32, Cpu> {
-    fn infer(&self, _: &FeatureMap, normal: &FeatureMap) -> FeatureMap {
-        self.forward(normal)
-    }
-
-    fn backward(
-        &self,
-        normal: &FeatureMap,
-        g: &FeatureMap,
-        _: &mut FeatureMap,
-        for_normal: &mut FeatureMap,
-    ) -> Vec<Vec<f32>> {
-        let (input, weight, bias) = Conv::backward(self, normal, g);
-        pool::add(for_normal, &input);
-        vec![weight, bias]
-    }
-
-    fn targets(&self) -> Vec<super::tape::Accumulate> {
-        vec![accumulate(&self.weight), accumulate(&self.bias)]
-    }
-}
-
-/// [2×2 maximum if `POOL`] → (batch norm → ReLU → 3×3 convolution) twice, plus the shortcut: the pre-activation
-/// block of He et al. 2016 ("Identity Mappings in Deep Residual Networks", figure 4e).
-#[derive(Debug, Clone)]
-pub struct ResidualBlock<const I: usize, const O: usize, const POOL: bool, S, E: Dtype, D: Storage<E>> {
-    pub norm1: BatchNorm<I, E, D>,
-    pub conv1: Conv<I, O, 3, E, D>,
-    pub norm2: BatchNorm<O, E, D>,
-    pub conv2: Conv<O, O, 3, E, D>,
-    pub shortcut: S,
-}
-
-impl<const I: usize, const O: usize, const POOL: bool, S, E, D> TensorCollection<E, D>
-    for ResidualBlock<I, O, POOL, S, E, D>
-where
-    E: Number,
-    D: Device<E>,
-    S: TensorCollection<E, D>,
-{
-    type To<E2: Dtype, D2: Device<E2>> = ResidualBlock<I, O, POOL, S::To<E2, D2>, E2, D2>;
-
-    fn iter_tensors<V: ModuleVisitor<Self, E, D>>(visitor: &mut V) -> Result<Option<Self::To<V::E2, V::D2>>, V::Err> {
-        visitor.visit_fields(
-            (
-                Self::module("norm1", |s| &s.norm1, |s| &mut s.norm1),
-                Self::module("conv1", |s| &s.conv1, |s| &mut s.conv1),
-                Self::module("norm2", |s| &s.norm2, |s| &mut s.norm2),
-                Self::module("conv2", |s| &s.conv2, |s| &mut s.conv2),
-                Self::module("shortcut", |s| &s.shortcut, |s| &mut s.shortcut),
-            ),
-            |(norm1, conv1, norm2, conv2, shortcut)| ResidualBlock { norm1, conv1, norm2, conv2, shortcut },
-        )
-    }
-}
-
-impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> ResidualBlock<I, O, POOL, S, f32, Cpu> {
-    pub fn infer(&self, x: &FeatureMap) -> FeatureMap {
-        let pooled;
-        let x = if POOL {
-            pooled = pool::max_pool(x).0;
-            &pooled
+    /// The maximum of what the batch norm gives is that of what it takes, or the minimum where its scale is negative.
+    fn activate(&self, x: &Signal, keep: bool) -> Active {
+        let (simd, size, x, affine) = (Simd::current(), x.map.size(), &*x.map, &x.affine);
+        let signs: Vec<f32> =
+            super::tape::values(&self.norm.scale).iter().map(|scale| if *scale < 0.0 { -1.0 } else { 1.0 }).collect();
+        let weights = self.conv.forward(size);
+        let mut full = if keep || !POOL { x.like(O) } else { FeatureMap::EMPTY };
+        let mut y = if POOL { x.halved(O) } else { FeatureMap::EMPTY };
+        let mut winners = vec![0u8; y.values.len()];
+        let kept = (keep || !POOL).then_some(&mut *full.values);
+        let moments = if POOL {
+            let image = y.image().max(1);
+            let mut items: Vec<_> = y.values.chunks_exact_mut(image).zip(winners.chunks_exact_mut(image)).collect();
+            // Images of one row or column leave nothing.
+            items.resize_with(x.batch, Default::default);
+            forward(simd, &weights, (x, affine), kept, &mut items, 2 * O, |_, full, (y, winners), sums| {
+                pointwise::activate(simd, full, O, true, sums);
+                pointwise::pool(simd, full, size, O, &signs, y, winners);
+            })
         } else {
-            x
+            forward(simd, &weights, (x, affine), kept, &mut vec![(); x.batch], 2 * O, |_, full, (), sums| {
+                pointwise::activate(simd, full, O, true, sums);
+            })
         };
-        let normal = self.norm1.infer(x, true);
-        let middle = self.norm2.infer(&self.conv1.forward(&normal), true);
-        let mut y = self.conv2.forward(&middle);
-        pool::add(&mut y, &self.shortcut.infer(x, &normal));
-        y
-    }
-
-    pub fn train(&mut self, x: Map<I, Taped>) -> Result<Map<O, Taped>, CpuError> {
-        let (x, tape) = x.split_tape();
-        let mut input = feature_map(&x);
-        let size = (input.height, input.width);
-        let mut winners = Vec::new();
-        if POOL {
-            (input, winners) = pool::max_pool(&input);
+        let moments = Moments::new(&moments, x.pixels());
+        if !POOL {
+            std::mem::swap(&mut full, &mut y);
         }
-        let (normal, statistics1) = self.norm1.train(&input, true);
-        let inner = self.conv1.forward(&normal);
-        let (middle, statistics2) = self.norm2.train(&inner, true);
-        let mut y = self.conv2.forward(&middle);
-        pool::add(&mut y, &self.shortcut.infer(&input, &normal));
-
-        let mut targets = vec![
-            accumulate(&x),
-            accumulate(&self.norm1.scale),
-            accumulate(&self.norm1.offset),
-            accumulate(&self.conv1.weight),
-            accumulate(&self.conv1.bias),
-            accumulate(&self.norm2.scale),
-            accumulate(&self.norm2.offset),
-            accumulate(&self.conv2.weight),
-            accumulate(&self.conv2.bias),
-        ];
-        targets.extend(self.shortcut.targets());
-        let (conv1, conv2, shortcut) = (self.conv1.clone(), self.conv2.clone(), self.shortcut.clone());
-        let shape = (y.batch, y.height, y.width, Const::<O>);
-        record(x.device(), tape, y.values, shape, targets, move |g| {
-            let g = FeatureMap::new((shape.0, shape.1, shape.2, O), g);
-            let (mut inner_g, weight2, bias2) = conv2.backward(&middle, &g);
-            pool::relu_backward(&mut inner_g, &middle);
-            let (inner_g, scale2, offset2) = batch_norm::backward(&inner, &statistics2, &inner_g);
-            let (mut normal_g, weight1, bias1) = conv1.backward(&normal, &inner_g);
-            let mut around =
-                FeatureMap::new((input.batch, input.height, input.width, I), vec![0.0; input.values.len()]);
-            let for_shortcut = shortcut.backward(&normal, &g, &mut around, &mut normal_g);
-            pool::relu_backward(&mut normal_g, &normal);
-            let (mut x_g, scale1, offset1) = batch_norm::backward(&input, &statistics1, &normal_g);
-            pool::add(&mut x_g, &around);
-            if POOL {
-                x_g = pool::max_pool_backward(&x_g, &winners, size);
-            }
-            let mut all = vec![x_g.values, scale1, offset1, weight1, bias1, scale2, offset2, weight2, bias2];
-            all.extend(for_shortcut);
-            all
-        })
+        Active { full, y: Arc::new(y), winners, moments }
     }
+
+    pub fn infer(&self, x: &Signal) -> Signal {
+        Signal { map: self.activate(x, false).y, affine: self.norm.running(false), moments: None }
+    }
+
+    pub fn train(&mut self, layer: &str, x: &Signal, chain: &mut Chain) -> Result<Signal> {
+        let Active { full, y, winners, moments } = self.activate(x, true);
+        check(&format!("{layer}.conv"), &moments)?;
+        let (affine, statistics) = self.norm.learn(&moments, false);
+        let (input, (height, width), shape) = (x.clone(), x.map.size(), self.conv.shape(x.map.size()));
+        let turned = (!chain.is_empty()).then(|| self.conv.backward(x.map.size()));
+        let targets = [self.conv.targets(), self.norm.targets()];
+        let (output, plain) = (y.clone(), Affine::none(O));
+        chain.push(targets.into_iter().flatten().collect(), move |mut g| {
+            let simd = Simd::current();
+            let sums = sum_images(&mut g, 2 * O, |image, g, sums| {
+                let (inverse, shift) = (&statistics.inverse, &statistics.shift);
+                pointwise::norm_sums(simd, output.of(image), g, O, &plain, inverse, shift, sums);
+            });
+            let (slope, for_norm) = statistics.slope(&sums);
+            let full = if POOL { &full } else { &*output };
+            let into = |image: usize, frame, to: &mut [f32]| {
+                let winners = if POOL { &winners[image * g.image()..][..g.image()] } else { &[] };
+                let g = Unpooled { g: g.of(image), winners, height, width, channels: O };
+                pointwise::block_gradient(simd, full.of(image), g, &slope, frame, to);
+            };
+            let found = backward(simd, shape, turned.as_ref(), (&input.map, &input.affine), into, 0, |_, _, _| ());
+            (found.input.unwrap_or(FeatureMap::EMPTY), [found.parameters, for_norm].concat())
+        });
+        Ok(Signal { map: y, affine, moments: None })
+    }
+}
+
+/// The global average of each channel, (batch, 1, 1, channels).
+pub fn average(x: &Signal) -> FeatureMap {
+    let mut y = FeatureMap::stale((x.map.batch, 1, 1, x.map.channels));
+    y.values.chunks_exact_mut(x.map.channels).enumerate().for_each(|(image, y)| {
+        pointwise::average(Simd::current(), x.map.of(image), x.map.channels, &x.affine, y);
+    });
+    y
+}
+
+/// The same as a step of a training.
+pub fn average_trained(x: &Signal, chain: &mut Chain) -> FeatureMap {
+    let like = x.map.clone();
+    chain.push(Vec::new(), move |g| (spread(&g, &like), Vec::new()));
+    average(x)
+}
+
+/// The gradient of an average, spread evenly over the pixels of `like`.
+fn spread(g: &FeatureMap, like: &FeatureMap) -> FeatureMap {
+    let mut x = like.like(like.channels);
+    let share = 1.0 / (like.height * like.width) as f32;
+    sum_images(&mut x, 0, |image, x, _| {
+        let g: Vec<f32> = g.of(image).iter().map(|g| g * share).collect();
+        x.chunks_exact_mut(g.len()).for_each(|pixel| pixel.copy_from_slice(&g));
+    });
+    x
 }
 
 /// Global average of each channel, after batch norm and ReLU.
@@ -248,49 +191,25 @@ impl<const C: usize, E: Dtype, D: Device<E>> TensorCollection<E, D> for NormAver
 }
 
 impl<const C: usize> NormAverage<C, f32, Cpu> {
-    /// (batch, height, width, C) → (batch, C)
-    pub fn infer(&self, x: &FeatureMap) -> Vec<f32> {
-        pool::global_average(&self.norm.infer(x, true))
+    pub fn infer(&self, x: &Signal) -> FeatureMap {
+        average(&Signal { affine: self.norm.running(true), ..x.clone() })
     }
 
-    pub fn train(&mut self, x: Map<C, Taped>) -> Result<Tensor<(usize, Const<C>), f32, Cpu, Taped>, CpuError> {
-        let (x, tape) = x.split_tape();
-        let input = feature_map(&x);
-        let (normal, statistics) = self.norm.train(&input, true);
-        let targets = vec![accumulate(&x), accumulate(&self.norm.scale), accumulate(&self.norm.offset)];
-        record(x.device(), tape, pool::global_average(&normal), (input.batch, Const), targets, move |g| {
-            let mut g = pool::global_average_backward(&g, &normal);
-            pool::relu_backward(&mut g, &normal);
-            let (x, scale, offset) = batch_norm::backward(&input, &statistics, &g);
-            vec![x.values, scale, offset]
-        })
+    pub fn train(&mut self, x: &Signal, chain: &mut Chain) -> Result<FeatureMap> {
+        let (affine, statistics) = self.norm.learn(x.moments()?, true);
+        let seen = Signal { affine, ..x.clone() };
+        let y = average(&seen);
+        chain.push(self.norm.targets(), move |g| {
+            let (simd, x) = (Simd::current(), &*seen.map);
+            let mut g = spread(&g, x);
+            let sums = sum_images(&mut g, 2 * C, |image, g, sums| {
+                let (inverse, shift) = (&statistics.inverse, &statistics.shift);
+                pointwise::norm_sums(simd, x.of(image), g, C, &seen.affine, inverse, shift, sums);
+            });
+            let (slope, for_norm) = statistics.slope(&sums);
+            sum_images(&mut g, 0, |image, g, _| pointwise::norm_slope(simd, x.of(image), g, C, &slope));
+            (g, for_norm)
+        });
+        Ok(y)
     }
-}
-
-/// The global average alone, as an op on the tape: (batch, height, width, C) → (batch, C).
-pub fn global_average<const C: usize>(
-    x: Map<C, Taped>,
-) -> Result<Tensor<(usize, Const<C>), f32, Cpu, Taped>, CpuError> {
-    let (x, tape) = x.split_tape();
-    let input = feature_map(&x);
-    record(x.device(), tape, pool::global_average(&input), (input.batch, Const), vec![accumulate(&x)], move |g| {
-        vec![pool::global_average_backward(&g, &input).values]
-    })
-}
-
-/// A convolution with nothing before it that learns.
-pub fn stem<const I: usize, const O: usize>(
-    conv: &Conv<I, O, 3, f32, Cpu>,
-    x: Map<I, Taped>,
-) -> Result<Map<O, Taped>, CpuError> {
-    let (x, tape) = x.split_tape();
-    let input = feature_map(&x);
-    let y = conv.forward(&input);
-    let targets = vec![accumulate(&conv.weight), accumulate(&conv.bias)];
-    let (shape, conv) = ((y.batch, y.height, y.width, Const::<O>), conv.clone());
-    record(x.device(), tape, y.values, shape, targets, move |g| {
-        let g = input.like(O, g);
-        let (weight, bias) = conv.backward_parameters(&input, &g);
-        vec![weight, bias]
-    })
 }

@@ -1,15 +1,21 @@
-//! Convolution of stride 1 with zero padding that keeps the size: forward, input gradient, weight gradient.
+//! Convolution of stride 1 with zero padding that keeps the size, by groups of images that stay in the cache.
+//!
+//! 3×3 kernels between 16 channels or more go by Winograd's algorithm, all others directly.
 
 use dfdx::nn::tensor_collection::*;
 use dfdx::prelude::*;
 use rand_distr::Uniform;
 use rayon::prelude::*;
 
-use super::kernels::{self, LANES, ROWS, Simd, Window};
+use super::Number;
+use super::buffers::Buffer;
+use super::frame::Frame;
+use super::kernels::{self, LANES, ROWS, Target, Window};
+use super::simd::Simd;
 use super::tape::values;
-use super::{FeatureMap, Number, in_parts};
+use super::winograd::{self, PLACES, SIDE, Tiles};
 
-/// A `K`×`K` convolution (`K` odd) from `I` to `O` channels, as a dfdx module's parameters.
+/// A `K`×`K` convolution (`K` 1 or 3) from `I` to `O` channels, as a dfdx module's parameters.
 #[derive(Debug, Clone)]
 pub struct Conv<const I: usize, const O: usize, const K: usize, E: Dtype, D: Storage<E>> {
     pub weight: Tensor<Rank4<O, I, K, K>, E, D>,
@@ -38,179 +44,341 @@ impl<const I: usize, const O: usize, const K: usize, E: Number, D: Device<E>> Te
 }
 
 impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
-    pub fn forward(&self, x: &FeatureMap) -> FeatureMap {
-        let packed = Packed::forward(&values(&self.weight), I, O, K);
-        convolve(Simd::best(), x, &packed, &values(&self.bias))
+    pub(super) fn shape(&self, (height, width): (usize, usize)) -> Shape {
+        Shape { inputs: I, outputs: O, kernel: K, height, width }
     }
 
-    /// Gradients of the input, the weights and the bias for the output's gradient `g`.
-    pub fn backward(&self, x: &FeatureMap, g: &FeatureMap) -> (FeatureMap, Vec<f32>, Vec<f32>) {
-        let packed = Packed::backward(&values(&self.weight), I, O, K);
-        let input = convolve(Simd::best(), g, &packed, &[0.0; I]);
-        (input, weight_gradient(Simd::best(), x, g, K), channel_sums(g))
+    /// Ready for images of this (height, width).
+    pub(super) fn forward(&self, size: (usize, usize)) -> Weights {
+        Weights::forward(Simd::current(), self.shape(size), &values(&self.weight), &values(&self.bias))
     }
 
-    /// The gradients of weights and bias alone, where nothing before learns.
-    pub fn backward_parameters(&self, x: &FeatureMap, g: &FeatureMap) -> (Vec<f32>, Vec<f32>) {
-        (weight_gradient(Simd::best(), x, g, K), channel_sums(g))
+    /// Ready for the gradient of the input.
+    pub(super) fn backward(&self, size: (usize, usize)) -> Weights {
+        Weights::backward(Simd::current(), self.shape(size), &values(&self.weight))
     }
 }
 
-/// Weights in the order in which the kernel reads them: (output block, row, column · input + i, LANES).
-pub(super) struct Packed {
-    values: Vec<f32>,
-    inputs: usize,
-    outputs: usize,
-    kernel: usize,
+/// A convolution of images of one size.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Shape {
+    pub inputs: usize,
+    pub outputs: usize,
+    pub kernel: usize,
+    pub height: usize,
+    pub width: usize,
 }
 
-impl Packed {
+impl Shape {
+    fn is_winograd(&self) -> bool {
+        self.kernel == 3 && self.inputs.min(self.outputs) >= 16
+    }
+
+    fn pixel(&self, channels: usize) -> usize {
+        if self.is_winograd() { channels.next_multiple_of(16) } else { channels }
+    }
+
+    /// For its inputs.
+    pub fn input_frame(&self) -> Frame {
+        Frame::new((self.height, self.width), self.pixel(self.inputs))
+    }
+
+    /// For the gradients of its outputs.
+    pub fn output_frame(&self) -> Frame {
+        Frame::new((self.height, self.width), self.pixel(self.outputs))
+    }
+
+    /// Outputs of an image.
+    pub fn image(&self) -> usize {
+        self.height * self.width * self.outputs
+    }
+
+    fn tiles(&self) -> (usize, usize) {
+        (self.height.div_ceil(SIDE), self.width.div_ceil(SIDE))
+    }
+
+    /// Images worked on together: enough tiles that the weights are worth fetching, few enough for the cache.
+    pub fn group(&self) -> usize {
+        let (high, wide) = self.tiles();
+        let one = high * wide * self.inputs.max(self.outputs);
+        if self.is_winograd() { (GROUP / one).clamp(1, 32) } else { 1 }
+    }
+
+    fn at(&self, frame: Frame, plane: usize, image: usize) -> Tiles {
+        let (high, wide) = self.tiles();
+        let start = image * frame.length;
+        Tiles {
+            high,
+            wide,
+            start,
+            row: frame.row,
+            pixel: frame.pixel,
+            plane,
+            stride: frame.pixel,
+            first: image * high * wide,
+        }
+    }
+}
+
+/// From one plane to the next: a little more than it holds, or all would compete for the same lines of the cache.
+fn plane(rows: usize, values: usize) -> usize {
+    rows * values + 16
+}
+
+/// Tiles × channels of a group.
+const GROUP: usize = 8192;
+
+/// Weights in the order in which the kernels read them.
+pub(super) struct Weights {
+    pub shape: Shape,
+    /// Winograd: (output block, 6 · 6, inputs, LANES); direct: (output block, row, column · inputs + input, LANES).
+    values: Buffer,
+    bias: Vec<[f32; LANES]>,
+}
+
+impl Weights {
     /// `weight`: (outputs, inputs, kernel, kernel)
-    pub(super) fn forward(weight: &[f32], inputs: usize, outputs: usize, kernel: usize) -> Self {
-        let at =
-            |o: usize, i: usize, row: usize, column: usize| weight[((o * inputs + i) * kernel + row) * kernel + column];
-        Self::new(inputs, outputs, kernel, at)
+    pub fn forward(simd: Simd, shape: Shape, weight: &[f32], bias: &[f32]) -> Self {
+        let (inputs, size) = (shape.inputs, shape.kernel * shape.kernel);
+        Self::new(simd, shape, bias, |output, input, place| weight[(output * inputs + input) * size + place])
     }
 
     /// The same weights turned round: the input gradient is a convolution of the output gradient with them.
-    pub(super) fn backward(weight: &[f32], inputs: usize, outputs: usize, kernel: usize) -> Self {
-        let at = |o: usize, i: usize, row: usize, column: usize| {
-            weight[((i * inputs + o) * kernel + (kernel - 1 - row)) * kernel + (kernel - 1 - column)]
-        };
-        Self::new(outputs, inputs, kernel, at)
+    pub fn backward(simd: Simd, shape: Shape, weight: &[f32]) -> Self {
+        let (inputs, size) = (shape.inputs, shape.kernel * shape.kernel);
+        let turned = Shape { inputs: shape.outputs, outputs: shape.inputs, ..shape };
+        let at =
+            |output: usize, input: usize, place: usize| weight[(input * inputs + output) * size + size - 1 - place];
+        Self::new(simd, turned, &vec![0.0; inputs], at)
     }
 
-    fn new(inputs: usize, outputs: usize, kernel: usize, at: impl Fn(usize, usize, usize, usize) -> f32) -> Self {
-        let mut values = vec![0.0; outputs.div_ceil(LANES) * kernel * kernel * inputs * LANES];
-        for output in 0..outputs {
-            let (block, lane) = (output / LANES, output % LANES);
-            for row in 0..kernel {
-                for column in 0..kernel {
-                    for input in 0..inputs {
-                        let tap = ((block * kernel + row) * kernel + column) * inputs + input;
-                        values[tap * LANES + lane] = at(output, input, row, column);
+    fn new(simd: Simd, shape: Shape, bias: &[f32], at: impl Fn(usize, usize, usize) -> f32 + Sync) -> Self {
+        let Shape { inputs, outputs, kernel, .. } = shape;
+        let (blocks, places) = (outputs.div_ceil(LANES), if shape.is_winograd() { PLACES } else { kernel * kernel });
+        let mut values = Buffer::stale(blocks * places * inputs * LANES);
+        values.par_chunks_mut(places * inputs * LANES).enumerate().for_each(|(block, values)| {
+            let first = block * LANES;
+            for input in 0..inputs {
+                let mut taps = [[0.0f32; LANES]; 9];
+                for lane in 0..LANES.min(outputs - first) {
+                    for (place, tap) in taps.iter_mut().enumerate().take(kernel * kernel) {
+                        tap[lane] = at(first + lane, input, place);
+                    }
+                }
+                if shape.is_winograd() {
+                    winograd::transform_weights(simd, &taps, &mut values[input * LANES..], inputs * LANES);
+                } else {
+                    for (place, tap) in taps.iter().enumerate().take(places) {
+                        values[(place * inputs + input) * LANES..][..LANES].copy_from_slice(tap);
                     }
                 }
             }
+        });
+        let mut padded = vec![[0.0; LANES]; blocks];
+        padded.as_flattened_mut()[..outputs].copy_from_slice(bias);
+        Self { shape, values, bias: padded }
+    }
+}
+
+/// A convolution with the memory it works in.
+pub(super) struct Convolution<'a> {
+    weights: &'a Weights,
+    /// (6 · 6, tiles, inputs)
+    inputs: Buffer,
+    /// (6 · 6, tiles, LANES)
+    products: Buffer,
+}
+
+impl<'a> Convolution<'a> {
+    /// For up to `images` at a time.
+    pub fn new(weights: &'a Weights, images: usize) -> Self {
+        let shape = weights.shape;
+        let (high, wide) = shape.tiles();
+        let tiles = if shape.is_winograd() { (images * high * wide).next_multiple_of(ROWS) } else { 0 };
+        let inputs = Buffer::stale(PLACES * plane(tiles, shape.input_frame().pixel));
+        Self { weights, inputs, products: Buffer::stale(PLACES * plane(tiles, LANES)) }
+    }
+
+    /// `x`: images in frames (those of [`Shape::input_frame`], or any for a 1×1 kernel); `y`: (images, height,
+    /// width, outputs).
+    pub fn run(&mut self, simd: Simd, x: &[f32], frame: Frame, y: &mut [f32]) {
+        if self.weights.shape.is_winograd() {
+            self.by_tiles(simd, x, frame, y)
+        } else {
+            self.directly(simd, x, frame, y)
         }
-        Self { values, inputs, outputs, kernel }
-    }
-}
-
-/// The layout of one image with a border of zeros; rows are long enough for whole tiles.
-#[derive(Clone, Copy)]
-struct Padded {
-    border: usize,
-    row: usize,
-    length: usize,
-}
-
-impl Padded {
-    fn of(x: &FeatureMap, kernel: usize) -> Self {
-        let border = kernel / 2;
-        let row = (x.width.next_multiple_of(ROWS) + 2 * border) * x.channels;
-        // The last tile of weight rows may reach beyond the last pixel.
-        Self { border, row, length: row * (x.height + 2 * border) + ROWS }
     }
 
-    fn fill(&self, x: &FeatureMap, image: usize, padded: &mut [f32]) {
-        let line = x.width * x.channels;
-        let source = &x.values[image * x.image()..][..x.image()];
-        for (y, source) in source.chunks_exact(line).enumerate() {
-            padded[(y + self.border) * self.row + self.border * x.channels..][..line].copy_from_slice(source);
+    fn by_tiles(&mut self, simd: Simd, x: &[f32], frame: Frame, y: &mut [f32]) {
+        let Weights { shape, values, bias } = self.weights;
+        let (images, (high, wide)) = (y.len() / shape.image(), shape.tiles());
+        let tiles = images * high * wide;
+        let rows = tiles.next_multiple_of(ROWS);
+        let (plane, product) = (plane(rows, frame.pixel), plane(rows, LANES));
+        for image in 0..images {
+            winograd::transform_input(simd, x, shape.at(frame, plane, image), frame.pixel, &mut self.inputs);
+        }
+        for (block, weights) in values.chunks_exact(PLACES * shape.inputs * LANES).enumerate() {
+            for (place, weights) in weights.chunks_exact(shape.inputs * LANES).enumerate() {
+                let window = Window { start: place * plane, row: 0, pixel: frame.pixel };
+                let target = Target { start: place * product, pixel: LANES, pixels: tiles, lanes: LANES };
+                let y = &mut self.products;
+                kernels::convolve(simd, &self.inputs, window, 1, shape.inputs, weights, &[0.0; LANES], y, target);
+            }
+            let (first, row) = (block * LANES, shape.width * shape.outputs);
+            for image in 0..images {
+                let start = image * shape.image() + first;
+                let first = image * high * wide;
+                let to = Tiles { high, wide, start, row, pixel: shape.outputs, plane: product, stride: LANES, first };
+                let lanes = LANES.min(shape.outputs - block * LANES);
+                winograd::transform_output(
+                    simd,
+                    &self.products,
+                    to,
+                    &bias[block],
+                    y,
+                    (shape.height, shape.width),
+                    lanes,
+                );
+            }
         }
     }
-}
 
-/// `x` (batch, height, width, inputs) → (batch, height, width, outputs)
-pub(super) fn convolve(simd: Simd, x: &FeatureMap, weights: &Packed, bias: &[f32]) -> FeatureMap {
-    assert_eq!(x.channels, weights.inputs, "the channels must be those of the weights");
-    let (outputs, kernel) = (weights.outputs, weights.kernel);
-    let layout = Padded::of(x, kernel);
-    let taps = kernel * x.channels;
-    let mut y = vec![0.0; x.pixels() * outputs];
-    let image_length = (x.height * x.width * outputs).max(1);
-    y.par_chunks_mut(image_length).enumerate().for_each_init(
-        || vec![0.0; layout.length],
-        |padded, (image, y)| {
-            layout.fill(x, image, padded);
-            let mut tile = [[0.0; LANES]; ROWS];
-            for (block, weights) in weights.values.chunks_exact(kernel * taps * LANES).enumerate() {
+    fn directly(&mut self, simd: Simd, x: &[f32], frame: Frame, y: &mut [f32]) {
+        let Weights { shape, values, bias } = self.weights;
+        let taps = shape.kernel * shape.inputs;
+        for (x, y) in x.chunks_exact(frame.length).zip(y.chunks_exact_mut(shape.image())) {
+            for (block, weights) in values.chunks_exact(shape.kernel * taps * LANES).enumerate() {
                 let first = block * LANES;
-                let lanes = LANES.min(outputs - first);
-                let bias = &bias[first..first + lanes];
-                for row in 0..x.height {
-                    for column in (0..x.width).step_by(ROWS) {
-                        let window = Window {
-                            start: row * layout.row + column * x.channels,
-                            row: layout.row,
-                            pixel: x.channels,
-                        };
-                        kernels::convolve(simd, padded, window, kernel, taps, weights, &mut tile);
-                        for (p, sums) in tile.iter().enumerate().take(ROWS.min(x.width - column)) {
-                            let y = &mut y[(row * x.width + column + p) * outputs + first..][..lanes];
-                            for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
-                                *y = sum + bias;
-                            }
-                        }
-                    }
+                let lanes = LANES.min(shape.outputs - first);
+                for row in 0..shape.height {
+                    let start = row * shape.width * shape.outputs + first;
+                    let target = Target { start, pixel: shape.outputs, pixels: shape.width, lanes };
+                    let window = frame.window(row, shape.kernel);
+                    kernels::convolve(simd, x, window, shape.kernel, taps, weights, &bias[block], y, target);
                 }
-            }
-        },
-    );
-    x.like(outputs, y)
-}
-
-/// Gradient of the weights, (outputs, inputs, kernel, kernel).
-pub(super) fn weight_gradient(simd: Simd, x: &FeatureMap, g: &FeatureMap, kernel: usize) -> Vec<f32> {
-    let layout = Padded::of(x, kernel);
-    let taps = kernel * x.channels;
-    let (blocks, tiles) = (g.channels.div_ceil(LANES), taps.div_ceil(ROWS));
-    let wide = blocks * LANES;
-    let parts = in_parts(x.batch, |images| {
-        let mut sums = vec![[[0.0; LANES]; ROWS]; blocks * kernel * tiles];
-        let mut padded = vec![0.0; layout.length];
-        let mut widened = vec![0.0; if wide == g.channels { 0 } else { g.height * g.width * wide }];
-        for image in images {
-            layout.fill(x, image, &mut padded);
-            let mut gradient = &g.values[image * g.image()..][..g.image()];
-            if wide != g.channels {
-                for (to, from) in widened.chunks_exact_mut(wide).zip(gradient.chunks_exact(g.channels)) {
-                    to[..g.channels].copy_from_slice(from);
-                }
-                gradient = &widened;
-            }
-            for (place, tile) in sums.iter_mut().enumerate() {
-                let (block, row, tap) = (place / (kernel * tiles), place / tiles % kernel, place % tiles * ROWS);
-                let xs = Window { start: row * layout.row + tap, row: layout.row, pixel: x.channels };
-                let gs = Window { start: block * LANES, row: g.width * wide, pixel: wide };
-                kernels::correlate(simd, &padded, xs, gradient, gs, (x.height, x.width), tile);
-            }
-        }
-        sums
-    });
-    let mut weight = vec![0.0; g.channels * x.channels * kernel * kernel];
-    for (o, weight) in weight.chunks_exact_mut(x.channels * kernel * kernel).enumerate() {
-        for row in 0..kernel {
-            for tap in 0..taps {
-                let (column, input) = (tap / x.channels, tap % x.channels);
-                let tile = (o / LANES * kernel + row) * tiles + tap / ROWS;
-                let sum = parts.iter().map(|sums| f64::from(sums[tile][tap % ROWS][o % LANES])).sum::<f64>();
-                weight[(input * kernel + row) * kernel + column] = sum as f32;
             }
         }
     }
-    weight
 }
 
-/// The sum over all pixels, for each channel.
-pub(super) fn channel_sums(g: &FeatureMap) -> Vec<f32> {
-    let parts = in_parts(g.batch, |images| {
-        let mut sums = vec![0.0f64; g.channels];
-        for pixel in g.values[images.start * g.image()..images.end * g.image()].chunks_exact(g.channels) {
-            sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(*value));
+/// The gradient of a convolution's weights, summed over images.
+pub(super) struct Correlation {
+    shape: Shape,
+    /// (6 · 6, tiles, channels) of the inputs and of the gradients.
+    inputs: Buffer,
+    gradients: Buffer,
+    /// Winograd: (6 · 6, inputs, outputs); direct: (rows, taps, outputs); rounded up to whole tiles.
+    sums: Buffer,
+    started: bool,
+}
+
+impl Correlation {
+    /// For up to `images` at a time.
+    pub fn new(shape: Shape, images: usize) -> Self {
+        let (high, wide) = shape.tiles();
+        let tiles = if shape.is_winograd() { images * high * wide } else { 0 };
+        let (places, rows) = Self::rows(shape);
+        Self {
+            shape,
+            inputs: Buffer::stale(PLACES * plane(tiles, shape.input_frame().pixel)),
+            // The last tile of channels may reach beyond the last plane.
+            gradients: Buffer::stale(PLACES * plane(tiles, shape.output_frame().pixel) + LANES),
+            sums: Buffer::stale(places * plane(rows, shape.outputs.next_multiple_of(LANES))),
+            started: false,
         }
-        sums
+    }
+
+    /// Of the sums: how many places, and rows of each.
+    fn rows(shape: Shape) -> (usize, usize) {
+        let places = if shape.is_winograd() { PLACES } else { shape.kernel };
+        let taps = if shape.is_winograd() { shape.inputs } else { shape.kernel * shape.inputs };
+        (places, taps.next_multiple_of(ROWS))
+    }
+
+    /// Adds what `images` images say: inputs `x` and output gradients `g` in their frames.
+    pub fn add(&mut self, simd: Simd, images: usize, (x, of_x): (&[f32], Frame), (g, of_g): (&[f32], Frame)) {
+        let shape = self.shape;
+        let (high, wide) = shape.tiles();
+        if shape.is_winograd() {
+            let tiles = images * high * wide;
+            let (plane_x, plane_g) = (plane(tiles, of_x.pixel), plane(tiles, of_g.pixel));
+            for image in 0..images {
+                winograd::transform_input(simd, x, shape.at(of_x, plane_x, image), of_x.pixel, &mut self.inputs);
+                let at = shape.at(of_g, plane_g, image);
+                // Gradients begin at the image, not at its border.
+                let at = Tiles { start: at.start + of_g.place(0, 0), ..at };
+                winograd::transform_gradient(simd, g, at, of_g.pixel, &mut self.gradients);
+            }
+            let xs = |place: usize| Window { start: place * plane_x, row: 0, pixel: of_x.pixel };
+            let gs = |place: usize| Window { start: place * plane_g, row: 0, pixel: of_g.pixel };
+            Self::correlate(shape, &mut self.sums, self.started, |place, row, lane, fresh, sums, wide| {
+                let (mut xs, mut gs) = (xs(place), gs(place));
+                (xs.start, gs.start) = (xs.start + row, gs.start + lane);
+                kernels::correlate(simd, &self.inputs, xs, &self.gradients, gs, (1, tiles), sums, wide, fresh);
+            });
+            self.started = true;
+        } else {
+            for (x, g) in x.chunks_exact(of_x.length).zip(g.chunks_exact(of_g.length)) {
+                Self::correlate(shape, &mut self.sums, self.started, |place, row, lane, fresh, sums, wide| {
+                    let (mut xs, mut gs) = (of_x.window(place, shape.kernel), of_g.window(0, 1));
+                    (xs.start, gs.start) = (xs.start + row, gs.start + lane);
+                    kernels::correlate(simd, x, xs, g, gs, (shape.height, shape.width), sums, wide, fresh);
+                });
+                self.started = true;
+            }
+        }
+    }
+
+    /// Calls `tile(place, row, lane, fresh, sums, stride)` for every tile of the sums.
+    fn correlate(
+        shape: Shape,
+        sums: &mut [f32],
+        started: bool,
+        mut tile: impl FnMut(usize, usize, usize, bool, &mut [f32], usize),
+    ) {
+        let (places, rows) = Self::rows(shape);
+        let wide = shape.outputs.next_multiple_of(LANES);
+        for (place, row) in (0..places).flat_map(|place| (0..rows).step_by(ROWS).map(move |row| (place, row))) {
+            for lane in (0..wide).step_by(LANES) {
+                tile(place, row, lane, !started, &mut sums[place * plane(rows, wide) + row * wide + lane..], wide);
+            }
+        }
+    }
+
+    /// (inputs, outputs rounded up, kernel · kernel in rows of LANES)
+    pub fn finish(self, simd: Simd) -> Vec<[[f32; LANES]; 9]> {
+        let Shape { inputs, outputs, kernel, .. } = self.shape;
+        let (wide, (_, rows)) = (outputs.next_multiple_of(LANES), Self::rows(self.shape));
+        let places = (0..inputs).flat_map(|input| (0..wide).step_by(LANES).map(move |lane| (input, lane)));
+        let gather = |(input, lane): (usize, usize)| {
+            let mut taps = [[0.0f32; LANES]; 9];
+            if self.shape.is_winograd() {
+                winograd::gather_weights(simd, &self.sums[input * wide + lane..], plane(rows, wide), &mut taps);
+            } else {
+                for (place, tap) in taps.iter_mut().enumerate().take(kernel * kernel) {
+                    let row = (place % kernel * inputs + input) * wide;
+                    tap.copy_from_slice(&self.sums[place / kernel * plane(rows, wide) + row + lane..][..LANES]);
+                }
+            }
+            taps
+        };
+        places.map(gather).collect()
+    }
+}
+
+/// The gradient of the weights, (outputs, inputs, kernel, kernel), from the sums of all parts in order.
+pub(super) fn weight_gradient(shape: Shape, parts: &[Vec<[[f32; LANES]; 9]>]) -> Vec<f32> {
+    let Shape { inputs, outputs, kernel, .. } = shape;
+    let (size, blocks) = (kernel * kernel, outputs.div_ceil(LANES));
+    let mut weight = vec![0.0; outputs * inputs * size];
+    weight.par_chunks_mut(inputs * size).enumerate().for_each(|(output, weight)| {
+        for (input, weight) in weight.chunks_exact_mut(size).enumerate() {
+            for (place, weight) in weight.iter_mut().enumerate() {
+                let of = |part: &Vec<[[f32; LANES]; 9]>| part[input * blocks + output / LANES][place][output % LANES];
+                *weight = parts.iter().map(|part| f64::from(of(part))).sum::<f64>() as f32;
+            }
+        }
     });
-    (0..g.channels).map(|channel| parts.iter().map(|sums| sums[channel]).sum::<f64>() as f32).collect()
+    weight
 }

@@ -1,162 +1,147 @@
-//! The two inner loops of a convolution, for AVX-512, AVX2 with FMA, and any other CPU; chosen at run time.
+//! The two inner loops of every convolution and matrix product.
 //!
-//! Each output is one chain of fused multiply-adds in a fixed order, so every path gives the same bits.
+//! Each output is one chain of fused multiply-adds in an order that the shapes fix, so every vector unit gives the
+//! same bits.
 
-use std::sync::LazyLock;
+use super::simd::{Vector, kernels};
 
 /// Pixels (or weight rows) of a tile.
-pub const ROWS: usize = 8;
+pub(super) const ROWS: usize = 8;
 /// Channels of a tile.
-pub const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 
-pub type Tile = [[f32; LANES]; ROWS];
+pub(super) type Tile = [[f32; LANES]; ROWS];
 
-/// The vector instructions in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Simd {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-static DETECTED: LazyLock<Simd> = LazyLock::new(|| *Simd::available().first().unwrap_or(&Simd::Portable));
-
-impl Simd {
-    /// What this CPU can do, best first.
-    pub fn available() -> Vec<Self> {
-        let mut found = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if std::arch::is_x86_feature_detected!("avx512f") {
-                found.push(Self::Avx512);
-            }
-            if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-                found.push(Self::Avx2);
-            }
-        }
-        found.push(Self::Portable);
-        found
-    }
-
-    pub fn best() -> Self {
-        *DETECTED
-    }
-}
-
-/// Where the values of a tile stand in a padded image: `start` of a window, `row` and `pixel` strides.
+/// Where values stand in an image: the first one, the distance between rows, and between pixels.
 #[derive(Debug, Clone, Copy)]
-pub struct Window {
+pub(super) struct Window {
     pub start: usize,
     pub row: usize,
     pub pixel: usize,
 }
 
-/// `tile[p][o] = Σ_r Σ_t x[start + r·row + p·pixel + t] · weights[r][t][o]` for `rows` rows of `taps` values.
-pub fn convolve(simd: Simd, x: &[f32], window: Window, rows: usize, taps: usize, weights: &[f32], tile: &mut Tile) {
-    let last = window.start + (rows - 1) * window.row + (ROWS - 1) * window.pixel + taps;
-    assert!(last <= x.len() && rows * taps * LANES <= weights.len(), "the window must lie inside the image");
-    match simd {
-        // SAFETY: the CPU has the instructions (`Simd::available`), and the assertion above holds every read.
-        #[cfg(target_arch = "x86_64")]
-        Simd::Avx512 => unsafe { x86::convolve_avx512(x, window, rows, taps, weights, tile) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Simd::Avx2 => unsafe { x86::convolve_avx2(x, window, rows, taps, weights, tile) },
-        // SAFETY: as above; no special instructions.
-        Simd::Portable => unsafe { convolve_with::<[f32; 8], 4, 2>(x, window, rows, taps, weights, tile) },
+/// Outputs of one row of pixels: `lanes` channels from `start`, each pixel `pixel` values after the one before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target {
+    pub start: usize,
+    pub pixel: usize,
+    pub pixels: usize,
+    pub lanes: usize,
+}
+
+kernels! {
+    /// `y[p][o] = bias[o] + Σ_r Σ_t x[start + r·row + p·pixel + t] · weights[r][t][o]` for `rows` rows of `taps`
+    /// values. `x` must reach to the end of the last tile of [`ROWS`] pixels.
+    pub fn convolve<V: Vector>(
+        x: &[f32],
+        window: Window,
+        rows: usize,
+        taps: usize,
+        weights: &[f32],
+        bias: &[f32; LANES],
+        y: &mut [f32],
+        target: Target,
+    ) {
+        let Target { start, pixel, pixels, lanes } = target;
+        let reach = pixels.next_multiple_of(ROWS) - 1;
+        let last = window.start + (rows - 1) * window.row + reach * window.pixel + taps;
+        assert!(pixels > 0 && lanes <= LANES && start + (pixels - 1) * pixel + lanes <= y.len());
+        assert!(last <= x.len() && rows * taps * LANES <= weights.len(), "the window must lie inside the image");
+        for first in (0..pixels).step_by(ROWS) {
+            let window = Window { start: window.start + first * window.pixel, ..window };
+            if first + ROWS <= pixels && lanes == LANES {
+                // SAFETY: the assertions hold every read; the tile's writes end at `pixels` and `LANES`.
+                unsafe { tile::<V>(x, window, rows, taps, weights, bias, y.as_mut_ptr().add(start + first * pixel), pixel) }
+            } else {
+                let mut part: Tile = [[0.0; LANES]; ROWS];
+                // SAFETY: as above; `part` has room for the whole tile.
+                unsafe { tile::<V>(x, window, rows, taps, weights, bias, part.as_mut_ptr().cast(), LANES) }
+                for (p, sums) in part.iter().enumerate().take(pixels - first) {
+                    y[start + (first + p) * pixel..][..lanes].copy_from_slice(&sums[..lanes]);
+                }
+            }
+        }
+    }
+
+    /// `sums[t][o] += Σ_r Σ_p x[start + r·row + p·pixel + t] · g[g.start + r·g.row + p·g.pixel + o]` over
+    /// `size` = (height, width) pixels, for [`ROWS`] × [`LANES`] sums in rows of `stride`; `fresh` sums start at 0.
+    pub fn correlate<V: Vector>(
+        x: &[f32],
+        xs: Window,
+        g: &[f32],
+        gs: Window,
+        size: (usize, usize),
+        sums: &mut [f32],
+        stride: usize,
+        fresh: bool,
+    ) {
+        let last = |at: Window, reach: usize| at.start + (size.0 - 1) * at.row + (size.1 - 1) * at.pixel + reach;
+        assert!(last(xs, ROWS) <= x.len() && last(gs, LANES) <= g.len(), "the windows must lie inside the images");
+        assert!((ROWS - 1) * stride + LANES <= sums.len());
+        // SAFETY: the assertions hold every read and write.
+        unsafe {
+            // As many sums as the registers hold.
+            if V::WIDTH == 16 {
+                correlate_tile::<V, 8, 2>(x, xs, g, gs, size, sums, stride, fresh);
+            } else {
+                correlate_tile::<V, 4, 2>(x, xs, g, gs, size, sums, stride, fresh);
+            }
+        }
     }
 }
 
-/// `tile[t][o] += Σ_r Σ_p x[start + r·row + p·pixel + t] · g[g.start + r·g.row + p·g.pixel + o]`
-/// over `height` × `width` pixels.
-pub fn correlate(
-    simd: Simd,
-    x: &[f32],
-    xs: Window,
-    g: &[f32],
-    gs: Window,
-    (height, width): (usize, usize),
-    tile: &mut Tile,
-) {
-    let last = |at: Window, reach: usize| at.start + (height - 1) * at.row + (width - 1) * at.pixel + reach;
-    assert!(last(xs, ROWS) <= x.len() && last(gs, LANES) <= g.len(), "the windows must lie inside the images");
-    match simd {
-        // SAFETY: the CPU has the instructions (`Simd::available`), and the assertion above holds every read.
-        #[cfg(target_arch = "x86_64")]
-        Simd::Avx512 => unsafe { x86::correlate_avx512(x, xs, g, gs, (height, width), tile) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Simd::Avx2 => unsafe { x86::correlate_avx2(x, xs, g, gs, (height, width), tile) },
-        // SAFETY: as above; no special instructions.
-        Simd::Portable => unsafe { correlate_with::<[f32; 8], 4, 2>(x, xs, g, gs, (height, width), tile) },
-    }
-}
-
-/// A vector register.
-trait Vector: Copy {
-    const WIDTH: usize;
-    /// # Safety
-    /// The CPU must have the type's instructions; `from` must be valid for `WIDTH` reads.
-    unsafe fn load(from: *const f32) -> Self;
-    /// # Safety
-    /// As for `load`; `to` must be valid for `WIDTH` writes.
-    unsafe fn store(self, to: *mut f32);
-    /// # Safety
-    /// The CPU must have the type's instructions.
-    unsafe fn splat(value: f32) -> Self;
-    /// `self · other + sum`, rounded once.
-    /// # Safety
-    /// The CPU must have the type's instructions.
-    unsafe fn multiply_add(self, other: Self, sum: Self) -> Self;
-}
-
-impl Vector for [f32; 8] {
-    const WIDTH: usize = 8;
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller vouches for 8 reads.
-        unsafe { from.cast::<Self>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller vouches for 8 writes.
-        unsafe { to.cast::<Self>().write_unaligned(self) }
-    }
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self {
-        [value; 8]
-    }
-    #[inline(always)]
-    unsafe fn multiply_add(self, other: Self, sum: Self) -> Self {
-        std::array::from_fn(|lane| self[lane].mul_add(other[lane], sum[lane]))
-    }
-}
-
-/// Blocks of `P` pixels × `N` vectors, as many as the registers hold.
 /// # Safety
-/// The CPU must have `V`'s instructions, and `convolve`'s assertion must hold.
+/// The CPU must have `V`'s instructions, `convolve`'s assertions must hold, and `y` must take a tile.
 #[inline(always)]
-unsafe fn convolve_with<V: Vector, const P: usize, const N: usize>(
+#[allow(clippy::too_many_arguments)]
+unsafe fn tile<V: Vector>(
     x: &[f32],
     window: Window,
     rows: usize,
     taps: usize,
     weights: &[f32],
-    tile: &mut Tile,
+    bias: &[f32; LANES],
+    y: *mut f32,
+    pixel: usize,
+) {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        // As many sums as the registers hold.
+        if V::WIDTH == 16 {
+            convolve_tile::<V, 8, 2>(x, window, rows, taps, weights, bias, y, pixel);
+        } else {
+            convolve_tile::<V, 4, 2>(x, window, rows, taps, weights, bias, y, pixel);
+        }
+    }
+}
+
+/// Blocks of `P` pixels × `N` vectors.
+/// # Safety
+/// As for `tile`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn convolve_tile<V: Vector, const P: usize, const N: usize>(
+    x: &[f32],
+    window: Window,
+    rows: usize,
+    taps: usize,
+    weights: &[f32],
+    bias: &[f32; LANES],
+    y: *mut f32,
+    pixel: usize,
 ) {
     for first in (0..ROWS).step_by(P) {
         for lane in (0..LANES).step_by(N * V::WIDTH) {
-            // SAFETY: all offsets stay below the bounds asserted by `convolve`; `tile` has ROWS × LANES values.
+            // SAFETY: all offsets stay below the bounds asserted by `convolve`.
             unsafe {
-                let mut sums = [[V::splat(0.0); N]; P];
+                let start: [V; N] = std::array::from_fn(|n| V::load(bias.as_ptr().add(lane + n * V::WIDTH)));
+                let mut sums = [start; P];
                 let mut weight = weights.as_ptr().add(lane);
                 for row in 0..rows {
                     let source = x.as_ptr().add(window.start + row * window.row + first * window.pixel);
                     for tap in 0..taps {
                         let factors: [V; N] = std::array::from_fn(|n| V::load(weight.add(n * V::WIDTH)));
-                        weight = weight.add(LANES);
+                        weight = weight.wrapping_add(LANES);
                         for (p, sums) in sums.iter_mut().enumerate() {
                             let value = V::splat(*source.add(p * window.pixel + tap));
                             for (sum, factor) in sums.iter_mut().zip(factors) {
@@ -167,7 +152,7 @@ unsafe fn convolve_with<V: Vector, const P: usize, const N: usize>(
                 }
                 for (p, sums) in sums.into_iter().enumerate() {
                     for (n, sum) in sums.into_iter().enumerate() {
-                        sum.store(tile[first + p].as_mut_ptr().add(lane + n * V::WIDTH));
+                        sum.store(y.add((first + p) * pixel + lane + n * V::WIDTH));
                     }
                 }
             }
@@ -176,23 +161,30 @@ unsafe fn convolve_with<V: Vector, const P: usize, const N: usize>(
 }
 
 /// # Safety
-/// The CPU must have `V`'s instructions, and `correlate`'s assertion must hold.
+/// The CPU must have `V`'s instructions, and `correlate`'s assertions must hold.
 #[inline(always)]
-unsafe fn correlate_with<V: Vector, const P: usize, const N: usize>(
+#[allow(clippy::too_many_arguments)]
+unsafe fn correlate_tile<V: Vector, const P: usize, const N: usize>(
     x: &[f32],
     xs: Window,
     g: &[f32],
     gs: Window,
     (height, width): (usize, usize),
-    tile: &mut Tile,
+    to: &mut [f32],
+    stride: usize,
+    fresh: bool,
 ) {
     for first in (0..ROWS).step_by(P) {
         for lane in (0..LANES).step_by(N * V::WIDTH) {
-            // SAFETY: all offsets stay below the bounds asserted by `correlate`; `tile` has ROWS × LANES values.
+            // SAFETY: all offsets stay below the bounds asserted by `correlate`.
             unsafe {
-                let mut sums: [[V; N]; P] = std::array::from_fn(|p| {
-                    std::array::from_fn(|n| V::load(tile[first + p].as_ptr().add(lane + n * V::WIDTH)))
-                });
+                let to = to.as_mut_ptr().add(first * stride + lane);
+                let mut sums = [[V::splat(0.0); N]; P];
+                if !fresh {
+                    for (p, sums) in sums.iter_mut().enumerate() {
+                        *sums = std::array::from_fn(|n| V::load(to.add(p * stride + n * V::WIDTH)));
+                    }
+                }
                 for row in 0..height {
                     let mut source = x.as_ptr().add(xs.start + row * xs.row + first);
                     let mut gradient = g.as_ptr().add(gs.start + row * gs.row + lane);
@@ -210,94 +202,10 @@ unsafe fn correlate_with<V: Vector, const P: usize, const N: usize>(
                 }
                 for (p, sums) in sums.into_iter().enumerate() {
                     for (n, sum) in sums.into_iter().enumerate() {
-                        sum.store(tile[first + p].as_mut_ptr().add(lane + n * V::WIDTH));
+                        sum.store(to.add(p * stride + n * V::WIDTH));
                     }
                 }
             }
         }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Tile, Vector, Window, convolve_with, correlate_with};
-
-    macro_rules! vector {
-        ($register:ty, $width:literal, $load:ident, $store:ident, $splat:ident, $multiply_add:ident) => {
-            impl Vector for $register {
-                const WIDTH: usize = $width;
-                #[inline(always)]
-                unsafe fn load(from: *const f32) -> Self {
-                    // SAFETY: the caller vouches for the instructions and the reads.
-                    unsafe { $load(from) }
-                }
-                #[inline(always)]
-                unsafe fn store(self, to: *mut f32) {
-                    // SAFETY: the caller vouches for the instructions and the writes.
-                    unsafe { $store(to, self) }
-                }
-                #[inline(always)]
-                unsafe fn splat(value: f32) -> Self {
-                    // SAFETY: the caller vouches for the instructions.
-                    unsafe { $splat(value) }
-                }
-                #[inline(always)]
-                unsafe fn multiply_add(self, other: Self, sum: Self) -> Self {
-                    // SAFETY: the caller vouches for the instructions.
-                    unsafe { $multiply_add(self, other, sum) }
-                }
-            }
-        };
-    }
-
-    vector!(__m512, 16, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps);
-    vector!(__m256, 8, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps);
-
-    /// # Safety
-    /// The CPU must have AVX-512F, and `convolve`'s assertion must hold.
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn convolve_avx512(
-        x: &[f32],
-        window: Window,
-        rows: usize,
-        taps: usize,
-        weights: &[f32],
-        tile: &mut Tile,
-    ) {
-        // SAFETY: passed on from the caller.
-        unsafe { convolve_with::<__m512, 8, 2>(x, window, rows, taps, weights, tile) }
-    }
-
-    /// # Safety
-    /// The CPU must have AVX2 and FMA, and `convolve`'s assertion must hold.
-    #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn convolve_avx2(x: &[f32], window: Window, rows: usize, taps: usize, weights: &[f32], tile: &mut Tile) {
-        // SAFETY: passed on from the caller.
-        unsafe { convolve_with::<__m256, 4, 2>(x, window, rows, taps, weights, tile) }
-    }
-
-    /// # Safety
-    /// The CPU must have AVX-512F, and `correlate`'s assertion must hold.
-    #[target_feature(enable = "avx512f")]
-    pub unsafe fn correlate_avx512(
-        x: &[f32],
-        xs: Window,
-        g: &[f32],
-        gs: Window,
-        size: (usize, usize),
-        tile: &mut Tile,
-    ) {
-        // SAFETY: passed on from the caller.
-        unsafe { correlate_with::<__m512, 8, 2>(x, xs, g, gs, size, tile) }
-    }
-
-    /// # Safety
-    /// The CPU must have AVX2 and FMA, and `correlate`'s assertion must hold.
-    #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn correlate_avx2(x: &[f32], xs: Window, g: &[f32], gs: Window, size: (usize, usize), tile: &mut Tile) {
-        // SAFETY: passed on from the caller.
-        unsafe { correlate_with::<__m256, 4, 2>(x, xs, g, gs, size, tile) }
     }
 }

@@ -1,12 +1,8 @@
-//! The bridge between feature maps and dfdx's tape.
+//! The bridge to dfdx's tape.
 
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
-use super::FeatureMap;
-
-/// A feature map on a tape: (batch, height, width, channels).
-pub type Map<const C: usize, T = NoneTape> = Tensor<(usize, usize, usize, Const<C>), f32, Cpu, T>;
 pub type Taped = OwnedTape<f32, Cpu>;
 
 /// A tensor's values; it must be contiguous, as all parameters and all maps here are.
@@ -14,15 +10,6 @@ pub fn values<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> Vec<f32> {
     let mut values = vec![0.0; tensor.shape().num_elements()];
     tensor.copy_into(&mut values);
     values
-}
-
-pub fn feature_map<const C: usize, T>(map: &Map<C, T>) -> FeatureMap {
-    let (batch, height, width, _) = *map.shape();
-    FeatureMap::new((batch, height, width, C), values(map))
-}
-
-pub fn tensor<const C: usize>(device: &Cpu, map: FeatureMap) -> Result<Map<C>, CpuError> {
-    device.try_tensor_from_vec(map.values, (map.batch, map.height, map.width, Const))
 }
 
 /// Adds to the gradient of one tensor.

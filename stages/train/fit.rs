@@ -7,12 +7,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
 use dfdx::optim::{Adam, Optimizer};
 use dfdx::prelude::*;
-use rand::RngCore;
 use rayon::prelude::*;
 use similiai::metrics::{METRICS, Ranking};
 use similiai::model::{Configuration, DIMENSION, Network, embed_values, parameter_count, save};
-use similiai::nn::tape::Map;
-use similiai::nn::{evaluate_loss, triplet_loss};
+use similiai::nn::{FeatureMap, evaluate_loss, triplet_loss};
 use similiai::search::Gallery;
 use similiai::stage::{Context, rng};
 
@@ -43,7 +41,6 @@ pub fn fit<N: Network>(
     let decay = (train.weight_decay > 0.0).then_some(WeightDecay::Decoupled(train.weight_decay));
     let mut optimizer = Adam::new(&network, AdamConfig { weight_decay: decay, ..Default::default() });
     let mut gradients = network.try_alloc_grads().map_err(|error| anyhow!("dfdx: {error}"))?;
-    let device = Cpu::seed_from_u64(context.rng("dropout").next_u64());
     let side = data.preprocessing.side;
     let validation = data.validation(train, context);
     let steps = data.batches(train, context, 1).len();
@@ -59,8 +56,8 @@ pub fn fit<N: Network>(
             rate = train.learning_rate_at((number - 1) * steps + step, steps * train.epochs);
             optimizer.cfg.lr = rate;
             let images = augmented(train, context.seed, data, batch, (number, step));
-            let images: Map<3> = device.tensor_from_vec(images, (batch.images.len(), side, side, Const));
-            let embeddings = network.train(images.traced(gradients))?;
+            let images = FeatureMap::new((batch.images.len(), side, side, 3), images);
+            let embeddings = network.train(images, gradients)?;
             let (value, watched) =
                 triplet_loss(embeddings, &batch.triplets, train.margin).map_err(|error| anyhow!("dfdx: {error}"))?;
             if !watched.loss.is_finite() {

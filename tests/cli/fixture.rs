@@ -110,7 +110,13 @@ impl Project {
 
     /// Runs `similiai` with `arguments`, parted at spaces.
     pub fn similiai(&self, arguments: &str) -> Outcome {
+        self.similiai_on(None, arguments)
+    }
+
+    /// The same on a vector unit.
+    pub fn similiai_on(&self, unit: Option<&str>, arguments: &str) -> Outcome {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
+        command.envs(unit.map(|unit| ("SIMILIAI_SIMD", unit)));
         let output = command.current_dir(self.folder.path()).args(arguments.split(' ')).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Outcome { status: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }

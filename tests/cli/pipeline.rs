@@ -1,5 +1,7 @@
 //! The whole pipeline: what it leaves, that it is the same everywhere, and how a run is steered.
 
+use similiai::nn::Simd;
+
 use crate::fixture::{Project, archive, contents, record, sound};
 
 const ALL_CACHED: [&str; 6] =
@@ -92,6 +94,33 @@ fn gives_the_same_bytes_with_one_thread_and_with_three() {
             assert!(different.is_empty() && a.len() == b.len(), "{different:?}");
         }
     }
+}
+
+#[test]
+fn gives_the_same_bytes_on_every_vector_unit() {
+    let seed = "profiles:\n  seed:\n    train: {network: original, mining: drawn, triplets: {train: 16, validation: 10, batch: 8}}\n";
+    let results = |unit: &str, options: &str| {
+        let project = Project::new();
+        let text = std::fs::read_to_string(project.path("pipeline.yaml")).unwrap();
+        std::fs::write(project.path("pipeline.yaml"), text + seed).unwrap();
+        let outcome = project.similiai_on(Some(unit), &format!("run embed{options}"));
+        assert_eq!(outcome.status, 0, "{unit}: {}", outcome.stderr);
+        ["train/model.safetensors", "embed/embeddings.parquet"]
+            .map(|path| std::fs::read(project.path("artifacts").join(path)).unwrap())
+    };
+    for options in ["", " --profile seed"] {
+        let portable = results("portable", options);
+        for unit in Simd::available() {
+            assert!(results(unit.name(), options) == portable, "{} differs", unit.name());
+        }
+    }
+}
+
+#[test]
+fn a_vector_unit_that_is_not_there_is_a_usage_error() {
+    let outcome = Project::new().similiai_on(Some("mmx"), "status");
+    assert_eq!(outcome.status, 2);
+    assert!(outcome.stderr.contains("SIMILIAI_SIMD=mmx") && outcome.stderr.contains("portable"), "{}", outcome.stderr);
 }
 
 #[test]

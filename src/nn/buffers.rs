@@ -1,0 +1,88 @@
+//! Memory for feature maps, used again instead of being asked of the system at every step.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+/// Free memory is kept up to this many values (1 GiB).
+const MOST: usize = 1 << 28;
+
+static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+
+/// Values that go back to the free memory when dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    memory: Vec<f32>,
+    length: usize,
+}
+
+impl Buffer {
+    pub(super) const EMPTY: Self = Self { memory: Vec::new(), length: 0 };
+
+    /// `length` values that must be written before they are read: tests find NaN there.
+    pub fn stale(length: usize) -> Self {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        // The smallest that is large enough, the latest of equals: it may still be in the cache.
+        let fits = |memory: &Vec<f32>| memory.len() >= length && memory.len() / 2 <= length;
+        let best = (0..free.len()).rev().filter(|place| fits(&free[*place])).min_by_key(|place| free[*place].len());
+        let found = best.map(|place| free.remove(place));
+        drop(free);
+        let mut buffer = Self { memory: found.unwrap_or_else(|| vec![0.0; length]), length };
+        if cfg!(debug_assertions) {
+            buffer.fill(f32::NAN);
+        }
+        buffer
+    }
+
+    pub fn zeros(length: usize) -> Self {
+        let mut buffer = Self::stale(length);
+        buffer.fill(0.0);
+        buffer
+    }
+}
+
+impl From<Vec<f32>> for Buffer {
+    fn from(memory: Vec<f32>) -> Self {
+        Self { length: memory.len(), memory }
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        let mut copy = Self::stale(self.length);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+impl PartialEq for Buffer {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.memory[..self.length]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[..self.length]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.memory.is_empty() {
+            return;
+        }
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        free.push(std::mem::take(&mut self.memory));
+        let mut kept: usize = free.iter().map(Vec::len).sum();
+        while kept > MOST {
+            kept -= free.remove(0).len();
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Images with a border of zeros, in which every kernel finds whole tiles.
+
+use std::ops::Range;
+
+use super::buffers::Buffer;
+use super::kernels::{LANES, ROWS, Window};
+use super::pointwise::{self, Affine};
+use super::simd::Simd;
+use super::{FeatureMap, winograd};
+
+/// Where the pixels of one image stand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Frame {
+    pub height: usize,
+    pub width: usize,
+    border: usize,
+    /// Values from a pixel to the next.
+    pub pixel: usize,
+    /// Values from a row to the next.
+    pub row: usize,
+    pub length: usize,
+}
+
+impl Frame {
+    /// For kernels that reach 1 beyond the image, with `pixel` values a pixel.
+    pub fn new((height, width): (usize, usize), pixel: usize) -> Self {
+        let row = (width.next_multiple_of(ROWS) + 2) * pixel;
+        // The last tile of channels may reach beyond the last pixel.
+        let length = row * (height.next_multiple_of(winograd::SIDE) + 2) + LANES;
+        Self { height, width, border: 1, pixel, row, length }
+    }
+
+    /// Without a border.
+    pub fn dense(height: usize, width: usize, channels: usize) -> Self {
+        let row = width * channels;
+        Self { height, width, border: 0, pixel: channels, row, length: height * row }
+    }
+
+    /// The first value of a pixel of the image.
+    pub fn place(&self, row: usize, column: usize) -> usize {
+        (row + self.border) * self.row + (column + self.border) * self.pixel
+    }
+
+    /// What a kernel of `size`×`size` sees from the first pixel of a row.
+    pub fn window(&self, row: usize, size: usize) -> Window {
+        let start = self.place(row, 0) - size / 2 * (self.row + self.pixel);
+        Window { start, row: self.row, pixel: self.pixel }
+    }
+}
+
+/// Frames of a few images, used again for the next ones: what lies around the images stays zero.
+pub(super) struct Frames {
+    pub frame: Frame,
+    values: Buffer,
+}
+
+impl Frames {
+    pub fn new(frame: Frame, images: usize) -> Self {
+        Self { frame, values: Buffer::zeros(images * frame.length) }
+    }
+
+    pub fn image(&mut self, image: usize) -> &mut [f32] {
+        &mut self.values[image * self.frame.length..][..self.frame.length]
+    }
+
+    /// The first `images` of them.
+    pub fn values(&self, images: usize) -> &[f32] {
+        &self.values[..images * self.frame.length]
+    }
+
+    /// Takes in `images` of `x`, as a reader of `affine` sees them.
+    pub fn fill(&mut self, simd: Simd, x: &FeatureMap, images: Range<usize>, affine: &Affine) {
+        for (place, image) in images.enumerate() {
+            pointwise::fill(simd, x.of(image), x.channels, affine, self.frame, self.image(place));
+        }
+    }
+}

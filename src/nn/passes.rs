@@ -1,0 +1,137 @@
+//! A convolution of a whole batch, forward and backward: each part of the batch on one thread, group by group, and
+//! what comes before and after a convolution while its images are in the cache.
+
+use rayon::prelude::*;
+
+use super::FeatureMap;
+use super::batch_norm::in_order;
+use super::buffers::Buffer;
+use super::conv::{Convolution, Correlation, Shape, Weights, weight_gradient};
+use super::frame::{Frame, Frames};
+use super::pointwise::{self, Affine};
+use super::simd::Simd;
+
+/// Sums over a batch are made in this many parts, each in order, then added in order.
+const PARTS: usize = 8;
+
+/// Images of a part.
+pub(super) fn part_of(batch: usize) -> usize {
+    batch.div_ceil(PARTS).max(1)
+}
+
+/// Convolves `x` as a reader of `affine` sees it. Then calls `after(image, y, item, sums)` for the outputs `y` of
+/// every image, with one of `items` (one an image) and its part's `sums` (as many as asked for): these come back.
+/// The outputs are kept in `y` (images, height, width, outputs) if given.
+pub(super) fn forward<W: Send>(
+    simd: Simd,
+    weights: &Weights,
+    (x, affine): (&FeatureMap, &Affine),
+    y: Option<&mut [f32]>,
+    items: &mut [W],
+    sums: usize,
+    after: impl Fn(usize, &mut [f32], &mut W, &mut [f64]) + Sync,
+) -> Vec<Vec<f64>> {
+    let (shape, part) = (weights.shape, part_of(x.batch));
+    let (group, kept) = (shape.group().min(part), y.is_some());
+    let mut scratch = Buffer::stale(if kept { 0 } else { x.batch.div_ceil(part) * group * shape.image() });
+    let ys = y.unwrap_or(&mut scratch).par_chunks_mut(if kept { part } else { group } * shape.image());
+    let parts = ys.zip(items.par_chunks_mut(part)).enumerate().map(|(number, (y, items))| {
+        let mut frames = Frames::new(shape.input_frame(), group);
+        let mut convolution = Convolution::new(weights, group);
+        let mut sums = vec![0.0; sums];
+        for (place, items) in items.chunks_mut(group).enumerate() {
+            let first = number * part + place * group;
+            frames.fill(simd, x, first..first + items.len(), affine);
+            let start = if kept { place * group * shape.image() } else { 0 };
+            let y = &mut y[start..][..items.len() * shape.image()];
+            convolution.run(simd, frames.values(items.len()), frames.frame, y);
+            for ((image, item), y) in items.iter_mut().enumerate().zip(y.chunks_exact_mut(shape.image())) {
+                after(first + image, y, item, &mut sums);
+            }
+        }
+        sums
+    });
+    parts.collect()
+}
+
+/// What the backward pass of a convolution gives.
+pub(super) struct Gradient {
+    /// Of the weights, (outputs, inputs, kernel, kernel), and of the bias.
+    pub parameters: Vec<Vec<f32>>,
+    /// Of the inputs, if asked for.
+    pub input: Option<FeatureMap>,
+    /// What `after` summed.
+    pub sums: Vec<f64>,
+}
+
+/// The gradients for those of the outputs, which `gradient(image, frame, to)` puts into their frame; `x` and
+/// `affine` as in the forward pass of `shape`. With `weights` (turned round) also those of the inputs: `after(image, g,
+/// sums)` sees them.
+pub(super) fn backward(
+    simd: Simd,
+    shape: Shape,
+    weights: Option<&Weights>,
+    (x, affine): (&FeatureMap, &Affine),
+    gradient: impl Fn(usize, Frame, &mut [f32]) + Sync,
+    sums: usize,
+    after: impl Fn(usize, &mut [f32], &mut [f64]) + Sync,
+) -> Gradient {
+    let part = part_of(x.batch);
+    let group = shape.group().min(part);
+    let starts: Vec<usize> = (0..x.batch).step_by(part).collect();
+    let mut input = weights.map(|_| x.like(x.channels));
+    let mut inputs: Vec<&mut [f32]> = match &mut input {
+        Some(input) => input.values.chunks_mut(part * x.image()).collect(),
+        None => starts.iter().map(|_| Default::default()).collect(),
+    };
+    let parts = starts.par_iter().zip(&mut inputs).map(|(start, input)| {
+        let mut frames = Frames::new(shape.input_frame(), group);
+        let mut gradients = Frames::new(shape.output_frame(), group);
+        let mut correlation = Correlation::new(shape, group);
+        let mut convolution = weights.map(|weights| Convolution::new(weights, group));
+        let (mut sums, mut bias) = (vec![0.0; sums], vec![0.0; shape.outputs]);
+        let end = (start + part).min(x.batch);
+        for first in (*start..end).step_by(group) {
+            let images = first..(first + group).min(end);
+            frames.fill(simd, x, images.clone(), affine);
+            for (place, image) in images.clone().enumerate() {
+                let frame = gradients.frame;
+                let to = gradients.image(place);
+                gradient(image, frame, to);
+                pointwise::channel_sums(simd, to, shape.outputs, frame, &mut bias);
+            }
+            let of_x = (frames.values(images.len()), frames.frame);
+            let of_g = (gradients.values(images.len()), gradients.frame);
+            correlation.add(simd, images.len(), of_x, of_g);
+            if let Some(convolution) = &mut convolution {
+                let input = &mut input[(first - start) * x.image()..][..images.len() * x.image()];
+                convolution.run(simd, of_g.0, of_g.1, input);
+                images.zip(input.chunks_exact_mut(x.image())).for_each(|(image, g)| after(image, g, &mut sums));
+            }
+        }
+        (correlation.finish(simd), bias, sums)
+    });
+    let (mut weight, mut bias, mut sums) = (Vec::new(), Vec::new(), Vec::new());
+    for part in parts.collect::<Vec<_>>() {
+        weight.push(part.0);
+        bias.push(part.1);
+        sums.push(part.2);
+    }
+    let bias = in_order(&bias).into_iter().map(|sum| sum as f32).collect();
+    Gradient { parameters: vec![weight_gradient(shape, &weight), bias], input, sums: in_order(&sums) }
+}
+
+/// `each(image, g, sums)` for every image of `g`; the sums of all parts, added in order.
+pub(super) fn sum_images(
+    g: &mut FeatureMap,
+    sums: usize,
+    each: impl Fn(usize, &mut [f32], &mut [f64]) + Sync,
+) -> Vec<f64> {
+    let (part, image) = (part_of(g.batch), g.image());
+    let parts = g.values.par_chunks_mut(part * image).enumerate().map(|(number, g)| {
+        let mut sums = vec![0.0; sums];
+        g.chunks_exact_mut(image).enumerate().for_each(|(place, g)| each(number * part + place, g, &mut sums));
+        sums
+    });
+    in_order(&parts.collect::<Vec<_>>())
+}

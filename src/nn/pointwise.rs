@@ -1,0 +1,343 @@
+//! What happens to each channel on its own: affine maps, ReLU, sums for batch norm, pooling, and their gradients.
+//!
+//! Plain loops over fixed chunks of channels; each sum goes over the pixels in order.
+
+use super::frame::Frame;
+use super::simd::kernels;
+
+/// Values summed as 32-bit floats before the sum goes on in 64 bits.
+const RUN: usize = 64;
+
+/// What a reader makes of stored values: x · scale + offset for each channel, then a ReLU if it has one.
+#[derive(Debug, Clone)]
+pub(super) struct Affine {
+    pub scale: Vec<f32>,
+    pub offset: Vec<f32>,
+    pub relu: bool,
+}
+
+impl Affine {
+    /// Values as they are.
+    pub fn none(channels: usize) -> Self {
+        Self { scale: vec![1.0; channels], offset: vec![0.0; channels], relu: false }
+    }
+
+    fn floor(&self) -> f32 {
+        floor(self.relu)
+    }
+}
+
+/// The batch norm's part of a gradient: scale · g − (slope · x + level) for its input x.
+#[derive(Debug, Clone)]
+pub(super) struct Slope {
+    pub scale: Vec<f32>,
+    pub slope: Vec<f32>,
+    pub level: Vec<f32>,
+}
+
+/// The gradient of a block's output, as it reaches what stood before the pooling.
+#[derive(Clone, Copy)]
+pub(super) struct Unpooled<'a> {
+    pub g: &'a [f32],
+    /// Which of the four values won; empty without pooling.
+    pub winners: &'a [u8],
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+}
+
+impl Unpooled<'_> {
+    #[inline(always)]
+    fn at<const L: usize>(&self, row: usize, column: usize, first: usize) -> [f32; L] {
+        if self.winners.is_empty() {
+            return read(self.g, (row * self.width + column) * self.channels + first);
+        }
+        let (high, wide) = (self.height / 2, self.width / 2);
+        // An odd last row or column was left out.
+        if row / 2 >= high || column / 2 >= wide {
+            return [0.0; L];
+        }
+        let place = ((row / 2) * wide + column / 2) * self.channels + first;
+        let which = (row % 2 * 2 + column % 2) as u8;
+        let (g, winners) = (read::<L>(self.g, place), &self.winners[place..place + L]);
+        lanes(|i| if winners[i] == which { g[i] } else { 0.0 })
+    }
+}
+
+fn floor(relu: bool) -> f32 {
+    if relu { 0.0 } else { f32::NEG_INFINITY }
+}
+
+/// Not `f32::max`: NaN must come through, to be noticed.
+#[inline(always)]
+fn floored(x: f32, floor: f32) -> f32 {
+    if floor > x { floor } else { x }
+}
+
+/// `std::array::from_fn` as a plain loop: that one is not always inlined.
+#[inline(always)]
+fn lanes<const L: usize>(mut of: impl FnMut(usize) -> f32) -> [f32; L] {
+    let mut values = [0.0; L];
+    for (i, value) in values.iter_mut().enumerate() {
+        *value = of(i);
+    }
+    values
+}
+
+#[inline(always)]
+fn read<const L: usize>(x: &[f32], place: usize) -> [f32; L] {
+    let mut values = [0.0; L];
+    values.copy_from_slice(&x[place..place + L]);
+    values
+}
+
+#[inline(always)]
+fn write<const L: usize>(to: &mut [f32], place: usize, values: [f32; L]) {
+    to[place..place + L].copy_from_slice(&values);
+}
+
+#[inline(always)]
+fn seen<const L: usize>(x: [f32; L], affine: &Affine, first: usize) -> [f32; L] {
+    let (scale, offset) = (read::<L>(&affine.scale, first), read::<L>(&affine.offset, first));
+    let floor = affine.floor();
+    lanes(|i| floored(x[i] * scale[i] + offset[i], floor))
+}
+
+#[inline(always)]
+fn sloped<const L: usize>(x: [f32; L], g: [f32; L], slope: &Slope, first: usize) -> [f32; L] {
+    let (scale, level) = (read::<L>(&slope.scale, first), read::<L>(&slope.level, first));
+    let slope = read::<L>(&slope.slope, first);
+    lanes(|i| scale[i] * g[i] - (slope[i] * x[i] + level[i]))
+}
+
+/// Runs the block for every chunk of 16 channels, then for every one that is left.
+macro_rules! by_lanes {
+    ($channels:expr, |$first:ident, $lanes:ident| $body:block) => {
+        let whole = $channels / 16 * 16;
+        for $first in (0..whole).step_by(16) {
+            const $lanes: usize = 16;
+            $body
+        }
+        for $first in whole..$channels {
+            const $lanes: usize = 1;
+            $body
+        }
+    };
+}
+
+kernels! {
+    /// Puts an image into its frame as a reader of `affine` sees it.
+    pub fn fill<V: Vector>(x: &[f32], channels: usize, affine: &Affine, frame: Frame, to: &mut [f32]) {
+        by_lanes!(channels, |first, L| {
+            for row in 0..frame.height {
+                for column in 0..frame.width {
+                    let x = read::<L>(x, (row * frame.width + column) * channels + first);
+                    write(to, frame.place(row, column) + first, seen(x, affine, first));
+                }
+            }
+        });
+    }
+
+    /// A ReLU in place if `relu`; adds Σx to the first and Σx² to the second half of `sums`.
+    pub fn activate<V: Vector>(x: &mut [f32], channels: usize, relu: bool, sums: &mut [f64]) {
+        let (sums, squares) = sums.split_at_mut(channels);
+        let floor = floor(relu);
+        by_lanes!(channels, |first, L| {
+            for run in x.chunks_mut(RUN * channels) {
+                // About the first value, so that large means leave the squares exact.
+                let about = read::<L>(run, first).map(|x| floored(x, floor));
+                let (mut sum, mut square) = ([0.0f32; L], [0.0f32; L]);
+                for pixel in run.chunks_exact_mut(channels) {
+                    let x = read::<L>(pixel, first).map(|x| floored(x, floor));
+                    if relu {
+                        write(pixel, first, x);
+                    }
+                    for i in 0..L {
+                        let apart = x[i] - about[i];
+                        sum[i] += apart;
+                        square[i] += apart * apart;
+                    }
+                }
+                let count = (run.len() / channels) as f64;
+                for i in 0..L {
+                    let (about, sum, square) = (f64::from(about[i]), f64::from(sum[i]), f64::from(square[i]));
+                    sums[first + i] += count * about + sum;
+                    squares[first + i] += square + 2.0 * about * sum + count * about * about;
+                }
+            }
+        });
+    }
+
+    /// 2×2 maximum, or minimum where `signs` is −1; `winners` tell which of the four it was (the first of equals).
+    /// An odd last row or column is left out.
+    pub fn pool<V: Vector>(
+        x: &[f32],
+        size: (usize, usize),
+        channels: usize,
+        signs: &[f32],
+        y: &mut [f32],
+        winners: &mut [u8],
+    ) {
+        let (high, wide) = (size.0 / 2, size.1 / 2);
+        by_lanes!(channels, |first, L| {
+            let sign = read::<L>(signs, first);
+            for (row, column) in (0..high).flat_map(|row| (0..wide).map(move |column| (row, column))) {
+                let corner = (row * 2 * size.1 + column * 2) * channels + first;
+                let mut best = read::<L>(x, corner);
+                let mut winner = [0u8; L];
+                for (which, offset) in [(1, 1), (2, size.1), (3, size.1 + 1)] {
+                    let other = read::<L>(x, corner + offset * channels);
+                    for i in 0..L {
+                        let wins = other[i] * sign[i] > best[i] * sign[i];
+                        best[i] = if wins { other[i] } else { best[i] };
+                        winner[i] = if wins { which } else { winner[i] };
+                    }
+                }
+                let place = (row * wide + column) * channels + first;
+                write(y, place, best);
+                winners[place..place + L].copy_from_slice(&winner);
+            }
+        });
+    }
+
+    pub fn add<V: Vector>(to: &mut [f32], other: &[f32]) {
+        to.iter_mut().zip(other).for_each(|(to, other)| *to += other);
+    }
+
+    /// The mean over the pixels, as a reader of `affine` sees them.
+    pub fn average<V: Vector>(x: &[f32], channels: usize, affine: &Affine, y: &mut [f32]) {
+        let pixels = (x.len() / channels) as f32;
+        by_lanes!(channels, |first, L| {
+            let mut sum = [0.0f32; L];
+            for pixel in x.chunks_exact(channels) {
+                let x = seen(read::<L>(pixel, first), affine, first);
+                for i in 0..L {
+                    sum[i] += x[i];
+                }
+            }
+            write(y, first, sum.map(|sum| sum / pixels));
+        });
+    }
+
+    /// Adds the sum of each channel of a frame.
+    pub fn channel_sums<V: Vector>(x: &[f32], channels: usize, frame: Frame, sums: &mut [f64]) {
+        by_lanes!(channels, |first, L| {
+            for row in 0..frame.height {
+                let mut sum = [0.0f32; L];
+                for column in 0..frame.width {
+                    let x = read::<L>(x, frame.place(row, column) + first);
+                    for i in 0..L {
+                        sum[i] += x[i];
+                    }
+                }
+                for i in 0..L {
+                    sums[first + i] += f64::from(sum[i]);
+                }
+            }
+        });
+    }
+
+    /// Clears the gradient `g` of what a reader of `affine` sees where its ReLU was off; adds Σ g · normal to the
+    /// first and Σ g to the second half of `sums`, where normal = x · inverse + shift.
+    pub fn norm_sums<V: Vector>(
+        x: &[f32],
+        g: &mut [f32],
+        channels: usize,
+        affine: &Affine,
+        inverse: &[f32],
+        shift: &[f32],
+        sums: &mut [f64],
+    ) {
+        let (for_scale, for_offset) = sums.split_at_mut(channels);
+        by_lanes!(channels, |first, L| {
+            let (inverse, shift) = (read::<L>(inverse, first), read::<L>(shift, first));
+            for (x, g) in x.chunks(RUN * channels).zip(g.chunks_mut(RUN * channels)) {
+                let (mut weighted, mut plain) = ([0.0f32; L], [0.0f32; L]);
+                for (x, g) in x.chunks_exact(channels).zip(g.chunks_exact_mut(channels)) {
+                    let (x, mut slope) = (read::<L>(x, first), read::<L>(g, first));
+                    if affine.relu {
+                        let y = seen(x, affine, first);
+                        slope = lanes(|i| if y[i] > 0.0 { slope[i] } else { 0.0 });
+                        write(g, first, slope);
+                    }
+                    for i in 0..L {
+                        weighted[i] += slope[i] * (x[i] * inverse[i] + shift[i]);
+                        plain[i] += slope[i];
+                    }
+                }
+                for i in 0..L {
+                    for_scale[first + i] += f64::from(weighted[i]);
+                    for_offset[first + i] += f64::from(plain[i]);
+                }
+            }
+        });
+    }
+
+    /// The gradient of a batch norm's input x for that of its output, `g`.
+    pub fn norm_gradient<V: Vector>(
+        x: &[f32],
+        g: &[f32],
+        channels: usize,
+        slope: &Slope,
+        frame: Frame,
+        to: &mut [f32],
+    ) {
+        by_lanes!(channels, |first, L| {
+            for row in 0..frame.height {
+                for column in 0..frame.width {
+                    let place = (row * frame.width + column) * channels + first;
+                    let found = sloped(read::<L>(x, place), read(g, place), slope, first);
+                    write(to, frame.place(row, column) + first, found);
+                }
+            }
+        });
+    }
+
+    /// The same in place of `g`.
+    pub fn norm_slope<V: Vector>(x: &[f32], g: &mut [f32], channels: usize, slope: &Slope) {
+        by_lanes!(channels, |first, L| {
+            for (x, g) in x.chunks_exact(channels).zip(g.chunks_exact_mut(channels)) {
+                let found = sloped(read::<L>(x, first), read(g, first), slope, first);
+                write(g, first, found);
+            }
+        });
+    }
+
+    /// The gradient of what stood before ReLU (whose output is `x`), batch norm and pooling.
+    pub fn block_gradient<V: Vector>(x: &[f32], g: Unpooled<'_>, slope: &Slope, frame: Frame, to: &mut [f32]) {
+        by_lanes!(g.channels, |first, L| {
+            for row in 0..frame.height {
+                for column in 0..frame.width {
+                    let x = read::<L>(x, (row * frame.width + column) * g.channels + first);
+                    let found = sloped(x, g.at(row, column, first), slope, first);
+                    let found = lanes::<L>(|i| if x[i] > 0.0 { found[i] } else { 0.0 });
+                    write(to, frame.place(row, column) + first, found);
+                }
+            }
+        });
+    }
+
+    /// The gradient of what stood before the pooling, in place of what `to` holds.
+    pub fn unpool<V: Vector>(g: Unpooled<'_>, frame: Frame, to: &mut [f32]) {
+        by_lanes!(g.channels, |first, L| {
+            for row in 0..frame.height {
+                for column in 0..frame.width {
+                    write(to, frame.place(row, column) + first, g.at::<L>(row, column, first));
+                }
+            }
+        });
+    }
+
+    /// The same added to what `to` holds.
+    pub fn unpool_add<V: Vector>(g: Unpooled<'_>, frame: Frame, to: &mut [f32]) {
+        by_lanes!(g.channels, |first, L| {
+            for row in 0..frame.height {
+                for column in 0..frame.width {
+                    let place = frame.place(row, column) + first;
+                    let (held, found) = (read::<L>(to, place), g.at::<L>(row, column, first));
+                    write(to, place, lanes::<L>(|i| held[i] + found[i]));
+                }
+            }
+        });
+    }
+}
