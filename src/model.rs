@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use networks::{DIMENSION, Network, Original, Residual, parameter_count};
 
-use crate::nn::FeatureMap;
+use crate::nn::{Buffer, FeatureMap};
 use crate::{damaged, files};
 
 const METADATA_KEY: &str = "similiai";
@@ -59,48 +59,49 @@ impl NetworkName {
 }
 
 impl Preprocessing {
-    /// (side, side, 3) values.
-    pub fn apply(&self, image: &RgbImage) -> Vec<f32> {
-        let side = self.side as u32;
-        let (width, height) = image.dimensions();
-        let resized;
-        let image = if width == height && width % side == 0 {
-            image
-        } else {
-            resized = image::imageops::resize(image, side, side, image::imageops::FilterType::Triangle);
-            &resized
-        };
-        let block = (image.width() / side) as usize;
+    /// A square image whose side is a multiple of the input's, as [`Preprocessing::apply`] wants it.
+    pub fn fit(&self, image: RgbImage) -> RgbImage {
+        let (side, (width, height)) = (self.side as u32, image.dimensions());
+        if width == height && width % side == 0 {
+            return image;
+        }
+        image::imageops::resize(&image, side, side, image::imageops::FilterType::Triangle)
+    }
+
+    /// Blocks of pixels averaged to (side, side, 3) values.
+    pub fn apply(&self, image: &RgbImage, to: &mut [f32]) {
+        let block = image.width() as usize / self.side;
         let line = image.width() as usize * 3;
         let scale = 1.0 / (255.0 * (block * block) as f32);
-        let mut values = Vec::with_capacity(self.side * self.side * 3);
-        for y in 0..self.side {
-            for x in 0..self.side {
-                for channel in 0..3 {
-                    let corner = y * block * line + x * block * 3 + channel;
-                    let at =
-                        |place: usize| u32::from(image.as_raw()[corner + place / block * line + place % block * 3]);
-                    let sum: u32 = (0..block * block).map(at).sum();
-                    values.push((sum as f32 * scale - self.mean) / self.deviation);
+        let mut sums = vec![0u32; self.side * 3];
+        for (rows, to) in image.as_raw().chunks_exact(block * line).zip(to.chunks_exact_mut(self.side * 3)) {
+            sums.fill(0);
+            for row in rows.chunks_exact(line) {
+                for (sums, pixels) in sums.chunks_exact_mut(3).zip(row.chunks_exact(block * 3)) {
+                    for pixel in pixels.chunks_exact(3) {
+                        sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += u32::from(*value));
+                    }
                 }
             }
+            let value = |sum: &u32| (*sum as f32 * scale - self.mean) / self.deviation;
+            to.iter_mut().zip(&sums).for_each(|(to, sum)| *to = value(sum));
         }
-        values
     }
 
-    /// (images, side, side, 3)
-    pub fn batch(&self, images: &[RgbImage]) -> FeatureMap {
-        let values: Vec<Vec<f32>> = images.par_iter().map(|image| self.apply(image)).collect();
-        FeatureMap::new((images.len(), self.side, self.side, 3), values.concat())
+    /// (images, side, side, 3), each image filled in by `each`.
+    pub fn batch(&self, images: usize, each: impl Fn(usize, &mut [f32]) + Sync) -> FeatureMap {
+        let image = self.side * self.side * 3;
+        let mut values = Buffer::stale(images * image);
+        values.par_chunks_mut(image).enumerate().for_each(|(place, to)| each(place, to));
+        FeatureMap::new((images, self.side, self.side, 3), values)
     }
-}
 
-/// Embeds preprocessed images by batches: (images, [`DIMENSION`]).
-pub fn embed_values<N: Network>(network: &N, values: &[f32], side: usize) -> Vec<f32> {
-    let image = side * side * 3;
-    let batches = values.chunks(BATCH * image);
-    let embed = |batch: &[f32]| network.infer(FeatureMap::new((batch.len() / image, side, side, 3), batch.to_vec()));
-    batches.flat_map(embed).collect()
+    /// Embeds images that [fit](Self::fit) by batches: (images, [`DIMENSION`]).
+    pub fn embed<N: Network>(&self, network: &N, images: &[RgbImage]) -> Vec<f32> {
+        let embed =
+            |images: &[RgbImage]| network.infer(self.batch(images.len(), |place, to| self.apply(&images[place], to)));
+        images.chunks(BATCH).flat_map(embed).collect()
+    }
 }
 
 enum Weights {
@@ -135,13 +136,18 @@ impl Model {
         Ok(Self { configuration, digest: blake3::hash(&bytes).to_hex().to_string(), weights })
     }
 
-    /// (images, dimension)
-    pub fn embed(&self, images: &[RgbImage]) -> Vec<f32> {
-        let input = self.configuration.preprocessing.batch(images);
-        match &self.weights {
-            Weights::Original(network) => embed_values(network.as_ref(), &input.values, input.width),
-            Weights::Residual(network) => embed_values(network.as_ref(), &input.values, input.width),
+    /// (images, dimension); fails on an embedding that is not finite.
+    pub fn embed(&self, images: Vec<RgbImage>) -> Result<Vec<f32>> {
+        let preprocessing = &self.configuration.preprocessing;
+        let images: Vec<RgbImage> = images.into_par_iter().map(|image| preprocessing.fit(image)).collect();
+        let embeddings = match &self.weights {
+            Weights::Original(network) => preprocessing.embed(network.as_ref(), &images),
+            Weights::Residual(network) => preprocessing.embed(network.as_ref(), &images),
+        };
+        if embeddings.iter().any(|value| !value.is_finite()) {
+            return Err(damaged!("the model gives values that are not finite: its weights are damaged"));
         }
+        Ok(embeddings)
     }
 }
 

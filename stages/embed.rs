@@ -55,7 +55,7 @@ impl Stage for Embed {
         let bar = context.bar("images", rows.len() as u64);
         for rows in rows.chunks(self.batch) {
             let images = rows.par_iter().map(|row| read_png(&folder.join(&row.path))).collect::<Result<Vec<_>>>()?;
-            writer.write(rows, model.embed(&images))?;
+            writer.write(rows, model.embed(images)?)?;
             context.count_images(rows.len());
             bar.inc(rows.len() as u64);
         }

@@ -15,7 +15,7 @@ use dfdx::nn::ZeroGrads;
 use dfdx::nn::tensor_collection::*;
 use dfdx::optim::{Adam, Optimizer};
 use dfdx::prelude::*;
-use similiai::model::{DIMENSION, Network, NetworkName, Original, Residual, embed_values};
+use similiai::model::{DIMENSION, Network, NetworkName, Original, Residual};
 use similiai::nn::{FeatureMap, Triplets, triplet_loss};
 
 const MARGIN: f64 = 0.3;
@@ -73,12 +73,9 @@ fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<
                 }
             }
             ("infer", batches) => {
-                let all = values.repeat(batches.parse()?);
-                let start = Instant::now();
-                embed_values(&network, &all, side);
-                println!("{}", start.elapsed().as_secs_f64());
-                std::io::stdout().flush()?;
-                continue;
+                for _ in 0..batches.parse::<usize>()? {
+                    network.infer(FeatureMap::new((batch, side, side, 3), values.clone()));
+                }
             }
             ("dump", file) => dump(&network, FeatureMap::new((batch, side, side, 3), values.clone()), &triplets, file)?,
             (other, _) => bail!("unknown command {other}"),

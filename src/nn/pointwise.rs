@@ -47,20 +47,31 @@ pub(super) struct Unpooled<'a> {
 }
 
 impl Unpooled<'_> {
+    /// Calls `each(row, column, gradient)` for every pixel, from one place so that it is inlined.
     #[inline(always)]
-    fn at<const L: usize>(&self, row: usize, column: usize, first: usize) -> [f32; L] {
-        if self.winners.is_empty() {
-            return read(self.g, (row * self.width + column) * self.channels + first);
+    fn visit<const L: usize>(&self, first: usize, mut each: impl FnMut(usize, usize, [f32; L])) {
+        let side = if self.winners.is_empty() { 1 } else { 2 };
+        let (high, wide) = (self.height / side, self.width / side);
+        for row in 0..self.height.div_ceil(side) {
+            for column in 0..self.width.div_ceil(side) {
+                let (mut g, mut winners) = ([0.0; L], [0; L]);
+                // An odd last row or column was left out.
+                if row < high && column < wide {
+                    let place = (row * wide + column) * self.channels + first;
+                    g = read::<L>(self.g, place);
+                    if side == 2 {
+                        winners.copy_from_slice(&self.winners[place..place + L]);
+                    }
+                }
+                for which in 0..(side * side) as u8 {
+                    let row = row * side + usize::from(which / 2);
+                    let column = column * side + usize::from(which % 2);
+                    if row < self.height && column < self.width {
+                        each(row, column, lanes(|i| if winners[i] == which { g[i] } else { 0.0 }));
+                    }
+                }
+            }
         }
-        let (high, wide) = (self.height / 2, self.width / 2);
-        // An odd last row or column was left out.
-        if row / 2 >= high || column / 2 >= wide {
-            return [0.0; L];
-        }
-        let place = ((row / 2) * wide + column / 2) * self.channels + first;
-        let which = (row % 2 * 2 + column % 2) as u8;
-        let (g, winners) = (read::<L>(self.g, place), &self.winners[place..place + L]);
-        lanes(|i| if winners[i] == which { g[i] } else { 0.0 })
     }
 }
 
@@ -306,38 +317,30 @@ kernels! {
     /// The gradient of what stood before ReLU (whose output is `x`), batch norm and pooling.
     pub fn block_gradient<V: Vector>(x: &[f32], g: Unpooled<'_>, slope: &Slope, frame: Frame, to: &mut [f32]) {
         by_lanes!(g.channels, |first, L| {
-            for row in 0..frame.height {
-                for column in 0..frame.width {
-                    let x = read::<L>(x, (row * frame.width + column) * g.channels + first);
-                    let found = sloped(x, g.at(row, column, first), slope, first);
-                    let found = lanes::<L>(|i| if x[i] > 0.0 { found[i] } else { 0.0 });
-                    write(to, frame.place(row, column) + first, found);
-                }
-            }
+            g.visit::<L>(first, |row, column, gradient| {
+                let x = read::<L>(x, (row * frame.width + column) * g.channels + first);
+                let found = sloped(x, gradient, slope, first);
+                let found = lanes::<L>(|i| if x[i] > 0.0 { found[i] } else { 0.0 });
+                write(to, frame.place(row, column) + first, found);
+            });
         });
     }
 
     /// The gradient of what stood before the pooling, in place of what `to` holds.
     pub fn unpool<V: Vector>(g: Unpooled<'_>, frame: Frame, to: &mut [f32]) {
         by_lanes!(g.channels, |first, L| {
-            for row in 0..frame.height {
-                for column in 0..frame.width {
-                    write(to, frame.place(row, column) + first, g.at::<L>(row, column, first));
-                }
-            }
+            g.visit::<L>(first, |row, column, g| write(to, frame.place(row, column) + first, g));
         });
     }
 
     /// The same added to what `to` holds.
     pub fn unpool_add<V: Vector>(g: Unpooled<'_>, frame: Frame, to: &mut [f32]) {
         by_lanes!(g.channels, |first, L| {
-            for row in 0..frame.height {
-                for column in 0..frame.width {
-                    let place = frame.place(row, column) + first;
-                    let (held, found) = (read::<L>(to, place), g.at::<L>(row, column, first));
-                    write(to, place, lanes::<L>(|i| held[i] + found[i]));
-                }
-            }
+            g.visit::<L>(first, |row, column, g| {
+                let place = frame.place(row, column) + first;
+                let held = read::<L>(to, place);
+                write(to, place, lanes::<L>(|i| held[i] + g[i]));
+            });
         });
     }
 }

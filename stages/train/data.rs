@@ -1,6 +1,7 @@
 //! The training part in memory, and the batches drawn from it.
 
 use anyhow::Result;
+use image::RgbImage;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -14,10 +15,9 @@ use similiai::stage::Context;
 
 use super::{Mining, Train};
 
-/// Preprocessed images with their labels.
+/// Decoded images with their labels.
 pub struct Set {
-    /// (images, side, side, 3)
-    pub values: Vec<f32>,
+    pub images: Vec<RgbImage>,
     pub labels: Vec<u8>,
     /// The images of each class.
     pub classes: Vec<Vec<usize>>,
@@ -42,9 +42,9 @@ pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> R
     let rows: Vec<Split> = listing::read(&context.input("split")?.join(crate::stages::split::LIST))?;
     let rows: Vec<Split> = rows.into_iter().filter(|row| row.split == Side::Train).collect();
     let bar = context.bar("reading images", rows.len() as u64);
-    let read = |row: &Split| -> Result<Vec<f32>> {
+    let read = |row: &Split| -> Result<RgbImage> {
         bar.inc(1);
-        Ok(preprocessing.apply(&read_png(&folder.join(&row.path))?))
+        Ok(preprocessing.fit(read_png(&folder.join(&row.path))?))
     };
     let mut images = rows.par_iter().map(read).collect::<Result<Vec<_>>>()?;
     let mut names: Vec<i32> = rows.iter().map(|row| row.label).collect();
@@ -70,10 +70,9 @@ pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> R
         let labels: Vec<u8> = places.iter().map(|place| class(place) as u8).collect();
         let of_class = |class| (0..labels.len()).filter(|place| usize::from(labels[*place]) == class).collect();
         let classes = (0..names.len()).map(of_class).collect();
-        let mut values = Vec::with_capacity(places.len() * preprocessing.side * preprocessing.side * 3);
         // Taken, not copied: all images together may fill much of the memory.
-        places.iter().for_each(|place| values.append(&mut images[*place]));
-        Set { values, labels, classes }
+        let images = places.iter().map(|place| std::mem::take(&mut images[*place])).collect();
+        Set { images, labels, classes }
     };
     let (learned, held_out) = (set(false), set(true));
     Ok(Data { preprocessing, learned, held_out })
@@ -168,7 +167,7 @@ mod tests {
     fn set() -> Set {
         let labels = vec![0, 0, 0, 1, 1, 2, 2, 2, 2];
         let classes = (0..3).map(|class| (0..9).filter(|place| labels[*place] == class).collect()).collect();
-        Set { values: Vec::new(), labels, classes }
+        Set { images: Vec::new(), labels, classes }
     }
 
     #[test]

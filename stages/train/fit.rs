@@ -1,15 +1,16 @@
 //! The training loop.
 
 use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::Scope;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
 use dfdx::optim::{Adam, Optimizer};
 use dfdx::prelude::*;
-use rayon::prelude::*;
 use similiai::metrics::{METRICS, Ranking};
-use similiai::model::{Configuration, DIMENSION, Network, embed_values, parameter_count, save};
+use similiai::model::{Configuration, DIMENSION, Network, parameter_count, save};
 use similiai::nn::{FeatureMap, evaluate_loss, triplet_loss};
 use similiai::search::Gallery;
 use similiai::stage::{Context, rng};
@@ -20,6 +21,8 @@ use super::{Schedule, Train};
 
 /// Neighbours by which an epoch is judged.
 const JUDGED_BY: usize = 5;
+/// Batches made before they are needed.
+const AHEAD: usize = 2;
 /// Distances are alike if they spread by less than this share of the margin.
 const ALIKE: f64 = 0.01;
 
@@ -40,8 +43,7 @@ pub fn fit<N: Network>(
     );
     let decay = (train.weight_decay > 0.0).then_some(WeightDecay::Decoupled(train.weight_decay));
     let mut optimizer = Adam::new(&network, AdamConfig { weight_decay: decay, ..Default::default() });
-    let mut gradients = network.try_alloc_grads().map_err(|error| anyhow!("dfdx: {error}"))?;
-    let side = data.preprocessing.side;
+    let mut gradients = network.try_alloc_grads().map_err(dfdx_said)?;
     let validation = data.validation(train, context);
     let steps = data.batches(train, context, 1).len();
     let bar = context.bar("steps", (steps * train.epochs) as u64);
@@ -50,52 +52,81 @@ pub fn fit<N: Network>(
     let mut images_seen = 0;
     let mut epochs: Vec<Epoch> = Vec::new();
     let mut best: Option<(f64, N)> = None;
-    for number in 1..=train.epochs {
-        let (mut loss, mut active, mut rate) = (0.0, 0.0, 0.0);
-        for (step, batch) in data.batches(train, context, number).iter().enumerate() {
-            rate = train.learning_rate_at((number - 1) * steps + step, steps * train.epochs);
-            optimizer.cfg.lr = rate;
-            let images = augmented(train, context.seed, data, batch, (number, step));
-            let images = FeatureMap::new((batch.images.len(), side, side, 3), images);
-            let embeddings = network.train(images, gradients)?;
-            let (value, watched) =
-                triplet_loss(embeddings, &batch.triplets, train.margin).map_err(|error| anyhow!("dfdx: {error}"))?;
-            if !watched.loss.is_finite() {
-                bail!("the loss is not finite in epoch {number}; lower train.learning_rate ({})", train.learning_rate);
+    std::thread::scope(|scope| {
+        let ahead = batches_ahead(train, context, data, scope);
+        for number in 1..=train.epochs {
+            let (mut loss, mut active, mut rate) = (0.0, 0.0, 0.0);
+            for step in 0..steps {
+                let (batch, images) = ahead.recv().context("no batch came")?;
+                rate = train.learning_rate_at((number - 1) * steps + step, steps * train.epochs);
+                optimizer.cfg.lr = rate;
+                let embeddings = network.train(images, gradients).with_context(|| {
+                    let rate = train.learning_rate;
+                    format!("training broke off in epoch {number}; lower train.learning_rate ({rate})")
+                })?;
+                let (value, watched) = triplet_loss(embeddings, &batch.triplets, train.margin).map_err(dfdx_said)?;
+                if !watched.loss.is_finite() {
+                    bail!(
+                        "the loss is not finite in epoch {number}; lower train.learning_rate ({})",
+                        train.learning_rate
+                    );
+                }
+                gradients = value.try_backward().map_err(dfdx_said)?;
+                optimizer.update(&mut network, &gradients).map_err(|error| anyhow!("dfdx: {error:?}"))?;
+                network.try_zero_grads(&mut gradients).map_err(dfdx_said)?;
+                loss += watched.loss / steps as f64;
+                active += watched.active / steps as f64;
+                context.count_images(batch.images.len());
+                images_seen += batch.images.len();
+                let speed = images_seen as f64 / start.elapsed().as_secs_f64();
+                bar.message(format!(
+                    "epoch {number}/{} loss {:.4} active {:.0} % {speed:.0} images/s{}",
+                    train.epochs,
+                    watched.loss,
+                    watched.active * 100.0,
+                    judged(&epochs)
+                ));
+                bar.inc(1);
             }
-            gradients = value.try_backward().map_err(|error| anyhow!("dfdx: {error}"))?;
-            optimizer.update(&mut network, &gradients).map_err(|error| anyhow!("dfdx: {error:?}"))?;
-            network.try_zero_grads(&mut gradients).map_err(|error| anyhow!("dfdx: {error}"))?;
-            loss += watched.loss / steps as f64;
-            active += watched.active / steps as f64;
-            context.count_images(batch.images.len());
-            images_seen += batch.images.len();
-            let speed = images_seen as f64 / start.elapsed().as_secs_f64();
-            bar.message(format!(
-                "epoch {number}/{} loss {:.4} active {:.0} % {speed:.0} images/s{}",
-                train.epochs,
-                watched.loss,
-                watched.active * 100.0,
-                judged(&epochs)
-            ));
-            bar.inc(1);
+            let epoch = Epoch { epoch: number, learning_rate: rate, loss, active, ..Epoch::default() };
+            let epoch = measure(train, data, &validation, &network, epoch)?;
+            if best.as_ref().is_none_or(|(precision, _)| epoch.validation_precision >= *precision) {
+                best = Some((epoch.validation_precision, network.clone()));
+            }
+            tracing::debug!("{epoch:?}");
+            epochs.push(epoch);
         }
-        let epoch = measure(
-            train,
-            data,
-            &validation,
-            &network,
-            Epoch { epoch: number, learning_rate: rate, loss, active, ..Epoch::default() },
-        )?;
-        if best.as_ref().is_none_or(|(precision, _)| epoch.validation_precision >= *precision) {
-            best = Some((epoch.validation_precision, network.clone()));
-        }
-        tracing::debug!("{epoch:?}");
-        epochs.push(epoch);
-    }
+        Ok(())
+    })?;
     let (_, network) = best.context("no epoch was trained")?;
     save(&network, configuration, path)?;
     Ok(epochs)
+}
+
+fn dfdx_said(error: CpuError) -> anyhow::Error {
+    anyhow!("dfdx: {error}")
+}
+
+/// All batches with their images, made on a thread of its own while others are learned from.
+fn batches_ahead<'scope>(
+    train: &'scope Train,
+    context: &'scope Context,
+    data: &'scope Data,
+    scope: &'scope Scope<'scope, '_>,
+) -> Receiver<(Batch, FeatureMap)> {
+    let (sender, receiver) = sync_channel(AHEAD);
+    scope.spawn(move || {
+        for epoch in 1..=train.epochs {
+            for (step, batch) in data.batches(train, context, epoch).into_iter().enumerate() {
+                let images = augmented(train, context.seed, data, &batch, (epoch, step));
+                // Nobody listens once training has failed.
+                if sender.send((batch, images)).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    receiver
 }
 
 fn judged(epochs: &[Epoch]) -> String {
@@ -120,19 +151,18 @@ impl Train {
 }
 
 /// (images, side, side, 3); each image has a random stream of its own, so threads do not matter.
-fn augmented(train: &Train, seed: u64, data: &Data, batch: &Batch, (epoch, step): (usize, usize)) -> Vec<f32> {
-    let length = data.preprocessing.side.pow(2) * 3;
-    let mut values = vec![0.0; batch.images.len() * length];
-    values.par_chunks_mut(length).zip(&batch.images).enumerate().for_each(|(slot, (to, image))| {
+fn augmented(train: &Train, seed: u64, data: &Data, batch: &Batch, (epoch, step): (usize, usize)) -> FeatureMap {
+    data.preprocessing.batch(batch.images.len(), |slot, to| {
         let mut rng = rng(seed, &format!("augment {epoch} {step} {slot}"));
-        train.augment.apply(&data.learned.values[image * length..][..length], to, &data.preprocessing, &mut rng);
-    });
-    values
+        let mut plain = vec![0.0; to.len()];
+        data.preprocessing.apply(&data.learned.images[batch.images[slot]], &mut plain);
+        train.augment.apply(&plain, to, &data.preprocessing, &mut rng);
+    })
 }
 
 /// Completes `epoch` by what the held-out images say, and stops a collapsed training.
 fn measure<N: Network>(train: &Train, data: &Data, validation: &Batch, network: &N, mut epoch: Epoch) -> Result<Epoch> {
-    let embeddings = embed_values(network, &data.held_out.values, data.preprocessing.side);
+    let embeddings = data.preprocessing.embed(network, &data.held_out.images);
     let rows: Vec<&[f32]> = embeddings.chunks_exact(DIMENSION).collect();
     let spread = spread(&rows);
     if spread.is_nan() || spread < ALIKE * train.margin {
