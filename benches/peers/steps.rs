@@ -55,7 +55,7 @@ fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<
         NetworkName::Original => Triplets::Given,
         NetworkName::Residual => Triplets::All((0..batch).map(|image| (image * 10 / batch) as u8).collect()),
     };
-    let values = images(batch, side);
+    let images = FeatureMap::new((batch, side, side, 3), images(batch, side));
     let mut optimizer = Adam::new(&network, AdamConfig::default());
     let mut gradients = network.try_alloc_grads().map_err(dfdx_said)?;
     for line in std::io::stdin().lock().lines() {
@@ -64,8 +64,7 @@ fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<
         match line.split_once(' ').context("a command and its argument")? {
             ("train", steps) => {
                 for _ in 0..steps.parse::<usize>()? {
-                    let batch = FeatureMap::new((batch, side, side, 3), values.clone());
-                    let embeddings = network.train(batch, gradients)?;
+                    let embeddings = network.train(images.clone(), gradients)?;
                     let (loss, _) = triplet_loss(embeddings, &triplets, MARGIN).map_err(dfdx_said)?;
                     gradients = loss.try_backward().map_err(dfdx_said)?;
                     optimizer.update(&mut network, &gradients).map_err(|error| anyhow!("{error:?}"))?;
@@ -74,10 +73,10 @@ fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<
             }
             ("infer", batches) => {
                 for _ in 0..batches.parse::<usize>()? {
-                    network.infer(FeatureMap::new((batch, side, side, 3), values.clone()));
+                    network.infer(images.clone());
                 }
             }
-            ("dump", file) => dump(&network, FeatureMap::new((batch, side, side, 3), values.clone()), &triplets, file)?,
+            ("dump", file) => dump(&network, images.clone(), &triplets, file)?,
             (other, _) => bail!("unknown command {other}"),
         }
         println!("{}", start.elapsed().as_secs_f64());

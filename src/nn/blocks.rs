@@ -8,8 +8,9 @@ use dfdx::nn::tensor_collection::*;
 use dfdx::prelude::*;
 
 use super::batch_norm::{BatchNorm, Moments};
+use super::buffers::Buffer;
 use super::chain::{Chain, Signal, check};
-use super::conv::Conv;
+use super::conv::{Conv, Weights};
 use super::passes::{backward, forward, sum_images};
 use super::pointwise::{self, Affine, Unpooled};
 use super::simd::Simd;
@@ -46,7 +47,9 @@ impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
         chain.push(self.targets(), move |g| {
             let simd = Simd::current();
             let (plain, x) = (Affine::none(O), (&*input.map, &input.affine));
-            let into = |image: usize, frame, to: &mut [f32]| pointwise::fill(simd, g.of(image), O, &plain, frame, to);
+            let into = |image: usize, _: &[f32], frame, to: &mut [f32]| {
+                pointwise::fill(simd, g.of(image), O, &plain, frame, to)
+            };
             let found = backward(simd, shape, turned.as_ref(), x, into, 0, |_, _, _| ());
             (found.input.unwrap_or(FeatureMap::EMPTY), found.parameters)
         });
@@ -74,10 +77,13 @@ impl<const I: usize, const O: usize, const POOL: bool, E: Number, D: Device<E>> 
     }
 }
 
+/// Rows that are convolved again together on the way back: even, and few enough for the nearest cache.
+const BAND: usize = 4;
+
 /// What the convolution and ReLU of a block gave.
 struct Active {
-    /// Before the pooling; empty unless kept.
-    full: FeatureMap,
+    /// Before the pooling, if kept apart.
+    full: Option<FeatureMap>,
     /// Behind it.
     y: Arc<FeatureMap>,
     /// Empty without pooling.
@@ -87,42 +93,44 @@ struct Active {
 
 impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32, Cpu> {
     /// The maximum of what the batch norm gives is that of what it takes, or the minimum where its scale is negative.
-    fn activate(&self, x: &Signal, keep: bool) -> Active {
+    fn activate(&self, weights: &Weights, x: &Signal, keep: bool) -> Active {
         let (simd, size, x, affine) = (Simd::current(), x.map.size(), &*x.map, &x.affine);
         let signs: Vec<f32> =
             super::tape::values(&self.norm.scale).iter().map(|scale| if *scale < 0.0 { -1.0 } else { 1.0 }).collect();
-        let weights = self.conv.forward(size);
-        let mut full = if keep || !POOL { x.like(O) } else { FeatureMap::EMPTY };
+        let mut full = (keep || !POOL).then(|| x.like(O));
         let mut y = if POOL { x.halved(O) } else { FeatureMap::EMPTY };
         let mut winners = vec![0u8; y.values.len()];
-        let kept = (keep || !POOL).then_some(&mut *full.values);
+        let kept = full.as_mut().map(|full| &mut *full.values);
         let moments = if POOL {
             let image = y.image().max(1);
             let mut items: Vec<_> = y.values.chunks_exact_mut(image).zip(winners.chunks_exact_mut(image)).collect();
             // Images of one row or column leave nothing.
             items.resize_with(x.batch, Default::default);
-            forward(simd, &weights, (x, affine), kept, &mut items, 2 * O, |_, full, (y, winners), sums| {
+            forward(simd, weights, (x, affine), kept, &mut items, 2 * O, |_, full, (y, winners), sums| {
                 pointwise::activate(simd, full, O, true, sums);
                 pointwise::pool(simd, full, size, O, &signs, y, winners);
             })
         } else {
-            forward(simd, &weights, (x, affine), kept, &mut vec![(); x.batch], 2 * O, |_, full, (), sums| {
+            forward(simd, weights, (x, affine), kept, &mut vec![(); x.batch], 2 * O, |_, full, (), sums| {
                 pointwise::activate(simd, full, O, true, sums);
             })
         };
         let moments = Moments::new(&moments, x.pixels());
-        if !POOL {
-            std::mem::swap(&mut full, &mut y);
+        if let Some(full) = full.take_if(|_| !POOL) {
+            y = full;
         }
         Active { full, y: Arc::new(y), winners, moments }
     }
 
     pub fn infer(&self, x: &Signal) -> Signal {
-        Signal { map: self.activate(x, false).y, affine: self.norm.running(false), moments: None }
+        let weights = self.conv.forward(x.map.size());
+        Signal { map: self.activate(&weights, x, false).y, affine: self.norm.running(false), moments: None }
     }
 
     pub fn train(&mut self, layer: &str, x: &Signal, chain: &mut Chain) -> Result<Signal> {
-        let Active { full, y, winners, moments } = self.activate(x, true);
+        let weights = self.conv.forward(x.map.size());
+        // A cheap convolution is sooner done again on the way back than kept in memory.
+        let Active { full, y, winners, moments } = self.activate(&weights, x, weights.shape.is_winograd());
         check(&format!("{layer}.conv"), &moments)?;
         let (affine, statistics) = self.norm.learn(&moments, false);
         let (input, (height, width), shape) = (x.clone(), x.map.size(), self.conv.shape(x.map.size()));
@@ -136,11 +144,21 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
                 pointwise::norm_sums(simd, output.of(image), g, O, &plain, inverse, shift, sums);
             });
             let (slope, for_norm) = statistics.slope(&sums);
-            let full = if POOL { &full } else { &*output };
-            let into = |image: usize, frame, to: &mut [f32]| {
+            let full = if POOL { full.as_ref() } else { Some(&*output) };
+            let into = |image: usize, x: &[f32], frame, to: &mut [f32]| {
                 let winners = if POOL { &winners[image * g.image()..][..g.image()] } else { &[] };
                 let g = Unpooled { g: g.of(image), winners, height, width, channels: O };
-                pointwise::block_gradient(simd, full.of(image), g, &slope, frame, to);
+                match full {
+                    Some(full) => pointwise::block_gradient(simd, full.of(image), 0, g, &slope, frame, to),
+                    None => {
+                        let mut again = Buffer::stale(BAND * width * O);
+                        for first in (0..height).step_by(BAND) {
+                            let again = &mut again[..BAND.min(height - first) * width * O];
+                            weights.run_rows(simd, x, shape.input_frame(), first, again);
+                            pointwise::block_gradient(simd, again, first, g, &slope, frame, to);
+                        }
+                    }
+                }
             };
             let found = backward(simd, shape, turned.as_ref(), (&input.map, &input.affine), into, 0, |_, _, _| ());
             (found.input.unwrap_or(FeatureMap::EMPTY), [found.parameters, for_norm].concat())

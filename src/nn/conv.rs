@@ -70,7 +70,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    fn is_winograd(&self) -> bool {
+    pub fn is_winograd(&self) -> bool {
         self.kernel == 3 && self.inputs.min(self.outputs) >= 16
     }
 
@@ -118,6 +118,11 @@ impl Shape {
             first: image * high * wide,
         }
     }
+}
+
+/// Rounded up to whole tiles.
+fn rows(count: usize) -> usize {
+    count.next_multiple_of(ROWS)
 }
 
 /// From one plane to the next: a little more than it holds, or all would compete for the same lines of the cache.
@@ -244,19 +249,26 @@ impl<'a> Convolution<'a> {
         }
     }
 
-    fn directly(&mut self, simd: Simd, x: &[f32], frame: Frame, y: &mut [f32]) {
-        let Weights { shape, values, bias } = self.weights;
-        let taps = shape.kernel * shape.inputs;
+    fn directly(&self, simd: Simd, x: &[f32], frame: Frame, y: &mut [f32]) {
+        let shape = self.weights.shape;
         for (x, y) in x.chunks_exact(frame.length).zip(y.chunks_exact_mut(shape.image())) {
-            for (block, weights) in values.chunks_exact(shape.kernel * taps * LANES).enumerate() {
-                let first = block * LANES;
-                let lanes = LANES.min(shape.outputs - first);
-                for row in 0..shape.height {
-                    let start = row * shape.width * shape.outputs + first;
-                    let target = Target { start, pixel: shape.outputs, pixels: shape.width, lanes };
-                    let window = frame.window(row, shape.kernel);
-                    kernels::convolve(simd, x, window, shape.kernel, taps, weights, &bias[block], y, target);
-                }
+            self.weights.run_rows(simd, x, frame, 0, y);
+        }
+    }
+}
+
+impl Weights {
+    /// The rows of outputs from `first` that `y` has room for, directly, of one image in its frame.
+    pub fn run_rows(&self, simd: Simd, x: &[f32], frame: Frame, first: usize, y: &mut [f32]) {
+        let Shape { inputs, outputs, kernel, width, .. } = self.shape;
+        let taps = kernel * inputs;
+        for (block, weights) in self.values.chunks_exact(kernel * taps * LANES).enumerate() {
+            let lanes = LANES.min(outputs - block * LANES);
+            for row in 0..y.len() / (width * outputs) {
+                let start = row * width * outputs + block * LANES;
+                let target = Target { start, pixel: outputs, pixels: width, lanes };
+                let window = frame.window(first + row, kernel);
+                kernels::convolve(simd, x, window, kernel, taps, weights, &self.bias[block], y, target);
             }
         }
     }
@@ -268,7 +280,7 @@ pub(super) struct Correlation {
     /// (6 · 6, tiles, channels) of the inputs and of the gradients.
     inputs: Buffer,
     gradients: Buffer,
-    /// Winograd: (6 · 6, inputs, outputs); direct: (rows, taps, outputs); rounded up to whole tiles.
+    /// Winograd: (6 · 6, inputs, outputs); direct: (kernel · kernel · inputs, outputs); rounded up to whole tiles.
     sums: Buffer,
     started: bool,
 }
@@ -278,90 +290,94 @@ impl Correlation {
     pub fn new(shape: Shape, images: usize) -> Self {
         let (high, wide) = shape.tiles();
         let tiles = if shape.is_winograd() { images * high * wide } else { 0 };
-        let (places, rows) = Self::rows(shape);
+        let (places, taps) = Self::taps(shape);
         Self {
             shape,
             inputs: Buffer::stale(PLACES * plane(tiles, shape.input_frame().pixel)),
             // The last tile of channels may reach beyond the last plane.
             gradients: Buffer::stale(PLACES * plane(tiles, shape.output_frame().pixel) + LANES),
-            sums: Buffer::stale(places * plane(rows, shape.outputs.next_multiple_of(LANES))),
+            sums: Buffer::stale(places * plane(rows(taps), shape.outputs.next_multiple_of(LANES))),
             started: false,
         }
     }
 
-    /// Of the sums: how many places, and rows of each.
-    fn rows(shape: Shape) -> (usize, usize) {
-        let places = if shape.is_winograd() { PLACES } else { shape.kernel };
-        let taps = if shape.is_winograd() { shape.inputs } else { shape.kernel * shape.inputs };
-        (places, taps.next_multiple_of(ROWS))
+    /// Of the sums: how many places, and taps of each.
+    fn taps(shape: Shape) -> (usize, usize) {
+        if shape.is_winograd() { (PLACES, shape.inputs) } else { (1, shape.kernel * shape.kernel * shape.inputs) }
     }
 
     /// Adds what `images` images say: inputs `x` and output gradients `g` in their frames.
     pub fn add(&mut self, simd: Simd, images: usize, (x, of_x): (&[f32], Frame), (g, of_g): (&[f32], Frame)) {
         let shape = self.shape;
-        let (high, wide) = shape.tiles();
-        if shape.is_winograd() {
-            let tiles = images * high * wide;
-            let (plane_x, plane_g) = (plane(tiles, of_x.pixel), plane(tiles, of_g.pixel));
-            for image in 0..images {
-                winograd::transform_input(simd, x, shape.at(of_x, plane_x, image), of_x.pixel, &mut self.inputs);
-                let at = shape.at(of_g, plane_g, image);
-                // Gradients begin at the image, not at its border.
-                let at = Tiles { start: at.start + of_g.place(0, 0), ..at };
-                winograd::transform_gradient(simd, g, at, of_g.pixel, &mut self.gradients);
-            }
-            let xs = |place: usize| Window { start: place * plane_x, row: 0, pixel: of_x.pixel };
-            let gs = |place: usize| Window { start: place * plane_g, row: 0, pixel: of_g.pixel };
-            Self::correlate(shape, &mut self.sums, self.started, |place, row, lane, fresh, sums, wide| {
-                let (mut xs, mut gs) = (xs(place), gs(place));
-                (xs.start, gs.start) = (xs.start + row, gs.start + lane);
-                kernels::correlate(simd, &self.inputs, xs, &self.gradients, gs, (1, tiles), sums, wide, fresh);
-            });
-            self.started = true;
-        } else {
+        if !shape.is_winograd() {
             for (x, g) in x.chunks_exact(of_x.length).zip(g.chunks_exact(of_g.length)) {
-                Self::correlate(shape, &mut self.sums, self.started, |place, row, lane, fresh, sums, wide| {
-                    let (mut xs, mut gs) = (of_x.window(place, shape.kernel), of_g.window(0, 1));
-                    (xs.start, gs.start) = (xs.start + row, gs.start + lane);
-                    kernels::correlate(simd, x, xs, g, gs, (shape.height, shape.width), sums, wide, fresh);
-                });
-                self.started = true;
+                let tap = |tap: usize| {
+                    let (place, input) = (tap / shape.inputs, tap % shape.inputs);
+                    place / shape.kernel * of_x.row + place % shape.kernel * of_x.pixel + input
+                };
+                let (xs, gs) = (of_x.window(0, shape.kernel), of_g.window(0, 1));
+                self.correlate(simd, (x, |_| xs), tap, (g, |_| gs), (shape.height, shape.width));
             }
+            return;
         }
+        let (high, wide) = shape.tiles();
+        let tiles = images * high * wide;
+        let (plane_x, plane_g) = (plane(tiles, of_x.pixel), plane(tiles, of_g.pixel));
+        for image in 0..images {
+            winograd::transform_input(simd, x, shape.at(of_x, plane_x, image), of_x.pixel, &mut self.inputs);
+            let at = shape.at(of_g, plane_g, image);
+            // Gradients begin at the image, not at its border.
+            let at = Tiles { start: at.start + of_g.place(0, 0), ..at };
+            winograd::transform_gradient(simd, g, at, of_g.pixel, &mut self.gradients);
+        }
+        let xs = |place: usize| Window { start: place * plane_x, row: 0, pixel: of_x.pixel };
+        let gs = |place: usize| Window { start: place * plane_g, row: 0, pixel: of_g.pixel };
+        let (x, g) =
+            (std::mem::replace(&mut self.inputs, Buffer::EMPTY), std::mem::replace(&mut self.gradients, Buffer::EMPTY));
+        self.correlate(simd, (&x, xs), |tap| tap, (&g, gs), (1, tiles));
+        (self.inputs, self.gradients) = (x, g);
     }
 
-    /// Calls `tile(place, row, lane, fresh, sums, stride)` for every tile of the sums.
+    /// All tiles of the sums; `tap(t)` is how far the t-th tap stands from the first.
     fn correlate(
-        shape: Shape,
-        sums: &mut [f32],
-        started: bool,
-        mut tile: impl FnMut(usize, usize, usize, bool, &mut [f32], usize),
+        &mut self,
+        simd: Simd,
+        (x, xs): (&[f32], impl Fn(usize) -> Window),
+        tap: impl Fn(usize) -> usize,
+        (g, gs): (&[f32], impl Fn(usize) -> Window),
+        size: (usize, usize),
     ) {
-        let (places, rows) = Self::rows(shape);
-        let wide = shape.outputs.next_multiple_of(LANES);
-        for (place, row) in (0..places).flat_map(|place| (0..rows).step_by(ROWS).map(move |row| (place, row))) {
-            for lane in (0..wide).step_by(LANES) {
-                tile(place, row, lane, !started, &mut sums[place * plane(rows, wide) + row * wide + lane..], wide);
+        let (places, taps) = Self::taps(self.shape);
+        let wide = self.shape.outputs.next_multiple_of(LANES);
+        for place in 0..places {
+            for row in (0..taps).step_by(ROWS) {
+                // What stands for taps beyond the last is never read.
+                let these = std::array::from_fn(|t| tap((row + t).min(taps - 1)));
+                for lane in (0..wide).step_by(LANES) {
+                    let gs = Window { start: gs(place).start + lane, ..gs(place) };
+                    let sums = &mut self.sums[place * plane(rows(taps), wide) + row * wide + lane..];
+                    kernels::correlate(simd, x, xs(place), &these, g, gs, size, sums, wide, !self.started);
+                }
             }
         }
+        self.started = true;
     }
 
     /// (inputs, outputs rounded up, kernel · kernel in rows of LANES)
     pub fn finish(self, simd: Simd) -> Vec<[[f32; LANES]; 9]> {
         let Shape { inputs, outputs, kernel, .. } = self.shape;
-        let (wide, (_, rows)) = (outputs.next_multiple_of(LANES), Self::rows(self.shape));
+        let (wide, (_, taps)) = (outputs.next_multiple_of(LANES), Self::taps(self.shape));
         let places = (0..inputs).flat_map(|input| (0..wide).step_by(LANES).map(move |lane| (input, lane)));
         let gather = |(input, lane): (usize, usize)| {
-            let mut taps = [[0.0f32; LANES]; 9];
+            let mut found = [[0.0f32; LANES]; 9];
             if self.shape.is_winograd() {
-                winograd::gather_weights(simd, &self.sums[input * wide + lane..], plane(rows, wide), &mut taps);
+                winograd::gather_weights(simd, &self.sums[input * wide + lane..], plane(rows(taps), wide), &mut found);
             } else {
-                for (place, tap) in taps.iter_mut().enumerate().take(kernel * kernel) {
-                    let row = (place % kernel * inputs + input) * wide;
-                    tap.copy_from_slice(&self.sums[place / kernel * plane(rows, wide) + row + lane..][..LANES]);
+                for (place, found) in found.iter_mut().enumerate().take(kernel * kernel) {
+                    found.copy_from_slice(&self.sums[(place * inputs + input) * wide + lane..][..LANES]);
                 }
             }
-            taps
+            found
         };
         places.map(gather).collect()
     }

@@ -38,7 +38,7 @@ pub fn linear_taped<const I: usize, const O: usize>(
     record(x.device(), tape, linear(layer, &input), (batch, Const::<O>), targets, move |g| {
         let x = FeatureMap::new((1, 1, batch, I), input);
         let (simd, plain) = (Simd::current(), Affine::none(O));
-        let into = |_: usize, frame, to: &mut [f32]| pointwise::fill(simd, &g, O, &plain, frame, to);
+        let into = |_: usize, _: &[f32], frame, to: &mut [f32]| pointwise::fill(simd, &g, O, &plain, frame, to);
         let none = Affine::none(I);
         let mut found = backward(simd, shape::<I, O>(batch), Some(&turned), (&x, &none), into, 0, |_, _, _| ());
         let input = found.input.take().map(|input| input.values.to_vec()).unwrap_or_default();

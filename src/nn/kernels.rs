@@ -63,11 +63,12 @@ kernels! {
         }
     }
 
-    /// `sums[t][o] += Σ_r Σ_p x[start + r·row + p·pixel + t] · g[g.start + r·g.row + p·g.pixel + o]` over
+    /// `sums[t][o] += Σ_r Σ_p x[start + r·row + p·pixel + taps[t]] · g[g.start + r·g.row + p·g.pixel + o]` over
     /// `size` = (height, width) pixels, for [`ROWS`] × [`LANES`] sums in rows of `stride`; `fresh` sums start at 0.
     pub fn correlate<V: Vector>(
         x: &[f32],
         xs: Window,
+        taps: &[usize; ROWS],
         g: &[f32],
         gs: Window,
         size: (usize, usize),
@@ -76,15 +77,16 @@ kernels! {
         fresh: bool,
     ) {
         let last = |at: Window, reach: usize| at.start + (size.0 - 1) * at.row + (size.1 - 1) * at.pixel + reach;
-        assert!(last(xs, ROWS) <= x.len() && last(gs, LANES) <= g.len(), "the windows must lie inside the images");
+        let reach = taps.iter().fold(0, |most, tap| most.max(*tap)) + 1;
+        assert!(last(xs, reach) <= x.len() && last(gs, LANES) <= g.len(), "the windows must lie inside the images");
         assert!((ROWS - 1) * stride + LANES <= sums.len());
         // SAFETY: the assertions hold every read and write.
         unsafe {
             // As many sums as the registers hold.
             if V::WIDTH == 16 {
-                correlate_tile::<V, 8, 2>(x, xs, g, gs, size, sums, stride, fresh);
+                correlate_tile::<V, 8, 2>(x, xs, taps, g, gs, size, sums, stride, fresh);
             } else {
-                correlate_tile::<V, 4, 2>(x, xs, g, gs, size, sums, stride, fresh);
+                correlate_tile::<V, 4, 2>(x, xs, taps, g, gs, size, sums, stride, fresh);
             }
         }
     }
@@ -167,6 +169,7 @@ unsafe fn convolve_tile<V: Vector, const P: usize, const N: usize>(
 unsafe fn correlate_tile<V: Vector, const P: usize, const N: usize>(
     x: &[f32],
     xs: Window,
+    taps: &[usize; ROWS],
     g: &[f32],
     gs: Window,
     (height, width): (usize, usize),
@@ -175,6 +178,7 @@ unsafe fn correlate_tile<V: Vector, const P: usize, const N: usize>(
     fresh: bool,
 ) {
     for first in (0..ROWS).step_by(P) {
+        let taps: [usize; P] = std::array::from_fn(|p| taps[first + p]);
         for lane in (0..LANES).step_by(N * V::WIDTH) {
             // SAFETY: all offsets stay below the bounds asserted by `correlate`.
             unsafe {
@@ -186,12 +190,12 @@ unsafe fn correlate_tile<V: Vector, const P: usize, const N: usize>(
                     }
                 }
                 for row in 0..height {
-                    let mut source = x.as_ptr().add(xs.start + row * xs.row + first);
+                    let mut source = x.as_ptr().add(xs.start + row * xs.row);
                     let mut gradient = g.as_ptr().add(gs.start + row * gs.row + lane);
                     for _ in 0..width {
                         let factors: [V; N] = std::array::from_fn(|n| V::load(gradient.add(n * V::WIDTH)));
                         for (p, sums) in sums.iter_mut().enumerate() {
-                            let value = V::splat(*source.add(p));
+                            let value = V::splat(*source.add(taps[p]));
                             for (sum, factor) in sums.iter_mut().zip(factors) {
                                 *sum = value.multiply_add(factor, *sum);
                             }

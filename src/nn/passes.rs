@@ -64,15 +64,15 @@ pub(super) struct Gradient {
     pub sums: Vec<f64>,
 }
 
-/// The gradients for those of the outputs, which `gradient(image, frame, to)` puts into their frame; `x` and
-/// `affine` as in the forward pass of `shape`. With `weights` (turned round) also those of the inputs: `after(image, g,
+/// The gradients for those of the outputs, which `gradient(image, input, frame, to)` puts into their frame (`input` is
+/// the image's own frame); `x` and `affine` as in the forward pass of `shape`. With `weights` (turned round) also those of the inputs: `after(image, g,
 /// sums)` sees them.
 pub(super) fn backward(
     simd: Simd,
     shape: Shape,
     weights: Option<&Weights>,
     (x, affine): (&FeatureMap, &Affine),
-    gradient: impl Fn(usize, Frame, &mut [f32]) + Sync,
+    gradient: impl Fn(usize, &[f32], Frame, &mut [f32]) + Sync,
     sums: usize,
     after: impl Fn(usize, &mut [f32], &mut [f64]) + Sync,
 ) -> Gradient {
@@ -97,7 +97,7 @@ pub(super) fn backward(
             for (place, image) in images.clone().enumerate() {
                 let frame = gradients.frame;
                 let to = gradients.image(place);
-                gradient(image, frame, to);
+                gradient(image, frames.image(place), frame, to);
                 pointwise::channel_sums(simd, to, shape.outputs, frame, &mut bias);
             }
             let of_x = (frames.values(images.len()), frames.frame);

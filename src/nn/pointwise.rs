@@ -47,28 +47,32 @@ pub(super) struct Unpooled<'a> {
 }
 
 impl Unpooled<'_> {
-    /// Calls `each(row, column, gradient)` for every pixel, from one place so that it is inlined.
+    /// Rows of pixels that share gradients.
+    fn side(&self) -> usize {
+        if self.winners.is_empty() { 1 } else { 2 }
+    }
+
+    /// Calls `each(row, column, gradient)` for every pixel of the `row`-th rows that share gradients; from one place,
+    /// so that it is inlined.
     #[inline(always)]
-    fn visit<const L: usize>(&self, first: usize, mut each: impl FnMut(usize, usize, [f32; L])) {
-        let side = if self.winners.is_empty() { 1 } else { 2 };
+    fn visit<const L: usize>(&self, row: usize, first: usize, mut each: impl FnMut(usize, usize, [f32; L])) {
+        let side = self.side();
         let (high, wide) = (self.height / side, self.width / side);
-        for row in 0..self.height.div_ceil(side) {
-            for column in 0..self.width.div_ceil(side) {
-                let (mut g, mut winners) = ([0.0; L], [0; L]);
-                // An odd last row or column was left out.
-                if row < high && column < wide {
-                    let place = (row * wide + column) * self.channels + first;
-                    g = read::<L>(self.g, place);
-                    if side == 2 {
-                        winners.copy_from_slice(&self.winners[place..place + L]);
-                    }
+        for column in 0..self.width.div_ceil(side) {
+            let (mut g, mut winners) = ([0.0; L], [0; L]);
+            // An odd last row or column was left out.
+            if row < high && column < wide {
+                let place = (row * wide + column) * self.channels + first;
+                g = read::<L>(self.g, place);
+                if side == 2 {
+                    winners.copy_from_slice(&self.winners[place..place + L]);
                 }
-                for which in 0..(side * side) as u8 {
-                    let row = row * side + usize::from(which / 2);
-                    let column = column * side + usize::from(which % 2);
-                    if row < self.height && column < self.width {
-                        each(row, column, lanes(|i| if winners[i] == which { g[i] } else { 0.0 }));
-                    }
+            }
+            for which in 0..(side * side) as u8 {
+                let row = row * side + usize::from(which / 2);
+                let column = column * side + usize::from(which % 2);
+                if row < self.height && column < self.width {
+                    each(row, column, lanes(|i| if winners[i] == which { g[i] } else { 0.0 }));
                 }
             }
         }
@@ -139,22 +143,22 @@ macro_rules! by_lanes {
 kernels! {
     /// Puts an image into its frame as a reader of `affine` sees it.
     pub fn fill<V: Vector>(x: &[f32], channels: usize, affine: &Affine, frame: Frame, to: &mut [f32]) {
-        by_lanes!(channels, |first, L| {
-            for row in 0..frame.height {
+        for row in 0..frame.height {
+            by_lanes!(channels, |first, L| {
                 for column in 0..frame.width {
                     let x = read::<L>(x, (row * frame.width + column) * channels + first);
                     write(to, frame.place(row, column) + first, seen(x, affine, first));
                 }
-            }
-        });
+            });
+        }
     }
 
     /// A ReLU in place if `relu`; adds Σx to the first and Σx² to the second half of `sums`.
     pub fn activate<V: Vector>(x: &mut [f32], channels: usize, relu: bool, sums: &mut [f64]) {
         let (sums, squares) = sums.split_at_mut(channels);
         let floor = floor(relu);
-        by_lanes!(channels, |first, L| {
-            for run in x.chunks_mut(RUN * channels) {
+        for run in x.chunks_mut(RUN * channels) {
+            by_lanes!(channels, |first, L| {
                 // About the first value, so that large means leave the squares exact.
                 let about = read::<L>(run, first).map(|x| floored(x, floor));
                 let (mut sum, mut square) = ([0.0f32; L], [0.0f32; L]);
@@ -175,8 +179,8 @@ kernels! {
                     sums[first + i] += count * about + sum;
                     squares[first + i] += square + 2.0 * about * sum + count * about * about;
                 }
-            }
-        });
+            });
+        }
     }
 
     /// 2×2 maximum, or minimum where `signs` is −1; `winners` tell which of the four it was (the first of equals).
@@ -190,9 +194,10 @@ kernels! {
         winners: &mut [u8],
     ) {
         let (high, wide) = (size.0 / 2, size.1 / 2);
-        by_lanes!(channels, |first, L| {
-            let sign = read::<L>(signs, first);
-            for (row, column) in (0..high).flat_map(|row| (0..wide).map(move |column| (row, column))) {
+        for row in 0..high {
+            by_lanes!(channels, |first, L| {
+                let sign = read::<L>(signs, first);
+                for column in 0..wide {
                 let corner = (row * 2 * size.1 + column * 2) * channels + first;
                 let mut best = read::<L>(x, corner);
                 let mut winner = [0u8; L];
@@ -207,8 +212,9 @@ kernels! {
                 let place = (row * wide + column) * channels + first;
                 write(y, place, best);
                 winners[place..place + L].copy_from_slice(&winner);
-            }
-        });
+                }
+            });
+        }
     }
 
     pub fn add<V: Vector>(to: &mut [f32], other: &[f32]) {
@@ -232,8 +238,8 @@ kernels! {
 
     /// Adds the sum of each channel of a frame.
     pub fn channel_sums<V: Vector>(x: &[f32], channels: usize, frame: Frame, sums: &mut [f64]) {
-        by_lanes!(channels, |first, L| {
-            for row in 0..frame.height {
+        for row in 0..frame.height {
+            by_lanes!(channels, |first, L| {
                 let mut sum = [0.0f32; L];
                 for column in 0..frame.width {
                     let x = read::<L>(x, frame.place(row, column) + first);
@@ -244,8 +250,8 @@ kernels! {
                 for i in 0..L {
                     sums[first + i] += f64::from(sum[i]);
                 }
-            }
-        });
+            });
+        }
     }
 
     /// Clears the gradient `g` of what a reader of `affine` sees where its ReLU was off; adds Σ g · normal to the
@@ -260,9 +266,9 @@ kernels! {
         sums: &mut [f64],
     ) {
         let (for_scale, for_offset) = sums.split_at_mut(channels);
-        by_lanes!(channels, |first, L| {
-            let (inverse, shift) = (read::<L>(inverse, first), read::<L>(shift, first));
-            for (x, g) in x.chunks(RUN * channels).zip(g.chunks_mut(RUN * channels)) {
+        for (x, g) in x.chunks(RUN * channels).zip(g.chunks_mut(RUN * channels)) {
+            by_lanes!(channels, |first, L| {
+                let (inverse, shift) = (read::<L>(inverse, first), read::<L>(shift, first));
                 let (mut weighted, mut plain) = ([0.0f32; L], [0.0f32; L]);
                 for (x, g) in x.chunks_exact(channels).zip(g.chunks_exact_mut(channels)) {
                     let (x, mut slope) = (read::<L>(x, first), read::<L>(g, first));
@@ -280,8 +286,8 @@ kernels! {
                     for_scale[first + i] += f64::from(weighted[i]);
                     for_offset[first + i] += f64::from(plain[i]);
                 }
-            }
-        });
+            });
+        }
     }
 
     /// The gradient of a batch norm's input x for that of its output, `g`.
@@ -293,54 +299,71 @@ kernels! {
         frame: Frame,
         to: &mut [f32],
     ) {
-        by_lanes!(channels, |first, L| {
-            for row in 0..frame.height {
+        for row in 0..frame.height {
+            by_lanes!(channels, |first, L| {
                 for column in 0..frame.width {
                     let place = (row * frame.width + column) * channels + first;
                     let found = sloped(read::<L>(x, place), read(g, place), slope, first);
                     write(to, frame.place(row, column) + first, found);
                 }
-            }
-        });
+            });
+        }
     }
 
     /// The same in place of `g`.
     pub fn norm_slope<V: Vector>(x: &[f32], g: &mut [f32], channels: usize, slope: &Slope) {
-        by_lanes!(channels, |first, L| {
-            for (x, g) in x.chunks_exact(channels).zip(g.chunks_exact_mut(channels)) {
-                let found = sloped(read::<L>(x, first), read(g, first), slope, first);
-                write(g, first, found);
-            }
-        });
+        for (x, g) in x.chunks(RUN * channels).zip(g.chunks_mut(RUN * channels)) {
+            by_lanes!(channels, |first, L| {
+                for (x, g) in x.chunks_exact(channels).zip(g.chunks_exact_mut(channels)) {
+                    let found = sloped(read::<L>(x, first), read(g, first), slope, first);
+                    write(g, first, found);
+                }
+            });
+        }
     }
 
-    /// The gradient of what stood before ReLU (whose output is `x`), batch norm and pooling.
-    pub fn block_gradient<V: Vector>(x: &[f32], g: Unpooled<'_>, slope: &Slope, frame: Frame, to: &mut [f32]) {
-        by_lanes!(g.channels, |first, L| {
-            g.visit::<L>(first, |row, column, gradient| {
-                let x = read::<L>(x, (row * frame.width + column) * g.channels + first);
-                let found = sloped(x, gradient, slope, first);
-                let found = lanes::<L>(|i| if x[i] > 0.0 { found[i] } else { 0.0 });
-                write(to, frame.place(row, column) + first, found);
+    /// The gradient of what stood before ReLU (`x`, or what it made of that), batch norm and pooling, for the rows
+    /// of pixels from `first` that `x` holds; `first` is even.
+    pub fn block_gradient<V: Vector>(
+        x: &[f32],
+        first: usize,
+        g: Unpooled<'_>,
+        slope: &Slope,
+        frame: Frame,
+        to: &mut [f32],
+    ) {
+        let end = first + x.len() / (frame.width * g.channels);
+        for rows in first / g.side()..end.div_ceil(g.side()) {
+            by_lanes!(g.channels, |lane, L| {
+                g.visit::<L>(rows, lane, |row, column, gradient| {
+                    let x = read::<L>(x, ((row - first) * frame.width + column) * g.channels + lane);
+                    let found = sloped(x, gradient, slope, lane);
+                    let found = lanes::<L>(|i| if x[i] > 0.0 { found[i] } else { 0.0 });
+                    write(to, frame.place(row, column) + lane, found);
+                });
             });
-        });
+        }
     }
 
     /// The gradient of what stood before the pooling, in place of what `to` holds.
     pub fn unpool<V: Vector>(g: Unpooled<'_>, frame: Frame, to: &mut [f32]) {
-        by_lanes!(g.channels, |first, L| {
-            g.visit::<L>(first, |row, column, g| write(to, frame.place(row, column) + first, g));
-        });
+        for rows in 0..g.height.div_ceil(g.side()) {
+            by_lanes!(g.channels, |lane, L| {
+                g.visit::<L>(rows, lane, |row, column, g| write(to, frame.place(row, column) + lane, g));
+            });
+        }
     }
 
     /// The same added to what `to` holds.
     pub fn unpool_add<V: Vector>(g: Unpooled<'_>, frame: Frame, to: &mut [f32]) {
-        by_lanes!(g.channels, |first, L| {
-            g.visit::<L>(first, |row, column, g| {
-                let place = frame.place(row, column) + first;
-                let held = read::<L>(to, place);
-                write(to, place, lanes::<L>(|i| held[i] + g[i]));
+        for rows in 0..g.height.div_ceil(g.side()) {
+            by_lanes!(g.channels, |lane, L| {
+                g.visit::<L>(rows, lane, |row, column, g| {
+                    let place = frame.place(row, column) + lane;
+                    let held = read::<L>(to, place);
+                    write(to, place, lanes::<L>(|i| held[i] + g[i]));
+                });
             });
-        });
+        }
     }
 }

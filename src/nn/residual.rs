@@ -145,7 +145,8 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
                 let winners = if POOL { &winners[image * g.image()..][..g.image()] } else { &[] };
                 Unpooled { g: g.of(image), winners, height, width, channels: O }
             };
-            let into = |image: usize, frame, to: &mut [f32]| pointwise::unpool(simd, unpooled(image), frame, to);
+            let into =
+                |image: usize, _: &[f32], frame, to: &mut [f32]| pointwise::unpool(simd, unpooled(image), frame, to);
             let around = around
                 .map(|(shape, turned)| backward(simd, shape, Some(&turned), (&x, &affine1), into, 0, |_, _, _| ()));
             let second =
@@ -155,7 +156,7 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
                 });
             let (slope, for_norm2) = statistics2.slope(&second.sums);
             let for_inner = second.input.unwrap_or(FeatureMap::EMPTY);
-            let into = |image: usize, frame, to: &mut [f32]| {
+            let into = |image: usize, _: &[f32], frame, to: &mut [f32]| {
                 pointwise::norm_gradient(simd, inner.of(image), for_inner.of(image), O, &slope, frame, to);
             };
             let for_normal = around.as_ref().and_then(|around| around.input.as_ref());

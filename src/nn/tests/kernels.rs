@@ -48,8 +48,9 @@ fn convolve(
     forward(simd, &weights, (x, &plain), Some(&mut y), &mut vec![(); x.batch], 0, |_, _, (), _| ());
     let turned = Weights::backward(simd, shape, weight);
     let as_it_is = Affine::none(g.channels);
-    let into =
-        |image: usize, frame, to: &mut [f32]| pointwise::fill(simd, g.of(image), g.channels, &as_it_is, frame, to);
+    let into = |image: usize, _: &[f32], frame, to: &mut [f32]| {
+        pointwise::fill(simd, g.of(image), g.channels, &as_it_is, frame, to)
+    };
     let mut found = backward(simd, shape, Some(&turned), (x, &plain), into, 0, |_, _, _| ());
     let bias = found.parameters.pop().unwrap();
     [y, found.input.unwrap().values.to_vec(), found.parameters.pop().unwrap(), bias]

@@ -1,0 +1,82 @@
+"""What the comparisons share: a virtual environment of their own, our side as a process, and turns."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+THREADS = 2
+TURNS = 7
+SIDES = {"original": 64, "residual": 32}
+
+
+def in_environment(name, packages):
+    """Goes on in target/peers/NAME, where the packages are installed; on success this returns there."""
+    folder = ROOT / "target" / "peers" / name
+    if Path(sys.prefix) == folder:
+        return
+    python, done = folder / "bin" / "python", folder / "installed"
+    if not done.exists():
+        print(f"installing {' '.join(packages)} into {folder.relative_to(ROOT)}", file=sys.stderr)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        done.touch()
+    os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+    os.execv(python, [str(python), *sys.argv])
+
+
+class Ours:
+    """`cargo bench --bench steps`, fed with commands."""
+
+    def __init__(self, network, batch, *options):
+        build = ["cargo", "bench", "--quiet", "--bench", "steps", "--no-run"]
+        subprocess.run(build, cwd=ROOT, check=True)
+        command = [*build[:-1], "--", network, str(batch), *options]
+        self.batch = batch
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "RAYON_NUM_THREADS": str(THREADS)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def seconds(self, command):
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"our side stopped at `{command}`")
+        return float(answer)
+
+    def speed(self, command, count):
+        """Images a second."""
+        return count * self.batch / self.seconds(f"{command} {count}")
+
+
+def compare(what, ours, peers):
+    """Runs everyone in turns (each gives images a second), prints the medians; the last line is for machines."""
+    speeds = {name: [] for name in ["ours", *peers]}
+    for _ in range(TURNS):
+        speeds["ours"].append(ours())
+        for name, run in peers.items():
+            speeds[name].append(run())
+    medians = {name: statistics.median(found) for name, found in speeds.items()}
+    for name, found in speeds.items():
+        print(f"{what}: {name:24} {medians[name]:7.0f} images/s  ({min(found):.0f} to {max(found):.0f})")
+    best = max(medians[name] for name in peers)
+    result = {"what": what, "ours": round(medians["ours"], 1), "peer": round(best, 1)}
+    print(json.dumps({**result, "ratio": round(medians["ours"] / best, 2)}), flush=True)
+
+
+def network_and_batch():
+    """From the command line: which network, and images a batch."""
+    network = sys.argv[1] if len(sys.argv) > 1 else "original"
+    if network not in SIDES:
+        sys.exit(f"usage: {sys.argv[0]} [original|residual [BATCH]]")
+    return network, int(sys.argv[2]) if len(sys.argv) > 2 else {"original": 96, "residual": 160}[network]
