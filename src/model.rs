@@ -98,8 +98,9 @@ impl Preprocessing {
 
     /// Embeds images that [fit](Self::fit) by batches: (images, [`DIMENSION`]).
     pub fn embed<N: Network>(&self, network: &N, images: &[RgbImage]) -> Vec<f32> {
-        let embed =
-            |images: &[RgbImage]| network.infer(self.batch(images.len(), |place, to| self.apply(&images[place], to)));
+        let embed = |images: &[RgbImage]| {
+            network.infer(self.batch(images.len(), |place, to| self.apply(&images[place], to)).into())
+        };
         images.chunks(BATCH).flat_map(embed).collect()
     }
 }

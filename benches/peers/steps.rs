@@ -16,7 +16,7 @@ use dfdx::nn::tensor_collection::*;
 use dfdx::optim::{Adam, Optimizer};
 use dfdx::prelude::*;
 use similiai::model::{DIMENSION, Network, NetworkName, Original, Residual};
-use similiai::nn::{FeatureMap, Triplets, triplet_loss};
+use similiai::nn::{FeatureMap, Signal, Triplets, triplet_loss};
 
 const MARGIN: f64 = 0.3;
 
@@ -55,7 +55,8 @@ fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<
         NetworkName::Original => Triplets::Given,
         NetworkName::Residual => Triplets::All((0..batch).map(|image| (image * 10 / batch) as u8).collect()),
     };
-    let images = FeatureMap::new((batch, side, side, 3), images(batch, side));
+    let values = images(batch, side);
+    let images = Signal::from(FeatureMap::new((batch, side, side, 3), values.clone()));
     let mut optimizer = Adam::new(&network, AdamConfig::default());
     let mut gradients = network.try_alloc_grads().map_err(dfdx_said)?;
     for line in std::io::stdin().lock().lines() {
@@ -76,7 +77,9 @@ fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<
                     network.infer(images.clone());
                 }
             }
-            ("dump", file) => dump(&network, images.clone(), &triplets, file)?,
+            ("dump", file) => {
+                dump(&network, images.clone(), (vec![batch, side, side, 3], values.clone()), &triplets, file)?
+            }
             (other, _) => bail!("unknown command {other}"),
         }
         println!("{}", start.elapsed().as_secs_f64());
@@ -115,8 +118,13 @@ impl TensorVisitor<f32, Cpu> for Dump<'_> {
     }
 }
 
-fn dump<N: Network>(network: &N, images: FeatureMap, triplets: &Triplets, file: &str) -> Result<()> {
-    let (batch, side, values) = (images.batch, images.height, images.values.to_vec());
+fn dump<N: Network>(
+    network: &N,
+    images: Signal,
+    (shape, values): (Vec<usize>, Vec<f32>),
+    triplets: &Triplets,
+    file: &str,
+) -> Result<()> {
     let gradients = network.try_alloc_grads().map_err(dfdx_said)?;
     let embeddings = network.clone().train(images, gradients)?;
     let points = embeddings.as_vec();
@@ -124,8 +132,8 @@ fn dump<N: Network>(network: &N, images: FeatureMap, triplets: &Triplets, file: 
     let gradients = loss.try_backward().map_err(dfdx_said)?;
     let mut dump = Dump { gradients: &gradients, tensors: BTreeMap::new() };
     N::iter_tensors(&mut RecursiveWalker { m: (network, String::new()), f: &mut dump }).map_err(dfdx_said)?;
-    dump.tensors.insert("images".to_owned(), (vec![batch, side, side, 3], values));
-    dump.tensors.insert("embeddings".to_owned(), (vec![batch, DIMENSION], points));
+    dump.tensors.insert("images".to_owned(), (shape, values));
+    dump.tensors.insert("embeddings".to_owned(), (vec![points.len() / DIMENSION, DIMENSION], points));
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = dump
         .tensors
         .into_iter()

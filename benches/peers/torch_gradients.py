@@ -32,25 +32,38 @@ with tempfile.NamedTemporaryFile() as file:
     tensors = {name: tensor.double() for name, tensor in load_file(file.name).items()}
 images, embeddings = tensors.pop("images"), tensors.pop("embeddings")
 gradients = {theirs(name[9:]): tensors.pop(name) for name in list(tensors) if name.startswith("gradient.")}
-network = torch_networks.build(NETWORK, dropout=False).double()
 state = {theirs(name): tensor for name, tensor in tensors.items()}
-missing, unexpected = network.load_state_dict(state, strict=False)
-assert not unexpected and all("num_batches" in name for name in missing), (missing, unexpected)
 
-found = network(images.permute(0, 3, 1, 2))
-torch_networks.loss(NETWORK, found).backward()
-print(f"embeddings: largest difference {(found - embeddings).abs().max():.1e}")
-errors = []
-for name, parameter in network.named_parameters():
-    # A bias before a batch norm has no gradient but rounding: measured by its neighbours' size.
-    size = parameter.grad.square().mean().sqrt()
+
+def of_torch(kind):
+    """Embeddings and gradients by PyTorch in this kind of number."""
+    network = torch_networks.build(NETWORK, dropout=False).to(kind)
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    assert not unexpected and all("num_batches" in name for name in missing), (missing, unexpected)
+    found = network(images.permute(0, 3, 1, 2).to(kind))
+    torch_networks.loss(NETWORK, found).backward()
+    return found.detach(), {name: parameter.grad.double() for name, parameter in network.named_parameters()}
+
+
+def quantiles(error):
+    return torch.quantile(error, torch.tensor([0.5, 0.9, 0.99], dtype=torch.float64)).tolist()
+
+
+(expected, exact), (_, single) = of_torch(torch.float64), of_torch(torch.float32)
+print(f"embeddings: largest difference {(expected - embeddings).abs().max():.1e}")
+print(f"{'relative error of the gradients':28}  ours: median, 90 %, 99 %      PyTorch in 32 bits")
+all_ours, all_single = [], []
+for name, gradient in exact.items():
+    size = gradient.square().mean().sqrt()
+    # A bias before a batch norm has no gradient but rounding.
     if size < 1e-12:
-        print(f"{name:28} no gradient in 64 bits; ours up to {gradients[name].abs().max():.1e}")
+        print(f"{name:28}  none in 64 bits; ours up to {gradients[name].abs().max():.1e}")
         continue
-    error = ((gradients[name] - parameter.grad).abs() / size).flatten()
-    quantiles = torch.quantile(error, torch.tensor([0.5, 0.9, 0.99], dtype=torch.float64)).tolist()
-    print(f"{name:28} median {quantiles[0]:.1e}  90 % {quantiles[1]:.1e}  99 % {quantiles[2]:.1e}")
-    errors.append(error)
-quantiles = torch.quantile(torch.cat(errors), torch.tensor([0.5, 0.9, 0.99], dtype=torch.float64)).tolist()
-what = f"relative error of the gradients of the {NETWORK} network"
-print(json.dumps({"what": what, "median": quantiles[0], "p90": quantiles[1], "p99": quantiles[2]}))
+    ours, theirs_single = [((found[name] - gradient).abs() / size).flatten() for found in (gradients, single)]
+    shown = ["  ".join(f"{value:.1e}" for value in quantiles(error)) for error in (ours, theirs_single)]
+    print(f"{name:28}  {shown[0]}     {shown[1]}")
+    all_ours.append(ours)
+    all_single.append(theirs_single)
+ours, peer = quantiles(torch.cat(all_ours)), quantiles(torch.cat(all_single))
+what = f"median relative error of the gradients of the {NETWORK} network"
+print(json.dumps({"what": what, "ours": ours[0], "peer": peer[0], "ratio": round(ours[0] / peer[0], 2)}))

@@ -59,8 +59,11 @@ class Ours:
         return count * self.batch / self.seconds(f"{command} {count}")
 
 
-def compare(what, ours, peers):
-    """Runs everyone in turns (each gives images a second), prints the medians; the last line is for machines."""
+def compare(what, ours, peers, compiled=()):
+    """Runs everyone in turns (each gives images a second), prints the medians; the last line is for machines.
+
+    `peer` is the best of those as they are, `compiled` the best of those named so.
+    """
     speeds = {name: [] for name in ["ours", *peers]}
     for _ in range(TURNS):
         speeds["ours"].append(ours())
@@ -69,9 +72,13 @@ def compare(what, ours, peers):
     medians = {name: statistics.median(found) for name, found in speeds.items()}
     for name, found in speeds.items():
         print(f"{what}: {name:24} {medians[name]:7.0f} images/s  ({min(found):.0f} to {max(found):.0f})")
-    best = max(medians[name] for name in peers)
-    result = {"what": what, "ours": round(medians["ours"], 1), "peer": round(best, 1)}
-    print(json.dumps({**result, "ratio": round(medians["ours"] / best, 2)}), flush=True)
+    ours = medians["ours"]
+    best = max(medians[name] for name in peers if name not in compiled)
+    result = {"what": what, "ours": round(ours, 1), "peer": round(best, 1), "ratio": round(ours / best, 2)}
+    if compiled:
+        best = max(medians[name] for name in compiled)
+        result |= {"compiled": round(best, 1), "ratio_compiled": round(ours / best, 2)}
+    print(json.dumps(result), flush=True)
 
 
 def network_and_batch():

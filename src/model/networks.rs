@@ -8,7 +8,7 @@ use dfdx::prelude::*;
 use rand_distr::Uniform;
 
 use crate::nn::{
-    BatchNorm, Chain, Conv, ConvBlock, FeatureMap, Identity, NormAverage, Number, ResidualBlock, Rows, average,
+    BatchNorm, Chain, Conv, ConvBlock, Identity, NormAverage, Number, ResidualBlock, Rows, Signal, average,
     average_trained, linear, linear_taped, normalize, normalize_taped, tanh, tanh_taped,
 };
 
@@ -19,9 +19,9 @@ pub trait Network: TensorCollection<f32, Cpu> + Clone + Send + Sync {
     /// New weights, drawn from `seed`.
     fn with_seed(seed: u64) -> Result<Self>;
     /// (batch, side, side, 3) → (batch, 128), moving the running statistics; `gradients` go onto the tape.
-    fn train(&mut self, images: FeatureMap, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>>;
+    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>>;
     /// The same by the running statistics.
-    fn infer(&self, images: FeatureMap) -> Vec<f32>;
+    fn infer(&self, images: Signal) -> Vec<f32>;
 }
 
 fn on_tape(error: CpuError) -> anyhow::Error {
@@ -86,9 +86,9 @@ impl Network for Original {
         Ok(network)
     }
 
-    fn train(&mut self, images: FeatureMap, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>> {
+    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>> {
         let mut chain = Chain::default();
-        let x = self.block1.train("block1", &images.into(), &mut chain)?; // (batch, 32, 32, 32)
+        let x = self.block1.train("block1", &images, &mut chain)?; // (batch, 32, 32, 32)
         let x = self.block2.train("block2", &x, &mut chain)?; // (batch, 16, 16, 64)
         let x = self.block3.train("block3", &x, &mut chain)?; // (batch, 16, 16, 128)
         let x = average_trained(&x, &mut chain); // (batch, 1, 1, 128)
@@ -101,8 +101,8 @@ impl Network for Original {
         head().map_err(on_tape)
     }
 
-    fn infer(&self, images: FeatureMap) -> Vec<f32> {
-        let x = self.block2.infer(&self.block1.infer(&images.into()));
+    fn infer(&self, images: Signal) -> Vec<f32> {
+        let x = self.block2.infer(&self.block1.infer(&images));
         let mut x = linear(&self.hidden, &average(&self.block3.infer(&x)).values);
         x.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x });
         let mut embeddings = linear(&self.output, &x);
@@ -156,9 +156,9 @@ impl Network for Residual {
         Self::try_build(&Cpu::seed_from_u64(seed)).map_err(on_tape)
     }
 
-    fn train(&mut self, images: FeatureMap, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>> {
+    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>> {
         let mut chain = Chain::default();
-        let x = self.stem.train("stem", &images.into(), &mut chain)?; // (batch, side, side, 32)
+        let x = self.stem.train("stem", &images, &mut chain)?; // (batch, side, side, 32)
         let x = self.block1.train("block1", &x, &mut chain)?; // (batch, side/2, side/2, 32)
         let x = self.block2.train("block2", &x, &mut chain)?; // (batch, side/4, side/4, 64)
         let x = self.block3.train("block3", &x, &mut chain)?; // (batch, side/4, side/4, 128)
@@ -168,8 +168,8 @@ impl Network for Residual {
         head().map_err(on_tape)
     }
 
-    fn infer(&self, images: FeatureMap) -> Vec<f32> {
-        let x = self.block1.infer(&self.stem.infer(&images.into()));
+    fn infer(&self, images: Signal) -> Vec<f32> {
+        let x = self.block1.infer(&self.stem.infer(&images));
         let x = self.average.infer(&self.block3.infer(&self.block2.infer(&x)));
         let mut embeddings = linear(&self.output, &x.values);
         normalize(&mut embeddings, DIMENSION);
@@ -204,6 +204,7 @@ pub fn parameter_count<N: Network>(network: &N) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::FeatureMap;
 
     #[test]
     fn the_original_has_its_parameters() {
@@ -214,8 +215,8 @@ mod tests {
     fn embeddings_have_length_one_and_do_not_depend_on_the_batch() {
         let network = Residual::with_seed(1).unwrap();
         let pixels: Vec<f32> = (0..2 * 16 * 16 * 3).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();
-        let both = network.infer(FeatureMap::new((2, 16, 16, 3), pixels.clone()));
-        let one = network.infer(FeatureMap::new((1, 16, 16, 3), pixels[16 * 16 * 3..].to_vec()));
+        let both = network.infer(FeatureMap::new((2, 16, 16, 3), pixels.clone()).into());
+        let one = network.infer(FeatureMap::new((1, 16, 16, 3), pixels[16 * 16 * 3..].to_vec()).into());
         assert_eq!(both.len(), 2 * DIMENSION);
         let length: f32 = one.iter().map(|x| x * x).sum();
         assert!((length - 1.0).abs() < 1e-5, "{length}");

@@ -92,8 +92,12 @@ struct Active {
 }
 
 impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32, Cpu> {
-    /// The maximum of what the batch norm gives is that of what it takes, or the minimum where its scale is negative.
-    fn activate(&self, weights: &Weights, x: &Signal, keep: bool) -> Active {
+    /// The maximum of what the batch norm gives is that of what it takes, or the minimum where its scale is negative;
+    /// and where nobody asks for moments, the ReLU can come behind it.
+    fn activate(&self, weights: &Weights, x: &Signal, learns: bool) -> Active {
+        // A cheap convolution is sooner done again on the way back than kept in memory.
+        let keep = learns && weights.shape.is_winograd();
+        let sums = if learns { 2 * O } else { 0 };
         let (simd, size, x, affine) = (Simd::current(), x.map.size(), &*x.map, &x.affine);
         let signs: Vec<f32> =
             super::tape::values(&self.norm.scale).iter().map(|scale| if *scale < 0.0 { -1.0 } else { 1.0 }).collect();
@@ -106,13 +110,22 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
             let mut items: Vec<_> = y.values.chunks_exact_mut(image).zip(winners.chunks_exact_mut(image)).collect();
             // Images of one row or column leave nothing.
             items.resize_with(x.batch, Default::default);
-            forward(simd, weights, (x, affine), kept, &mut items, 2 * O, |_, full, (y, winners), sums| {
-                pointwise::activate(simd, full, O, true, sums);
+            forward(simd, weights, (x, affine), kept, &mut items, sums, |_, full, (y, winners), sums| {
+                if learns {
+                    pointwise::activate(simd, full, O, true, sums);
+                }
                 pointwise::pool(simd, full, size, O, &signs, y, winners);
+                if !learns {
+                    pointwise::rectify(simd, y);
+                }
             })
         } else {
-            forward(simd, weights, (x, affine), kept, &mut vec![(); x.batch], 2 * O, |_, full, (), sums| {
-                pointwise::activate(simd, full, O, true, sums);
+            forward(simd, weights, (x, affine), kept, &mut vec![(); x.batch], sums, |_, full, (), sums| {
+                if learns {
+                    pointwise::activate(simd, full, O, true, sums);
+                } else {
+                    pointwise::rectify(simd, full);
+                }
             })
         };
         let moments = Moments::new(&moments, x.pixels());
@@ -129,8 +142,7 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
 
     pub fn train(&mut self, layer: &str, x: &Signal, chain: &mut Chain) -> Result<Signal> {
         let weights = self.conv.forward(x.map.size());
-        // A cheap convolution is sooner done again on the way back than kept in memory.
-        let Active { full, y, winners, moments } = self.activate(&weights, x, weights.shape.is_winograd());
+        let Active { full, y, winners, moments } = self.activate(&weights, x, true);
         check(&format!("{layer}.conv"), &moments)?;
         let (affine, statistics) = self.norm.learn(&moments, false);
         let (input, (height, width), shape) = (x.clone(), x.map.size(), self.conv.shape(x.map.size()));
@@ -170,9 +182,8 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
 /// The global average of each channel, (batch, 1, 1, channels).
 pub fn average(x: &Signal) -> FeatureMap {
     let mut y = FeatureMap::stale((x.map.batch, 1, 1, x.map.channels));
-    y.values.chunks_exact_mut(x.map.channels).enumerate().for_each(|(image, y)| {
-        pointwise::average(Simd::current(), x.map.of(image), x.map.channels, &x.affine, y);
-    });
+    let simd = Simd::current();
+    sum_images(&mut y, 0, |image, y, _| pointwise::average(simd, x.map.of(image), x.map.channels, &x.affine, y));
     y
 }
 

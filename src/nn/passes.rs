@@ -31,13 +31,15 @@ pub(super) fn forward<W: Send>(
     sums: usize,
     after: impl Fn(usize, &mut [f32], &mut W, &mut [f64]) + Sync,
 ) -> Vec<Vec<f64>> {
-    let (shape, part) = (weights.shape, part_of(x.batch));
-    let (group, kept) = (shape.group().min(part), y.is_some());
+    let (shape, kept) = (weights.shape, y.is_some());
+    // Whole groups, and parts enough that no core waits long for another.
+    let group = shape.group().min(part_of(x.batch));
+    let part = part_of(x.batch).div_ceil(2).next_multiple_of(group);
     let mut scratch = Buffer::stale(if kept { 0 } else { x.batch.div_ceil(part) * group * shape.image() });
     let ys = y.unwrap_or(&mut scratch).par_chunks_mut(if kept { part } else { group } * shape.image());
-    let parts = ys.zip(items.par_chunks_mut(part)).enumerate().map(|(number, (y, items))| {
-        let mut frames = Frames::new(shape.input_frame(), group);
-        let mut convolution = Convolution::new(weights, group);
+    let memory = || (Frames::new(shape.input_frame(), group), Convolution::new(weights, group));
+    let parts = ys.zip(items.par_chunks_mut(part)).enumerate().map_init(memory, |memory, (number, (y, items))| {
+        let (frames, convolution) = memory;
         let mut sums = vec![0.0; sums];
         for (place, items) in items.chunks_mut(group).enumerate() {
             let first = number * part + place * group;
@@ -84,11 +86,13 @@ pub(super) fn backward(
         Some(input) => input.values.chunks_mut(part * x.image()).collect(),
         None => starts.iter().map(|_| Default::default()).collect(),
     };
-    let parts = starts.par_iter().zip(&mut inputs).map(|(start, input)| {
-        let mut frames = Frames::new(shape.input_frame(), group);
-        let mut gradients = Frames::new(shape.output_frame(), group);
+    let memory = || {
+        let frames = (Frames::new(shape.input_frame(), group), Frames::new(shape.output_frame(), group));
+        (frames, weights.map(|weights| Convolution::new(weights, group)))
+    };
+    let parts = starts.par_iter().zip(&mut inputs).map_init(memory, |memory, (start, input)| {
+        let ((frames, gradients), convolution) = memory;
         let mut correlation = Correlation::new(shape, group);
-        let mut convolution = weights.map(|weights| Convolution::new(weights, group));
         let (mut sums, mut bias) = (vec![0.0; sums], vec![0.0; shape.outputs]);
         let end = (start + part).min(x.batch);
         for first in (*start..end).step_by(group) {
@@ -103,7 +107,7 @@ pub(super) fn backward(
             let of_x = (frames.values(images.len()), frames.frame);
             let of_g = (gradients.values(images.len()), gradients.frame);
             correlation.add(simd, images.len(), of_x, of_g);
-            if let Some(convolution) = &mut convolution {
+            if let Some(convolution) = convolution {
                 let input = &mut input[(first - start) * x.image()..][..images.len() * x.image()];
                 convolution.run(simd, of_g.0, of_g.1, input);
                 images.zip(input.chunks_exact_mut(x.image())).for_each(|(image, g)| after(image, g, &mut sums));

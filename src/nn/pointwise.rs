@@ -183,6 +183,11 @@ kernels! {
         }
     }
 
+    /// A ReLU in place.
+    pub fn rectify<V: Vector>(x: &mut [f32]) {
+        x.iter_mut().for_each(|x| *x = floored(*x, 0.0));
+    }
+
     /// 2×2 maximum, or minimum where `signs` is −1; `winners` tell which of the four it was (the first of equals).
     /// An odd last row or column is left out.
     pub fn pool<V: Vector>(

@@ -2,6 +2,7 @@
 //! (Schroff et al. 2015, "FaceNet", section 3.1).
 
 use dfdx::prelude::*;
+use rayon::prelude::*;
 
 use super::tape::{Taped, accumulate, record, values};
 
@@ -54,6 +55,28 @@ struct Pull {
     by: f64,
 }
 
+#[derive(Default)]
+struct Tally {
+    sum: f64,
+    active: u64,
+    total: u64,
+}
+
+impl Tally {
+    /// Whether the triplet is above zero.
+    fn count(&mut self, near: f64, far: f64, margin: f64) -> bool {
+        let loss = near - far + margin;
+        self.total += 1;
+        // Not a number counts, so that the caller hears of it.
+        let counts = loss > 0.0 || loss.is_nan();
+        if counts {
+            self.sum += loss;
+            self.active += 1;
+        }
+        counts
+    }
+}
+
 fn distance(points: &[f32], dimension: usize, (a, b): (usize, usize)) -> f64 {
     let row = |place: usize| &points[place * dimension..][..dimension];
     row(a).iter().zip(row(b)).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt()
@@ -62,55 +85,55 @@ fn distance(points: &[f32], dimension: usize, (a, b): (usize, usize)) -> f64 {
 fn evaluate(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) -> (TripletLoss, Vec<Pull>) {
     let count = points.len() / dimension;
     let distance = |a: usize, b: usize| distance(points, dimension, (a, b));
-    let (mut sum, mut active, mut total) = (0.0, 0u64, 0u64);
-    let mut is_active = |near: f64, far: f64| {
-        let loss = near - far + margin;
-        total += 1;
-        // Not a number counts, so that the caller hears of it.
-        let counts = loss > 0.0 || loss.is_nan();
-        if counts {
-            sum += loss;
-            active += 1;
-        }
-        counts
-    };
+    let mut tally = Tally::default();
     let mut pulls = Vec::new();
     match triplets {
         Triplets::Given => {
             let third = count / 3;
             for (anchor, positive, negative) in (0..third).map(|i| (i, third + i, 2 * third + i)) {
-                if is_active(distance(anchor, positive), distance(anchor, negative)) {
+                if tally.count(distance(anchor, positive), distance(anchor, negative), margin) {
                     pulls.push(Pull { pair: (anchor, positive), by: 1.0 });
                     pulls.push(Pull { pair: (anchor, negative), by: -1.0 });
                 }
             }
         }
         Triplets::All(labels) => {
-            for anchor in 0..count {
+            // Anchor by anchor side by side; what they give is put together in order.
+            let of_anchor = |anchor: usize| {
+                let mut tally = Tally::default();
                 let distances: Vec<f64> = (0..count).map(|other| distance(anchor, other)).collect();
                 let same = |other: &usize| labels[*other] == labels[anchor];
                 let negatives: Vec<usize> = (0..count).filter(|other| !same(other)).collect();
                 let mut pull = vec![0.0f64; count];
                 for positive in (0..count).filter(|other| same(other) && *other != anchor) {
                     for &negative in &negatives {
-                        if is_active(distances[positive], distances[negative]) {
+                        if tally.count(distances[positive], distances[negative], margin) {
                             pull[positive] += 1.0;
                             pull[negative] -= 1.0;
                         }
                     }
                 }
                 let pulls_of = |(other, by): (usize, f64)| Pull { pair: (anchor, other), by };
-                pulls.extend(pull.into_iter().enumerate().filter(|(_, by)| *by != 0.0).map(pulls_of));
+                let pulls: Vec<Pull> =
+                    pull.into_iter().enumerate().filter(|(_, by)| *by != 0.0).map(pulls_of).collect();
+                (tally, pulls)
+            };
+            for (of_anchor, found) in (0..count).into_par_iter().map(of_anchor).collect::<Vec<_>>() {
+                tally.sum += of_anchor.sum;
+                tally.active += of_anchor.active;
+                tally.total += of_anchor.total;
+                pulls.extend(found);
             }
         }
     }
     let mean_over = match triplets {
-        Triplets::Given => total,
-        Triplets::All(_) => active,
+        Triplets::Given => tally.total,
+        Triplets::All(_) => tally.active,
     };
     let mean_over = mean_over.max(1) as f64;
     pulls.iter_mut().for_each(|pull| pull.by /= mean_over);
-    (TripletLoss { loss: sum / mean_over, active: active as f64 / total.max(1) as f64 }, pulls)
+    let active = tally.active as f64 / tally.total.max(1) as f64;
+    (TripletLoss { loss: tally.sum / mean_over, active }, pulls)
 }
 
 fn gradient(points: &[f32], dimension: usize, pulls: &[Pull]) -> Vec<f32> {

@@ -60,7 +60,7 @@ pub fn fit<N: Network>(
                 let (batch, images) = ahead.recv().context("no batch came")?;
                 rate = train.learning_rate_at((number - 1) * steps + step, steps * train.epochs);
                 optimizer.cfg.lr = rate;
-                let embeddings = network.train(images, gradients).with_context(|| {
+                let embeddings = network.train(images.into(), gradients).with_context(|| {
                     let rate = train.learning_rate;
                     format!("training broke off in epoch {number}; lower train.learning_rate ({rate})")
                 })?;
