@@ -15,6 +15,7 @@ mod kernels;
 mod normalize;
 mod passes;
 mod pointwise;
+pub mod probe;
 mod residual;
 pub mod simd;
 pub mod tape;
