@@ -144,7 +144,7 @@ impl Train {
             Schedule::Constant => self.learning_rate,
             Schedule::Cosine => {
                 let share = (step - warm) / (steps as f64 - warm).max(1.0);
-                self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
+                self.learning_rate * 0.5 * (1.0 + libm::cos(std::f64::consts::PI * share))
             }
         }
     }
