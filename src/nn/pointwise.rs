@@ -203,20 +203,20 @@ kernels! {
             by_lanes!(channels, |first, L| {
                 let sign = read::<L>(signs, first);
                 for column in 0..wide {
-                let corner = (row * 2 * size.1 + column * 2) * channels + first;
-                let mut best = read::<L>(x, corner);
-                let mut winner = [0u8; L];
-                for (which, offset) in [(1, 1), (2, size.1), (3, size.1 + 1)] {
-                    let other = read::<L>(x, corner + offset * channels);
-                    for i in 0..L {
-                        let wins = other[i] * sign[i] > best[i] * sign[i];
-                        best[i] = if wins { other[i] } else { best[i] };
-                        winner[i] = if wins { which } else { winner[i] };
+                    let corner = (row * 2 * size.1 + column * 2) * channels + first;
+                    let mut best = read::<L>(x, corner);
+                    let mut winner = [0u8; L];
+                    for (which, offset) in [(1, 1), (2, size.1), (3, size.1 + 1)] {
+                        let other = read::<L>(x, corner + offset * channels);
+                        for i in 0..L {
+                            let wins = other[i] * sign[i] > best[i] * sign[i];
+                            best[i] = if wins { other[i] } else { best[i] };
+                            winner[i] = if wins { which } else { winner[i] };
+                        }
                     }
-                }
-                let place = (row * wide + column) * channels + first;
-                write(y, place, best);
-                winners[place..place + L].copy_from_slice(&winner);
+                    let place = (row * wide + column) * channels + first;
+                    write(y, place, best);
+                    winners[place..place + L].copy_from_slice(&winner);
                 }
             });
         }
