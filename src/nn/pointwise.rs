@@ -49,7 +49,8 @@ pub(super) struct Unpooled<'a> {
 impl Unpooled<'_> {
     /// Rows of pixels that share gradients.
     fn side(&self) -> usize {
-        if self.winners.is_empty() { 1 } else { 2 }
+        // A pooled image of one row or column has left nothing at all.
+        if self.winners.is_empty() && !self.g.is_empty() { 1 } else { 2 }
     }
 
     /// Calls `each(row, column, gradient)` for every pixel of the `row`-th rows that share gradients; from one place,
