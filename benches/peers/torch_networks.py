@@ -95,3 +95,17 @@ def loss(name, embeddings):
     valid = (same & others)[:, :, None] & ~same[:, None, :]
     losses = F.relu(apart[:, :, None] - apart[:, None, :] + MARGIN) * valid
     return losses.sum() / (losses > 0).sum().clamp(min=1)
+
+
+def in_both_layouts(peer):
+    """`peer(layout, compiled)` for both memory layouts, by name; and the names of those that `torch.compile` made."""
+    peers, compiled = {}, []
+    for name, layout in [("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last)]:
+        peers[f"PyTorch {name}"] = peer(layout, False)
+        label = f"PyTorch {name} compiled"
+        try:
+            peers[label] = peer(layout, True)
+            compiled.append(label)
+        except Exception as error:
+            print(f"{label} does not work here: {str(error).splitlines()[0]}")
+    return peers, compiled

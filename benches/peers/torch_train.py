@@ -38,13 +38,5 @@ def peer(layout, compiled):
 
 ours = turns.Ours(NETWORK, BATCH)
 ours.seconds("train 2")
-peers, compiled = {}, []
-for name, layout in [("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last)]:
-    peers[f"PyTorch {name}"] = peer(layout, False)
-    label = f"PyTorch {name} compiled"
-    try:
-        peers[label] = peer(layout, True)
-        compiled.append(label)
-    except Exception as error:
-        print(f"{label} does not work here: {str(error).splitlines()[0]}")
+peers, compiled = torch_networks.in_both_layouts(peer)
 turns.compare(f"training steps of the {NETWORK} network", lambda: ours.speed("train", STEPS), peers, compiled)

@@ -73,9 +73,8 @@ pub(super) fn in_order(parts: &[Vec<f64>]) -> Vec<f64> {
 /// What a training step's backward pass needs.
 #[derive(Debug, Clone)]
 pub(super) struct Statistics {
-    /// The normalised value of x is x · inverse + shift.
-    pub inverse: Vec<f32>,
-    pub shift: Vec<f32>,
+    /// From x to its normalised value.
+    pub normal: Affine,
     scale: Vec<f32>,
     count: f64,
 }
@@ -85,7 +84,7 @@ impl Statistics {
     pub fn slope(&self, sums: &[f64]) -> (Slope, Vec<Vec<f32>>) {
         let (for_scale, for_offset) = sums.split_at(self.scale.len());
         let of = |channel: usize| {
-            let (inverse, shift) = (f64::from(self.inverse[channel]), f64::from(self.shift[channel]));
+            let (inverse, shift) = (f64::from(self.normal.scale[channel]), f64::from(self.normal.offset[channel]));
             let scale = f64::from(self.scale[channel]) * inverse;
             let (weighted, plain) = (for_scale[channel] / self.count, for_offset[channel] / self.count);
             (scale as f32, (scale * weighted * inverse) as f32, (scale * (plain + weighted * shift)) as f32)
@@ -128,8 +127,8 @@ impl<const C: usize> BatchNorm<C, f32, Cpu> {
             offset: each(&|i| f64::from(offset[i]) - mean[i] * f64::from(scale[i]) * inverse[i]),
             relu,
         };
-        let shift = each(&|i| -mean[i] * inverse[i]);
-        (affine, Statistics { inverse: each(&|i| inverse[i]), shift, scale, count })
+        let (scaled, shift) = (each(&|i| inverse[i]), each(&|i| -mean[i] * inverse[i]));
+        (affine, Statistics { normal: Affine { scale: scaled, offset: shift, relu: false }, scale, count })
     }
 
     pub(super) fn targets(&self) -> Vec<Accumulate> {

@@ -11,7 +11,7 @@ use super::batch_norm::{BatchNorm, Moments};
 use super::buffers::Buffer;
 use super::chain::{Chain, Signal, check};
 use super::conv::{Conv, Weights};
-use super::passes::{backward, forward, sum_images};
+use super::passes::{backward, forward, pooled, sum_images};
 use super::pointwise::{self, Affine, Unpooled};
 use super::simd::Simd;
 use super::tape::{Accumulate, accumulate};
@@ -105,29 +105,18 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
         let mut y = if POOL { x.halved(O) } else { FeatureMap::EMPTY };
         let mut winners = vec![0u8; y.values.len()];
         let kept = full.as_mut().map(|full| &mut *full.values);
-        let moments = if POOL {
-            let image = y.image().max(1);
-            let mut items: Vec<_> = y.values.chunks_exact_mut(image).zip(winners.chunks_exact_mut(image)).collect();
-            // Images of one row or column leave nothing.
-            items.resize_with(x.batch, Default::default);
-            forward(simd, weights, (x, affine), kept, &mut items, sums, |_, full, (y, winners), sums| {
-                if learns {
-                    pointwise::activate(simd, full, O, true, sums);
-                }
+        let mut items = pooled(&mut y, &mut winners, x.batch);
+        let moments = forward(simd, weights, (x, affine), kept, &mut items, sums, |_, full, (y, winners), sums| {
+            if learns {
+                pointwise::activate(simd, full, O, true, sums);
+            }
+            if POOL {
                 pointwise::pool(simd, full, size, O, &signs, y, winners);
-                if !learns {
-                    pointwise::rectify(simd, y);
-                }
-            })
-        } else {
-            forward(simd, weights, (x, affine), kept, &mut vec![(); x.batch], sums, |_, full, (), sums| {
-                if learns {
-                    pointwise::activate(simd, full, O, true, sums);
-                } else {
-                    pointwise::rectify(simd, full);
-                }
-            })
-        };
+            }
+            if !learns {
+                pointwise::rectify(simd, if POOL { y } else { full });
+            }
+        });
         let moments = Moments::new(&moments, x.pixels());
         if let Some(full) = full.take_if(|_| !POOL) {
             y = full;
@@ -152,14 +141,12 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
         chain.push(targets.into_iter().flatten().collect(), move |mut g| {
             let simd = Simd::current();
             let sums = sum_images(&mut g, 2 * O, |image, g, sums| {
-                let (inverse, shift) = (&statistics.inverse, &statistics.shift);
-                pointwise::norm_sums(simd, output.of(image), g, O, &plain, inverse, shift, sums);
+                pointwise::norm_sums(simd, output.of(image), g, O, &plain, &statistics.normal, sums);
             });
             let (slope, for_norm) = statistics.slope(&sums);
             let full = if POOL { full.as_ref() } else { Some(&*output) };
             let into = |image: usize, x: &[f32], frame, to: &mut [f32]| {
-                let winners = if POOL { &winners[image * g.image()..][..g.image()] } else { &[] };
-                let g = Unpooled { g: g.of(image), winners, height, width, channels: O };
+                let g = Unpooled::new(&g, &winners, image, (height, width));
                 match full {
                     Some(full) => pointwise::block_gradient(simd, full.of(image), 0, g, &slope, frame, to),
                     None => {
@@ -232,8 +219,7 @@ impl<const C: usize> NormAverage<C, f32, Cpu> {
             let (simd, x) = (Simd::current(), &*seen.map);
             let mut g = spread(&g, x);
             let sums = sum_images(&mut g, 2 * C, |image, g, sums| {
-                let (inverse, shift) = (&statistics.inverse, &statistics.shift);
-                pointwise::norm_sums(simd, x.of(image), g, C, &seen.affine, inverse, shift, sums);
+                pointwise::norm_sums(simd, x.of(image), g, C, &seen.affine, &statistics.normal, sums);
             });
             let (slope, for_norm) = statistics.slope(&sums);
             sum_images(&mut g, 0, |image, g, _| pointwise::norm_slope(simd, x.of(image), g, C, &slope));

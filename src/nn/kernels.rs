@@ -47,15 +47,26 @@ kernels! {
         let last = window.start + (rows - 1) * window.row + reach * window.pixel + taps;
         assert!(pixels > 0 && lanes <= LANES && start + (pixels - 1) * pixel + lanes <= y.len());
         assert!(last <= x.len() && rows * taps * LANES <= weights.len(), "the window must lie inside the image");
+        let mut part: Tile = [[0.0; LANES]; ROWS];
         for first in (0..pixels).step_by(ROWS) {
             let window = Window { start: window.start + first * window.pixel, ..window };
-            if first + ROWS <= pixels && lanes == LANES {
-                // SAFETY: the assertions hold every read; the tile's writes end at `pixels` and `LANES`.
-                unsafe { tile::<V>(x, window, rows, taps, weights, bias, y.as_mut_ptr().add(start + first * pixel), pixel) }
-            } else {
-                let mut part: Tile = [[0.0; LANES]; ROWS];
-                // SAFETY: as above; `part` has room for the whole tile.
-                unsafe { tile::<V>(x, window, rows, taps, weights, bias, part.as_mut_ptr().cast(), LANES) }
+            let whole = first + ROWS <= pixels && lanes == LANES;
+            // SAFETY: the assertions hold every read; a whole tile's writes end at `pixels` and `LANES`, and `part` has
+            // room for any other's.
+            unsafe {
+                let (to, pixel) = if whole {
+                    (y.as_mut_ptr().add(start + first * pixel), pixel)
+                } else {
+                    (part.as_mut_ptr().cast(), LANES)
+                };
+                // As many sums as the registers hold.
+                if V::WIDTH == 16 {
+                    convolve_tile::<V, 8, 2>(x, window, rows, taps, weights, bias, to, pixel);
+                } else {
+                    convolve_tile::<V, 4, 2>(x, window, rows, taps, weights, bias, to, pixel);
+                }
+            }
+            if !whole {
                 for (p, sums) in part.iter().enumerate().take(pixels - first) {
                     y[start + (first + p) * pixel..][..lanes].copy_from_slice(&sums[..lanes]);
                 }
@@ -92,34 +103,9 @@ kernels! {
     }
 }
 
-/// # Safety
-/// The CPU must have `V`'s instructions, `convolve`'s assertions must hold, and `y` must take a tile.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn tile<V: Vector>(
-    x: &[f32],
-    window: Window,
-    rows: usize,
-    taps: usize,
-    weights: &[f32],
-    bias: &[f32; LANES],
-    y: *mut f32,
-    pixel: usize,
-) {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        // As many sums as the registers hold.
-        if V::WIDTH == 16 {
-            convolve_tile::<V, 8, 2>(x, window, rows, taps, weights, bias, y, pixel);
-        } else {
-            convolve_tile::<V, 4, 2>(x, window, rows, taps, weights, bias, y, pixel);
-        }
-    }
-}
-
 /// Blocks of `P` pixels × `N` vectors.
 /// # Safety
-/// As for `tile`.
+/// The CPU must have `V`'s instructions, `convolve`'s assertions must hold, and `y` must take a tile.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn convolve_tile<V: Vector, const P: usize, const N: usize>(

@@ -15,7 +15,7 @@ use super::simd::Simd;
 const PARTS: usize = 8;
 
 /// Images of a part.
-pub(super) fn part_of(batch: usize) -> usize {
+fn part_of(batch: usize) -> usize {
     batch.div_ceil(PARTS).max(1)
 }
 
@@ -56,6 +56,18 @@ pub(super) fn forward<W: Send>(
     parts.collect()
 }
 
+/// For every image its place in the pooled `y` and in the winners; nothing where nothing is pooled.
+pub(super) fn pooled<'a>(
+    y: &'a mut FeatureMap,
+    winners: &'a mut [u8],
+    batch: usize,
+) -> Vec<(&'a mut [f32], &'a mut [u8])> {
+    let image = y.image().max(1);
+    let mut items: Vec<_> = y.values.chunks_exact_mut(image).zip(winners.chunks_exact_mut(image)).collect();
+    items.resize_with(batch, Default::default);
+    items
+}
+
 /// What the backward pass of a convolution gives.
 pub(super) struct Gradient {
     /// Of the weights, (outputs, inputs, kernel, kernel), and of the bias.
@@ -67,8 +79,8 @@ pub(super) struct Gradient {
 }
 
 /// The gradients for those of the outputs, which `gradient(image, input, frame, to)` puts into their frame (`input` is
-/// the image's own frame); `x` and `affine` as in the forward pass of `shape`. With `weights` (turned round) also those of the inputs: `after(image, g,
-/// sums)` sees them.
+/// the image's own frame); `x` and `affine` as in the forward pass of `shape`. With `weights` (turned round) also
+/// those of the inputs: `after(image, g, sums)` sees them.
 pub(super) fn backward(
     simd: Simd,
     shape: Shape,

@@ -2,6 +2,7 @@
 //!
 //! Plain loops over fixed chunks of channels; each sum goes over the pixels in order.
 
+use super::FeatureMap;
 use super::frame::Frame;
 use super::simd::kernels;
 
@@ -46,7 +47,13 @@ pub(super) struct Unpooled<'a> {
     pub channels: usize,
 }
 
-impl Unpooled<'_> {
+impl<'a> Unpooled<'a> {
+    /// The gradient `g` of an image; `winners` and (height, width) are those of the pooling, if there was one.
+    pub fn new(g: &'a FeatureMap, winners: &'a [u8], image: usize, (height, width): (usize, usize)) -> Self {
+        let winners = if winners.is_empty() { winners } else { &winners[image * g.image()..][..g.image()] };
+        Self { g: g.of(image), winners, height, width, channels: g.channels }
+    }
+
     /// Rows of pixels that share gradients.
     fn side(&self) -> usize {
         // A pooled image of one row or column has left nothing at all.
@@ -261,20 +268,19 @@ kernels! {
     }
 
     /// Clears the gradient `g` of what a reader of `affine` sees where its ReLU was off; adds Σ g · normal to the
-    /// first and Σ g to the second half of `sums`, where normal = x · inverse + shift.
+    /// first and Σ g to the second half of `sums`.
     pub fn norm_sums<V: Vector>(
         x: &[f32],
         g: &mut [f32],
         channels: usize,
         affine: &Affine,
-        inverse: &[f32],
-        shift: &[f32],
+        normal: &Affine,
         sums: &mut [f64],
     ) {
         let (for_scale, for_offset) = sums.split_at_mut(channels);
         for (x, g) in x.chunks(RUN * channels).zip(g.chunks_mut(RUN * channels)) {
             by_lanes!(channels, |first, L| {
-                let (inverse, shift) = (read::<L>(inverse, first), read::<L>(shift, first));
+                let (inverse, shift) = (read::<L>(&normal.scale, first), read::<L>(&normal.offset, first));
                 let (mut weighted, mut plain) = ([0.0f32; L], [0.0f32; L]);
                 for (x, g) in x.chunks_exact(channels).zip(g.chunks_exact_mut(channels)) {
                     let (x, mut slope) = (read::<L>(x, first), read::<L>(g, first));

@@ -9,7 +9,7 @@ use super::batch_norm::{BatchNorm, Moments};
 use super::chain::{Chain, Signal, check};
 use super::conv::Conv;
 use super::frame::Frame;
-use super::passes::{backward, forward, sum_images};
+use super::passes::{backward, forward, pooled, sum_images};
 use super::pointwise::{self, Affine, Unpooled};
 use super::simd::Simd;
 use super::{FeatureMap, Number};
@@ -85,29 +85,19 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
         let around = self.shortcut.conv().map(|conv| conv.apply(x, affine1).0);
         let around = around.as_ref().unwrap_or(x);
         let weights = self.conv2.forward(size);
-        if !POOL {
-            let mut y = inner.like(O);
-            let (kept, mut items) = (Some(&mut *y.values), vec![(); x.batch]);
-            let sums = forward(simd, &weights, (inner, affine2), kept, &mut items, 2 * O, |image, y, (), sums| {
-                pointwise::add(simd, y, around.of(image));
-                pointwise::activate(simd, y, O, false, sums);
-            });
-            let moments = Moments::new(&sums, y.pixels());
-            return (y, Vec::new(), moments);
-        }
-        let mut y = x.halved(O);
+        let mut full = (!POOL).then(|| x.like(O));
+        let mut y = if POOL { x.halved(O) } else { FeatureMap::EMPTY };
         let mut winners = vec![0u8; y.values.len()];
-        let image = y.image().max(1);
-        let mut items: Vec<_> = y.values.chunks_exact_mut(image).zip(winners.chunks_exact_mut(image)).collect();
-        // Images of one row or column leave nothing.
-        items.resize_with(x.batch, Default::default);
-        let signs = [1.0; O];
-        let sums =
-            forward(simd, &weights, (inner, affine2), None, &mut items, 2 * O, |image, full, (y, winners), sums| {
-                pointwise::add(simd, full, around.of(image));
+        let (kept, signs) = (full.as_mut().map(|full| &mut *full.values), [1.0; O]);
+        let (mut items, inner) = (pooled(&mut y, &mut winners, x.batch), (inner, affine2));
+        let sums = forward(simd, &weights, inner, kept, &mut items, 2 * O, |image, full, (y, winners), sums| {
+            pointwise::add(simd, full, around.of(image));
+            if POOL {
                 pointwise::pool(simd, full, size, O, &signs, y, winners);
-                pointwise::activate(simd, y, O, false, sums);
-            });
+            }
+            pointwise::activate(simd, if POOL { y } else { full }, O, false, sums);
+        });
+        let y = full.unwrap_or(y);
         let moments = Moments::new(&sums, y.pixels());
         (y, winners, moments)
     }
@@ -119,16 +109,14 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
     }
 
     pub fn train(&mut self, layer: &str, x: &Signal, chain: &mut Chain) -> Result<Signal> {
-        let (x, (height, width)) = (x.moments().map(|moments| (x.map.clone(), moments))?, x.map.size());
-        let (x, moments) = x;
-        let (affine1, statistics1) = self.norm1.learn(moments, true);
+        let (affine1, statistics1) = self.norm1.learn(x.moments()?, true);
+        let (x, size) = (x.map.clone(), x.map.size());
         let (inner, moments) = self.conv1.apply(&x, &affine1);
         check(&format!("{layer}.conv1"), &moments)?;
         let (affine2, statistics2) = self.norm2.learn(&moments, true);
         let (y, winners, moments) = self.join((&x, &affine1), (&inner, &affine2));
         check(&format!("{layer}.conv2"), &moments)?;
 
-        let size = (height, width);
         let shapes = (self.conv1.shape(size), self.conv2.shape(size));
         let turned = (self.conv1.backward(size), self.conv2.backward(size));
         let around = self.shortcut.conv().map(|conv| (conv.shape(size), conv.backward(size)));
@@ -141,18 +129,14 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
         ];
         chain.push(targets.into_iter().flatten().collect(), move |g| {
             let simd = Simd::current();
-            let unpooled = |image: usize| {
-                let winners = if POOL { &winners[image * g.image()..][..g.image()] } else { &[] };
-                Unpooled { g: g.of(image), winners, height, width, channels: O }
-            };
+            let unpooled = |image: usize| Unpooled::new(&g, &winners, image, size);
             let into =
                 |image: usize, _: &[f32], frame, to: &mut [f32]| pointwise::unpool(simd, unpooled(image), frame, to);
             let around = around
                 .map(|(shape, turned)| backward(simd, shape, Some(&turned), (&x, &affine1), into, 0, |_, _, _| ()));
             let second =
                 backward(simd, shapes.1, Some(&turned.1), (&inner, &affine2), into, 2 * O, |image, g, sums| {
-                    let (inverse, shift) = (&statistics2.inverse, &statistics2.shift);
-                    pointwise::norm_sums(simd, inner.of(image), g, O, &affine2, inverse, shift, sums);
+                    pointwise::norm_sums(simd, inner.of(image), g, O, &affine2, &statistics2.normal, sums);
                 });
             let (slope, for_norm2) = statistics2.slope(&second.sums);
             let for_inner = second.input.unwrap_or(FeatureMap::EMPTY);
@@ -164,12 +148,11 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
                 if let Some(more) = for_normal {
                     pointwise::add(simd, g, more.of(image));
                 }
-                let (inverse, shift) = (&statistics1.inverse, &statistics1.shift);
-                pointwise::norm_sums(simd, x.of(image), g, I, &affine1, inverse, shift, sums);
+                pointwise::norm_sums(simd, x.of(image), g, I, &affine1, &statistics1.normal, sums);
             });
             let (slope, for_norm1) = statistics1.slope(&first.sums);
             let mut for_x = first.input.unwrap_or(FeatureMap::EMPTY);
-            let frame = Frame::dense(height, width, I);
+            let frame = Frame::dense(size.0, size.1, I);
             sum_images(&mut for_x, 0, |image, g, _| {
                 pointwise::norm_slope(simd, x.of(image), g, I, &slope);
                 if for_normal.is_none() {

@@ -116,10 +116,10 @@ kernels! {
     ) {
         assert!(tiles.stride == LANES && PLACES * tiles.plane <= from.len() && lanes <= LANES);
         assert!(tiles.place(tiles.high - 1, tiles.wide - 1) + LANES <= tiles.plane);
+        let mut part = [[[0.0f32; LANES]; SIDE]; SIDE];
         assert!(tiles.start + (size.0 - 1) * tiles.row + (size.1 - 1) * tiles.pixel + lanes <= y.len());
         for (high, wide) in (0..tiles.high).flat_map(|high| (0..tiles.wide).map(move |wide| (high, wide))) {
             let inside = lanes == LANES && (high + 1) * SIDE <= size.0 && (wide + 1) * SIDE <= size.1;
-            let mut part = [[[0.0f32; LANES]; SIDE]; SIDE];
             let corner = tiles.corner(high, wide);
             let (to, row_step, pixel_step) = if inside {
                 // SAFETY: the corner lies inside `y`, as asserted.
