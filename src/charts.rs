@@ -44,24 +44,50 @@ pub fn font(size: i32, color: &RGBColor) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(color)
 }
 
-/// One line of a chart.
+/// What is drawn over epochs.
+pub enum Series<'a> {
+    Line(Line<'a>),
+    Band(Band),
+}
+
 pub struct Line<'a> {
     pub name: &'a str,
     pub color: RGBColor,
-    /// Values for epochs 1, 2, …
-    pub values: &'a [f64],
+    /// (epoch, value)
+    pub points: Vec<(f64, f64)>,
 }
 
-/// Lines over epochs, with a legend, into a part of a picture.
-pub fn lines(area: &Area, title: &str, lines: &[Line]) -> Result<()> {
-    let epochs = lines.iter().map(|line| line.values.len()).max().unwrap_or(1).max(2) as f64;
+/// A range in a lighter shade.
+pub struct Band {
+    pub color: RGBColor,
+    /// (epoch, (low, high))
+    pub points: Vec<(f64, (f64, f64))>,
+}
+
+impl Series<'_> {
+    /// All corners, (epoch, value): of a band first the upper edge, then the lower one backwards.
+    fn outline(&self) -> Vec<(f64, f64)> {
+        match self {
+            Self::Line(line) => line.points.clone(),
+            Self::Band(Band { points, .. }) => {
+                let upper = points.iter().map(|(x, (_, high))| (*x, *high));
+                upper.chain(points.iter().rev().map(|(x, (low, _))| (*x, *low))).collect()
+            }
+        }
+    }
+}
+
+/// Lines and bands over epochs, with a legend, into a part of a picture.
+pub fn lines(area: &Area, title: &str, series: &[Series]) -> Result<()> {
+    let corners: Vec<(f64, f64)> = series.iter().flat_map(Series::outline).collect();
+    let epochs = corners.iter().fold(2.0f64, |most, (x, _)| most.max(*x));
     // Room for the legend above the lines.
-    let top = lines.iter().flat_map(|line| line.values).fold(0.0f64, |top, value| top.max(*value)).max(1e-6) * 1.25;
+    let top = corners.iter().fold(1e-6f64, |top, (_, y)| top.max(*y)) * 1.25;
     let mut chart = ChartBuilder::on(area)
         .caption(title, font(22, &INK))
         .margin(12)
         .x_label_area_size(38)
-        .y_label_area_size(56)
+        .y_label_area_size(64)
         .build_cartesian_2d(1.0..epochs, 0.0..top)
         .map_err(fault)?;
     chart
@@ -74,11 +100,18 @@ pub fn lines(area: &Area, title: &str, lines: &[Line]) -> Result<()> {
         .x_label_formatter(&|x| format!("{x:.0}"))
         .draw()
         .map_err(fault)?;
-    for line in lines {
-        let points = line.values.iter().enumerate().map(|(i, value)| ((i + 1) as f64, *value));
-        let style = line.color.stroke_width(2);
-        let drawn = chart.draw_series(LineSeries::new(points, style)).map_err(fault)?;
-        drawn.label(line.name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+    for series in series {
+        match series {
+            Series::Line(Line { name, color, points }) => {
+                let style = color.stroke_width(2);
+                let drawn = chart.draw_series(LineSeries::new(points.iter().copied(), style)).map_err(fault)?;
+                drawn.label(*name).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            }
+            Series::Band(band) => {
+                let area = Polygon::new(series.outline(), band.color.mix(0.2).filled());
+                chart.draw_series([area]).map_err(fault)?;
+            }
+        }
     }
     let legend = SeriesLabelPosition::UpperRight;
     let mut labels = chart.configure_series_labels();

@@ -92,10 +92,10 @@ pub fn cifar10_names(folder: &Path) -> Result<Vec<String>> {
     class_names(&files::read_to_string(&folder.join(cifar10::NAMES))?, cifar10::NAMES)
 }
 
-/// The first `per_class` images of each class in archive order, each with its place within its class.
+/// `per_class` images of each class in archive order, after the first `skip`, each with its place within its class.
 pub fn select_cifar10(
     folder: &Path,
-    per_class: usize,
+    (skip, per_class): (usize, usize),
     mut visit: impl FnMut(Record, usize) -> Result<()>,
 ) -> Result<Vec<String>> {
     let names = cifar10_names(folder)?;
@@ -103,22 +103,27 @@ pub fn select_cifar10(
     read_cifar10(folder, |record| {
         let count = counts.get_mut(usize::from(record.label));
         let count = count.with_context(|| format!("label {} in {}", record.label, folder.display()))?;
-        if *count < per_class {
+        let place = *count;
+        if place < skip + per_class {
             *count += 1;
-            visit(record, *count - 1)?;
+            if place >= skip {
+                visit(record, place)?;
+            }
         }
-        Ok(if counts.iter().all(|count| *count == per_class) {
+        Ok(if counts.iter().all(|count| *count == skip + per_class) {
             ControlFlow::Break(())
         } else {
             ControlFlow::Continue(())
         })
     })?;
-    match counts.iter().position(|count| *count < per_class) {
+    match counts.iter().position(|count| *count < skip + per_class) {
         None => Ok(names),
         Some(class) => Err(damaged!(
-            "the archive has {} pictures of class `{}`, fewer than the {per_class} asked for; lower images_per_class",
+            "the archive has {} pictures of class `{}`, fewer than the {} asked for; lower images_per_class{}",
             counts[class],
-            names[class]
+            names[class],
+            skip + per_class,
+            if skip > 0 { " or skip_per_class" } else { "" }
         )),
     }
 }

@@ -26,6 +26,8 @@ pub struct Manifest {
 pub struct Instance {
     pub name: String,
     pub stage: Box<dyn AnyStage>,
+    /// The manifest's, unless it has its own.
+    pub seed: u64,
     /// Places in [`Manifest::instances`].
     pub needs: Vec<usize>,
     /// Where the files are laid, relative to the project.

@@ -1,6 +1,7 @@
 //! The networks, and a trained one saved together with its configuration.
 
 mod networks;
+mod views;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,9 +13,10 @@ use rayon::prelude::*;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-pub use networks::{DIMENSION, Network, Original, Residual, parameter_count};
+pub use networks::{DIMENSION, Network, Original, Residual, Residual48, Residual64, parameters, set_parameters};
+pub use views::View;
 
-use crate::nn::{Buffer, FeatureMap};
+use crate::nn::{Buffer, FeatureMap, normalize};
 use crate::{damaged, files};
 
 const METADATA_KEY: &str = "similiai";
@@ -26,8 +28,14 @@ const BATCH: usize = 64;
 pub enum NetworkName {
     /// The original project's.
     Original,
-    /// The default: small, residual, pre-activation.
+    /// The default: small, residual, pre-activation, with 32, 64 and 128 channels.
     Residual,
+    /// The same with 48, 96 and 192 channels.
+    #[serde(rename = "residual-48")]
+    Residual48,
+    /// The same with 64, 128 and 256 channels.
+    #[serde(rename = "residual-64")]
+    Residual64,
 }
 
 /// All that is needed to embed an image as in training.
@@ -35,6 +43,12 @@ pub enum NetworkName {
 pub struct Configuration {
     pub network: NetworkName,
     pub dimension: usize,
+    /// Whether embeddings are scaled to length 1.
+    pub normalize: bool,
+    /// An embedding is the mean over the picture and its mirror image …
+    pub mirrored: bool,
+    /// … each in its place and moved by so many pixels to the four sides.
+    pub shift: usize,
     pub preprocessing: Preprocessing,
 }
 
@@ -49,12 +63,40 @@ pub struct Preprocessing {
 }
 
 impl NetworkName {
-    pub fn configuration(self) -> Configuration {
+    pub fn preprocessing(self) -> Preprocessing {
         let (side, mean, deviation) = match self {
             Self::Original => (64, 0.0, 1.0),
-            Self::Residual => (32, 0.5, 0.25),
+            _ => (32, 0.5, 0.25),
         };
-        Configuration { network: self, dimension: DIMENSION, preprocessing: Preprocessing { side, mean, deviation } }
+        Preprocessing { side, mean, deviation }
+    }
+}
+
+impl Configuration {
+    /// Embeds images that [fit](Preprocessing::fit) by batches: (images, [`DIMENSION`]).
+    pub fn embed<N: Network>(&self, network: &N, images: &[RgbImage]) -> Vec<f32> {
+        let views = View::all(self.shift, self.mirrored);
+        let embed = |images: &[RgbImage]| {
+            let batch = self.preprocessing.batch(images.len() * views.len(), |place, to| {
+                let mut plain = vec![0.0; to.len()];
+                self.preprocessing.apply(&images[place / views.len()], &mut plain);
+                views[place % views.len()].show(&plain, to, self.preprocessing.side);
+            });
+            let mut rows = network.infer(batch.into());
+            if self.normalize {
+                normalize(&mut rows, DIMENSION);
+            }
+            let mean = |views_of: &[f32]| -> Vec<f32> {
+                let sum = |i: usize| views_of.iter().skip(i).step_by(DIMENSION).sum::<f32>();
+                (0..DIMENSION).map(|i| sum(i) / views.len() as f32).collect()
+            };
+            let mut means: Vec<f32> = rows.chunks_exact(views.len() * DIMENSION).flat_map(mean).collect();
+            if self.normalize {
+                normalize(&mut means, DIMENSION);
+            }
+            means
+        };
+        images.chunks((BATCH / views.len()).max(1)).flat_map(embed).collect()
     }
 }
 
@@ -95,19 +137,17 @@ impl Preprocessing {
         values.par_chunks_mut(image).enumerate().for_each(|(place, to)| each(place, to));
         FeatureMap::new((images, self.side, self.side, 3), values)
     }
-
-    /// Embeds images that [fit](Self::fit) by batches: (images, [`DIMENSION`]).
-    pub fn embed<N: Network>(&self, network: &N, images: &[RgbImage]) -> Vec<f32> {
-        let embed = |images: &[RgbImage]| {
-            network.infer(self.batch(images.len(), |place, to| self.apply(&images[place], to)).into())
-        };
-        images.chunks(BATCH).flat_map(embed).collect()
-    }
 }
 
-enum Weights {
-    Original(Box<Original>),
-    Residual(Box<Residual>),
+/// A network of any kind.
+trait Embed: Send + Sync {
+    fn embed(&self, configuration: &Configuration, images: &[RgbImage]) -> Vec<f32>;
+}
+
+impl<N: Network> Embed for N {
+    fn embed(&self, configuration: &Configuration, images: &[RgbImage]) -> Vec<f32> {
+        configuration.embed(self, images)
+    }
 }
 
 /// A trained network.
@@ -115,7 +155,7 @@ pub struct Model {
     pub configuration: Configuration,
     /// BLAKE3 of the file it came from.
     pub digest: String,
-    weights: Weights,
+    network: Box<dyn Embed>,
 }
 
 impl Model {
@@ -127,24 +167,24 @@ impl Model {
         let text = text.ok_or_else(|| damaged!("{} does not say which network it holds", path.display()))?;
         let configuration: Configuration = serde_json::from_str(text)
             .map_err(|error| damaged!("{}: its configuration is damaged: {error}", path.display()))?;
-        if configuration != configuration.network.configuration() {
+        let known = (DIMENSION, configuration.network.preprocessing());
+        if (configuration.dimension, configuration.preprocessing.clone()) != known {
             return Err(damaged!("{}: its configuration is not one that its network has", path.display()));
         }
-        let weights = match configuration.network {
-            NetworkName::Original => Weights::Original(Box::new(load_weights(path)?)),
-            NetworkName::Residual => Weights::Residual(Box::new(load_weights(path)?)),
+        let network: Box<dyn Embed> = match configuration.network {
+            NetworkName::Original => Box::new(load_weights::<Original>(path)?),
+            NetworkName::Residual => Box::new(load_weights::<Residual>(path)?),
+            NetworkName::Residual48 => Box::new(load_weights::<Residual48>(path)?),
+            NetworkName::Residual64 => Box::new(load_weights::<Residual64>(path)?),
         };
-        Ok(Self { configuration, digest: blake3::hash(&bytes).to_hex().to_string(), weights })
+        Ok(Self { configuration, digest: blake3::hash(&bytes).to_hex().to_string(), network })
     }
 
     /// (images, dimension); fails on an embedding that is not finite.
     pub fn embed(&self, images: Vec<RgbImage>) -> Result<Vec<f32>> {
-        let preprocessing = &self.configuration.preprocessing;
-        let images: Vec<RgbImage> = images.into_par_iter().map(|image| preprocessing.fit(image)).collect();
-        let embeddings = match &self.weights {
-            Weights::Original(network) => preprocessing.embed(network.as_ref(), &images),
-            Weights::Residual(network) => preprocessing.embed(network.as_ref(), &images),
-        };
+        let fit = |image| self.configuration.preprocessing.fit(image);
+        let images: Vec<RgbImage> = images.into_par_iter().map(fit).collect();
+        let embeddings = self.network.embed(&self.configuration, &images);
         if embeddings.iter().any(|value| !value.is_finite()) {
             return Err(damaged!("the model gives values that are not finite: its weights are damaged"));
         }
@@ -170,4 +210,32 @@ pub fn save<N: Network>(network: &N, configuration: &Configuration, path: &Path)
     let bytes = safetensors::serialize(tensors.tensors(), &metadata).map_err(|error| anyhow!("{error}"))?;
     files::write(path, &bytes)?;
     std::fs::remove_file(&bare).with_context(|| format!("cannot remove {}", bare.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embeddings_have_length_one_and_mirror_images_the_same() {
+        let network = Residual::with_seed(1).unwrap();
+        let image = RgbImage::from_fn(32, 32, |x, y| image::Rgb([(x * 7) as u8, (y * 5) as u8, (x * y) as u8]));
+        let images = [image.clone(), image::imageops::flip_horizontal(&image)];
+        let embed = |mirrored, images: &[RgbImage]| {
+            let name = NetworkName::Residual;
+            let preprocessing = name.preprocessing();
+            let shift = if mirrored { 2 } else { 0 };
+            Configuration { network: name, dimension: DIMENSION, normalize: true, mirrored, shift, preprocessing }
+                .embed(&network, images)
+        };
+        let (plain, mirrored) = (embed(false, &images), embed(true, &images));
+        let (one, two) = mirrored.split_at(DIMENSION);
+        let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart(one, two) < 1e-6 && apart(&plain[..DIMENSION], &plain[DIMENSION..]) > 1e-3);
+        for rows in [&plain, &mirrored] {
+            let length: f32 = rows[..DIMENSION].iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-5, "{length}");
+        }
+        assert_eq!(embed(true, &images[1..]), two, "an embedding does not depend on the batch");
+    }
 }

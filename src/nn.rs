@@ -4,6 +4,7 @@
 //! by the shapes alone, and it is either fused or not on every path alike, so results depend neither on the number of
 //! threads nor on the vector unit.
 
+mod adamw;
 mod batch_norm;
 mod blocks;
 mod buffers;
@@ -16,12 +17,14 @@ mod normalize;
 mod passes;
 mod pointwise;
 pub mod probe;
+mod proxies;
 mod residual;
 pub mod simd;
 pub mod tape;
 mod triplet;
 mod winograd;
 
+pub use adamw::AdamW;
 pub use batch_norm::BatchNorm;
 pub use blocks::{ConvBlock, NormAverage, average, average_trained};
 pub use buffers::Buffer;
@@ -29,9 +32,10 @@ pub use chain::{Chain, Signal};
 pub use conv::Conv;
 pub use dense::{linear, linear_taped, tanh, tanh_taped};
 pub use normalize::{Rows, normalize, normalize_taped};
+pub use proxies::{Entropy, Mixed, cross_entropy};
 pub use residual::{Identity, ResidualBlock, Shortcut};
 pub use simd::Simd;
-pub use triplet::{TripletLoss, Triplets, evaluate_loss, triplet_loss};
+pub use triplet::{TripletLoss, Triplets, triplet_loss};
 
 /// What parameters are made of.
 pub trait Number: dfdx::dtypes::Dtype + num_traits::Float + rand_distr::uniform::SampleUniform {}

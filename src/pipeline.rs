@@ -49,7 +49,7 @@ impl Project {
         Ok(KeyDocument {
             stage: kind.name.to_owned(),
             version: kind.version,
-            seed: self.manifest.seed,
+            seed: instance.seed,
             parameters: instance.stage.keyed_parameters()?,
             reads,
         })

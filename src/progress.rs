@@ -138,6 +138,12 @@ impl Bar {
         }
     }
 
+    /// Begins at a step other than the first.
+    pub fn resume(&self, steps: u64) {
+        self.bar.set_position(steps);
+        self.bar.reset_eta();
+    }
+
     pub fn message(&self, message: String) {
         self.bar.set_message(message);
     }

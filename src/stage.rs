@@ -10,6 +10,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cache::KeyDocument;
 use crate::progress::{Bar, Progress};
 
 /// A step of the pipeline. Its fields are its parameters: `Default` gives their defaults, serde their names
@@ -99,16 +100,27 @@ impl Inputs {
 /// What a running stage is given.
 pub struct Context {
     pub inputs: Inputs,
+    /// All that the result depends on.
+    pub document: KeyDocument,
     /// Empty at the start; what is in it at the end is the result.
     pub output: PathBuf,
+    /// A folder that may not exist yet, for what an interrupted run goes on from: it outlives the run, and nothing in
+    /// it may change the result.
+    pub scratch: PathBuf,
     pub seed: u64,
     pub progress: Progress,
     images: AtomicU64,
 }
 
 impl Context {
-    pub fn new(inputs: Inputs, output: PathBuf, seed: u64, progress: Progress) -> Self {
-        Self { inputs, output, seed, progress, images: AtomicU64::new(0) }
+    pub fn new(
+        inputs: Inputs,
+        document: KeyDocument,
+        (output, scratch): (PathBuf, PathBuf),
+        progress: Progress,
+    ) -> Self {
+        let seed = document.seed;
+        Self { inputs, document, output, scratch, seed, progress, images: AtomicU64::new(0) }
     }
 
     pub fn input(&self, stage: &str) -> Result<&Path> {

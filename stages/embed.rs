@@ -28,7 +28,7 @@ impl Default for Embed {
 
 impl Stage for Embed {
     const NAME: &'static str = "embed";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "embeds every image with the trained network";
     const NEEDS: &'static [&'static str] = &["prepare", "split", "train"];
     const UNKEYED: &'static [&'static str] = &["batch"];
@@ -48,6 +48,8 @@ impl Stage for Embed {
             ("similiai.dimension", configuration.dimension.to_string()),
             ("similiai.metric", "euclidean".to_owned()),
             ("similiai.preprocessing", serde_json::to_string(&configuration.preprocessing)?),
+            ("similiai.mirrored", configuration.mirrored.to_string()),
+            ("similiai.shift", configuration.shift.to_string()),
             ("similiai.seed", context.seed.to_string()),
         ]);
         let facts = facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

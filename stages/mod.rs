@@ -1,6 +1,7 @@
 //! The stages of the pipeline, in the order in which data passes them.
 
 mod benchmark;
+mod compare;
 mod embed;
 mod fetch;
 mod prepare;
@@ -16,4 +17,5 @@ pub static KINDS: &[Kind] = &[
     kind::<train::Train>(),
     kind::<embed::Embed>(),
     kind::<benchmark::Benchmark>(),
+    kind::<compare::Compare>(),
 ];

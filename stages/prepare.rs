@@ -20,8 +20,10 @@ const BATCH: usize = 512;
 #[derive(Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Prepare {
-    /// The first so many of each class in archive order.
+    /// So many of each class in archive order …
     images_per_class: usize,
+    /// … after the first so many.
+    skip_per_class: usize,
     /// Side of the square PNG, in pixels.
     size: u32,
     filter: Filter,
@@ -58,7 +60,13 @@ impl Default for Sharpen {
 
 impl Default for Prepare {
     fn default() -> Self {
-        Self { images_per_class: 200, size: 64, filter: Filter::Lanczos, sharpen: Sharpen::default() }
+        Self {
+            images_per_class: 200,
+            skip_per_class: 0,
+            size: 64,
+            filter: Filter::Lanczos,
+            sharpen: Sharpen::default(),
+        }
     }
 }
 
@@ -70,6 +78,7 @@ impl Stage for Prepare {
 
     fn check(&self) -> Result<(), Invalid> {
         require((1..=10_000).contains(&self.images_per_class), "images_per_class", "must be 1 to 10000")?;
+        require(self.skip_per_class <= 10_000, "skip_per_class", "must be 0 to 10000")?;
         require((8..=1024).contains(&self.size), "size", "must be 8 to 1024 pixels")?;
         let Sharpen { radius, amount, .. } = self.sharpen;
         let sound = (0.1..=20.0).contains(&radius) && (0.0..=10.0).contains(&amount);
@@ -79,7 +88,7 @@ impl Stage for Prepare {
     /// Only the images selected: the full archive and a sample of it give the same key.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let mut hasher = blake3::Hasher::new();
-        let names = select_cifar10(inputs.folder("fetch")?, self.images_per_class, |record, _| {
+        let names = select_cifar10(inputs.folder("fetch")?, self.selection(), |record, _| {
             hasher.update(&[record.label, u8::from(record.official_test)]).update(&record.planes);
             Ok(())
         })?;
@@ -103,7 +112,7 @@ impl Stage for Prepare {
             batch.clear();
             Ok(())
         };
-        select_cifar10(folder, self.images_per_class, |record, place| {
+        select_cifar10(folder, self.selection(), |record, place| {
             let class = &names[usize::from(record.label)];
             let path = image_path(class, place).to_str().context("a path that is not Unicode")?.to_owned();
             listed.push(Listed {
@@ -122,6 +131,11 @@ impl Stage for Prepare {
 }
 
 impl Prepare {
+    /// How many of each class are passed over, and how many are taken.
+    fn selection(&self) -> (usize, usize) {
+        (self.skip_per_class, self.images_per_class)
+    }
+
     fn write(&self, record: &Record, path: &Path) -> Result<()> {
         let filter = match self.filter {
             Filter::Nearest => FilterType::Nearest,

@@ -1,16 +1,21 @@
 //! train: a network learns to place images of a class near each other.
 
 mod augment;
+mod checkpoint;
 mod data;
 mod fit;
 mod log;
+mod loss;
+mod measure;
+mod training;
+mod watch;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use similiai::model::{NetworkName, Original, Residual};
+use similiai::model::{Configuration, DIMENSION, NetworkName, Original, Residual, Residual48, Residual64};
 use similiai::stage::{Context, Invalid, Stage, require};
 
-pub use log::LOG;
+pub use log::{Epoch, LOG};
 
 pub const MODEL: &str = "model.safetensors";
 pub const CURVES: &str = "training_curves.png";
@@ -19,6 +24,10 @@ pub const CURVES: &str = "training_curves.png";
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
     network: NetworkName,
+    /// Scale embeddings to length 1.
+    normalize: bool,
+    /// An embedding is the mean over these views; training does not depend on them.
+    embed: Views,
     epochs: usize,
     learning_rate: f64,
     /// Decoupled, as in Loshchilov and Hutter 2019; 0 gives plain Adam.
@@ -30,10 +39,17 @@ pub struct Train {
     mining: Mining,
     /// Images of each class in a batch (mining `batch-all`).
     images_per_class: usize,
+    /// How often each image of a batch is in it, each time augmented anew (mining `batch-all`).
+    views: usize,
+    /// The term that joins the triplet loss (mining `batch-all`).
+    cross_entropy: CrossEntropy,
     /// Numbers of triplets (mining `drawn`).
     triplets: Drawn,
     /// Share of each class of the training part that is held out to choose the best epoch.
     validation: f64,
+    /// Measure precision on the held-out pictures after so many epochs, and after the last.
+    evaluate_every: usize,
+    keep: Keep,
     augment: augment::Augment,
 }
 
@@ -56,6 +72,51 @@ enum Schedule {
     Constant,
 }
 
+/// Which epoch's network is the result.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Keep {
+    Last,
+    /// The one with the highest precision on the held-out pictures, of those measured.
+    Best,
+}
+
+/// What is embedded of a picture.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Views {
+    /// Its mirror image too.
+    mirrored: bool,
+    /// It also moved by so many pixels to the four sides; 0: only in its place.
+    shift: usize,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self { mirrored: true, shift: 2 }
+    }
+}
+
+/// Cross-entropy over the cosines to one learned direction for each class (Zhai and Wu 2019, section 3.1).
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CrossEntropy {
+    /// Where the triplet loss has 1.
+    weight: f64,
+    /// What a cosine of 1 counts (there: 1 / temperature).
+    scale: f64,
+    /// The first view is pairs of pictures mixed by shares from Beta(mixup, mixup) (Zhang et al. 2018); 0: unmixed.
+    mixup: f64,
+    /// Share of these pairs in which a square of one is set into the other instead (Yun et al. 2019, "CutMix").
+    cutmix: f64,
+}
+
+impl Default for CrossEntropy {
+    fn default() -> Self {
+        Self { weight: 2.0, scale: 12.0, mixup: 0.4, cutmix: 0.5 }
+    }
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Drawn {
@@ -75,16 +136,22 @@ impl Default for Train {
     fn default() -> Self {
         Self {
             network: NetworkName::Residual,
-            epochs: 40,
-            learning_rate: 2e-3,
+            normalize: true,
+            embed: Views::default(),
+            epochs: 100,
+            learning_rate: 5e-3,
             weight_decay: 5e-2,
             warm_up: 0.1,
             schedule: Schedule::Cosine,
             margin: 0.2,
             mining: Mining::BatchAll,
-            images_per_class: 16,
+            images_per_class: 8,
+            views: 2,
+            cross_entropy: CrossEntropy::default(),
             triplets: Drawn::default(),
-            validation: 0.1,
+            validation: 0.05,
+            evaluate_every: 5,
+            keep: Keep::Last,
             augment: augment::Augment::default(),
         }
     }
@@ -92,7 +159,7 @@ impl Default for Train {
 
 impl Stage for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "trains the network with a triplet loss";
     const NEEDS: &'static [&'static str] = &["prepare", "split"];
 
@@ -113,17 +180,41 @@ impl Stage for Train {
             "triplets",
             "must be 1 or more, batch at most 512",
         )?;
+        let CrossEntropy { weight, scale, mixup, cutmix } = self.cross_entropy;
+        let sound = (0.0..=100.0).contains(&weight)
+            && scale > 0.0
+            && scale <= 100.0
+            && [mixup, cutmix].iter().all(|share| (0.0..=1.0).contains(share));
+        require(
+            sound,
+            "cross_entropy",
+            "needs a weight of 0 to 100, a scale above 0 and at most 100, and a mixup and cutmix of 0 to 1",
+        )?;
+        require(self.embed.shift <= 8, "embed", "needs a shift of 0 to 8")?;
+        require((1..=4).contains(&self.views), "views", "must be 1 to 4")?;
+        let mixes = self.mining == Mining::BatchAll && weight > 0.0 && mixup > 0.0;
+        require(!mixes || self.views > 1, "views", "must be 2 or more with cross_entropy.mixup above 0")?;
+        require((1..=10_000).contains(&self.evaluate_every), "evaluate_every", "must be 1 to 10000")?;
         require(self.validation > 0.0 && self.validation <= 0.5, "validation", "must be above 0, at most 0.5")?;
         self.augment.check()
     }
 
     fn run(&self, context: &Context) -> Result<()> {
-        let configuration = self.network.configuration();
+        let configuration = Configuration {
+            network: self.network,
+            dimension: DIMENSION,
+            normalize: self.normalize,
+            mirrored: self.embed.mirrored,
+            shift: self.embed.shift,
+            preprocessing: self.network.preprocessing(),
+        };
         let data = data::load(self, context, configuration.preprocessing.clone())?;
         let path = context.output.join(MODEL);
         let epochs = match self.network {
             NetworkName::Original => fit::fit::<Original>(self, context, &data, &configuration, &path)?,
             NetworkName::Residual => fit::fit::<Residual>(self, context, &data, &configuration, &path)?,
+            NetworkName::Residual48 => fit::fit::<Residual48>(self, context, &data, &configuration, &path)?,
+            NetworkName::Residual64 => fit::fit::<Residual64>(self, context, &data, &configuration, &path)?,
         };
         log::write(&context.output.join(LOG), &epochs)?;
         log::draw(&context.output.join(CURVES), &epochs)

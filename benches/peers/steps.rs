@@ -13,12 +13,13 @@ use ::safetensors::tensor::{Dtype as Kind, SafeTensorError, TensorView};
 use anyhow::{Context, Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
 use dfdx::nn::tensor_collection::*;
-use dfdx::optim::{Adam, Optimizer};
 use dfdx::prelude::*;
 use similiai::model::{DIMENSION, Network, NetworkName, Original, Residual};
-use similiai::nn::{FeatureMap, Signal, Triplets, triplet_loss};
+use similiai::nn::tape::{self, Loss};
+use similiai::nn::{AdamW, FeatureMap, Rows, Signal, Triplets, normalize_taped, triplet_loss};
 
 const MARGIN: f64 = 0.3;
+const RATE: f64 = 1e-3;
 
 fn main() -> Result<()> {
     // `cargo bench` adds an argument of its own.
@@ -49,15 +50,36 @@ fn images(count: usize, side: usize) -> Vec<f32> {
     (0..count * side * side * 3).map(value).collect()
 }
 
+/// Embeddings and their loss; the residual network's have length 1.
+struct Losses {
+    triplets: Triplets,
+    normalize: bool,
+}
+
+impl Losses {
+    fn of(&self, embeddings: Rows<DIMENSION>) -> Result<(Loss, Vec<f32>)> {
+        let embeddings = if self.normalize { normalize_taped(embeddings) } else { Ok(embeddings) };
+        let judge = |points: &[f32]| {
+            let found = triplet_loss(points, DIMENSION, &self.triplets, MARGIN);
+            (found.loss, found.gradient, points.to_vec())
+        };
+        embeddings.and_then(|embeddings| tape::loss(embeddings, judge)).map_err(dfdx_said)
+    }
+}
+
 fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<()> {
-    let side = name.configuration().preprocessing.side;
-    let triplets = match name {
-        NetworkName::Original => Triplets::Given,
-        NetworkName::Residual => Triplets::All((0..batch).map(|image| (image * 10 / batch) as u8).collect()),
+    let side = name.preprocessing().side;
+    let losses = match name {
+        NetworkName::Original => Losses { triplets: Triplets::Given, normalize: false },
+        _ => {
+            let labels = (0..batch).map(|image| (image * 10 / batch) as u8).collect();
+            Losses { triplets: Triplets::All(labels), normalize: true }
+        }
     };
     let values = images(batch, side);
     let images = Signal::from(FeatureMap::new((batch, side, side, 3), values.clone()));
-    let mut optimizer = Adam::new(&network, AdamConfig::default());
+    let mut optimizer = AdamW::new(0.0);
+    let device = Cpu::seed_from_u64(1);
     let mut gradients = network.try_alloc_grads().map_err(dfdx_said)?;
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -65,10 +87,9 @@ fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<
         match line.split_once(' ').context("a command and its argument")? {
             ("train", steps) => {
                 for _ in 0..steps.parse::<usize>()? {
-                    let embeddings = network.train(images.clone(), gradients)?;
-                    let (loss, _) = triplet_loss(embeddings, &triplets, MARGIN).map_err(dfdx_said)?;
+                    let (loss, _) = losses.of(network.train(images.clone(), gradients, &device)?)?;
                     gradients = loss.try_backward().map_err(dfdx_said)?;
-                    optimizer.update(&mut network, &gradients).map_err(|error| anyhow!("{error:?}"))?;
+                    optimizer.update(&mut network, &mut gradients, None, RATE).map_err(dfdx_said)?;
                     network.try_zero_grads(&mut gradients).map_err(dfdx_said)?;
                 }
             }
@@ -78,7 +99,7 @@ fn serve<N: Network>(mut network: N, name: NetworkName, batch: usize) -> Result<
                 }
             }
             ("dump", file) => {
-                dump(&network, images.clone(), (vec![batch, side, side, 3], values.clone()), &triplets, file)?
+                dump(&network, images.clone(), (vec![batch, side, side, 3], values.clone()), &losses, file)?
             }
             (other, _) => bail!("unknown command {other}"),
         }
@@ -122,13 +143,11 @@ fn dump<N: Network>(
     network: &N,
     images: Signal,
     (shape, values): (Vec<usize>, Vec<f32>),
-    triplets: &Triplets,
+    losses: &Losses,
     file: &str,
 ) -> Result<()> {
     let gradients = network.try_alloc_grads().map_err(dfdx_said)?;
-    let embeddings = network.clone().train(images, gradients)?;
-    let points = embeddings.as_vec();
-    let (loss, _) = triplet_loss(embeddings, triplets, MARGIN).map_err(dfdx_said)?;
+    let (loss, points) = losses.of(network.clone().train(images, gradients, &Cpu::seed_from_u64(1))?)?;
     let gradients = loss.try_backward().map_err(dfdx_said)?;
     let mut dump = Dump { gradients: &gradients, tensors: BTreeMap::new() };
     N::iter_tensors(&mut RecursiveWalker { m: (network, String::new()), f: &mut dump }).map_err(dfdx_said)?;

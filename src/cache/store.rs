@@ -94,9 +94,7 @@ impl Store {
         files::write(&path, format!("{}\n", std::process::id()).as_bytes())?;
         // What a killed run left half done.
         let half_done = self.root.join("tmp");
-        if half_done.exists() {
-            fs::remove_dir_all(&half_done).with_context(|| format!("cannot remove {}", half_done.display()))?;
-        }
+        files::remove_folder(&half_done)?;
         Ok(file)
     }
 
@@ -130,6 +128,11 @@ impl Store {
         let folder = TempDir::new_in(&folder).with_context(|| format!("cannot work in {}", folder.display()))?;
         files::create_folder(&folder.path().join("files"))?;
         Ok(Slot { folder })
+    }
+
+    /// Where an instance keeps what an interrupted run goes on from.
+    pub fn scratch(&self, instance: &str) -> PathBuf {
+        self.root.join("scratch").join(instance)
     }
 
     pub fn note_finished(&self, finished: &Finished) -> Result<()> {
@@ -198,9 +201,7 @@ impl Slot {
         }
         let destination = store.root.join("store").join(&record.key);
         files::create_folder(&store.root.join("store"))?;
-        if destination.exists() {
-            fs::remove_dir_all(&destination).with_context(|| format!("cannot replace {}", destination.display()))?;
-        }
+        files::remove_folder(&destination)?;
         let made = self.folder.keep();
         fs::rename(&made, &destination)
             .with_context(|| format!("cannot move the result to {}", destination.display()))?;

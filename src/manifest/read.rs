@@ -90,7 +90,7 @@ pub(super) fn parse(
     for set in sets {
         reader.overlay_set(set, &mut drafts, &mut seed)?;
     }
-    let instances = reader.instances(drafts)?;
+    let instances = reader.instances(drafts, seed)?;
     Ok(Manifest { project, seed, profile: profile.map(str::to_owned), instances })
 }
 
@@ -115,7 +115,16 @@ impl Reader<'_> {
     }
 
     fn yaml(&self, text: &str) -> Checked<Value> {
-        let read = serde_yaml::from_str::<Value>(text).and_then(|mut value| value.apply_merge().map(|()| value));
+        let read = serde_yaml::from_str::<Value>(text).and_then(|mut value| {
+            // `<<` of what has a `<<` itself takes another round.
+            loop {
+                let before = value.clone();
+                value.apply_merge()?;
+                if value == before {
+                    return Ok(value);
+                }
+            }
+        });
         read.map_err(|error| {
             let place = error.location().map(|at| self.positions.at(at.line(), at.column(), 1));
             let message = error.to_string();
@@ -231,7 +240,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn instances(&self, drafts: Vec<Draft>) -> Checked<Vec<Instance>> {
+    fn instances(&self, drafts: Vec<Draft>, seed: u64) -> Checked<Vec<Instance>> {
         let names: Vec<String> = drafts.iter().map(|draft| draft.name.clone()).collect();
         let mut instances = Vec::new();
         let mut needs_at = Vec::new();
@@ -245,8 +254,12 @@ impl Reader<'_> {
                     self.error_at(message, &origin, Side::Value)
                 })?,
             };
+            let seed = match draft.settings.remove("seed") {
+                None => seed,
+                Some((value, origin)) => self.seed(&value, &origin)?,
+            };
             let stage = self.stage(kind, draft.settings, &draft.name)?;
-            instances.push(Instance { name: draft.name, stage, needs, out });
+            instances.push(Instance { name: draft.name, stage, seed, needs, out });
             needs_at.push(at);
         }
         for (place, instance) in instances.iter().enumerate() {

@@ -1,15 +1,16 @@
 //! The two networks, from an image to an embedding of 128 dimensions.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use dfdx::nn::modules::{Dropout, Linear};
 use dfdx::nn::tensor_collection::*;
 use dfdx::nn::{BuildModule, ModuleMut};
 use dfdx::prelude::*;
 use rand_distr::Uniform;
 
+use crate::nn::tape::values;
 use crate::nn::{
     BatchNorm, Chain, Conv, ConvBlock, Identity, NormAverage, Number, ResidualBlock, Rows, Signal, average,
-    average_trained, linear, linear_taped, normalize, normalize_taped, tanh, tanh_taped,
+    average_trained, linear, linear_taped, tanh, tanh_taped,
 };
 
 /// Length of an embedding.
@@ -18,8 +19,9 @@ pub const DIMENSION: usize = 128;
 pub trait Network: TensorCollection<f32, Cpu> + Clone + Send + Sync {
     /// New weights, drawn from `seed`.
     fn with_seed(seed: u64) -> Result<Self>;
-    /// (batch, side, side, 3) → (batch, 128), moving the running statistics; `gradients` go onto the tape.
-    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>>;
+    /// (batch, side, side, 3) → (batch, 128), moving the running statistics; `gradients` go onto the tape, and dropout
+    /// draws from `device`.
+    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>, device: &Cpu) -> Result<Rows<DIMENSION>>;
     /// The same by the running statistics.
     fn infer(&self, images: Signal) -> Vec<f32>;
 }
@@ -86,14 +88,14 @@ impl Network for Original {
         Ok(network)
     }
 
-    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>> {
+    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>, device: &Cpu) -> Result<Rows<DIMENSION>> {
         let mut chain = Chain::default();
         let x = self.block1.train("block1", &images, &mut chain)?; // (batch, 32, 32, 32)
         let x = self.block2.train("block2", &x, &mut chain)?; // (batch, 16, 16, 64)
         let x = self.block3.train("block3", &x, &mut chain)?; // (batch, 16, 16, 128)
         let x = average_trained(&x, &mut chain); // (batch, 1, 1, 128)
         let head = || -> Result<Rows<DIMENSION>, CpuError> {
-            let x = linear_taped(&self.hidden, chain.record(self.hidden.weight.device(), x, gradients)?)?;
+            let x = linear_taped(&self.hidden, chain.record(device, x, gradients)?)?;
             let x = x.try_relu()?; // (batch, 256)
             let x = self.dropout.try_forward_mut(x)?;
             tanh_taped(linear_taped(&self.output, x)?) // (batch, 128)
@@ -111,23 +113,32 @@ impl Network for Original {
     }
 }
 
-/// The default: stem, three pre-activation blocks, global average, linear, length 1.
+/// The default: stem, three pre-activation blocks of `A`, `B` and `C` channels, global average, linear.
 #[derive(Clone)]
-pub struct ResidualNetwork<S2, S3, E: Dtype, D: Storage<E>> {
-    pub stem: Conv<3, 32, 3, E, D>,
-    pub block1: ResidualBlock<32, 32, true, Identity, E, D>,
-    pub block2: ResidualBlock<32, 64, true, S2, E, D>,
-    pub block3: ResidualBlock<64, 128, false, S3, E, D>,
-    pub average: NormAverage<128, E, D>,
-    pub output: Linear<128, DIMENSION, E, D>,
+pub struct ResidualNetwork<const A: usize, const B: usize, const C: usize, S2, S3, E: Dtype, D: Storage<E>> {
+    pub stem: Conv<3, A, 3, E, D>,
+    pub block1: ResidualBlock<A, A, true, Identity, E, D>,
+    pub block2: ResidualBlock<A, B, true, S2, E, D>,
+    pub block3: ResidualBlock<B, C, false, S3, E, D>,
+    pub average: NormAverage<C, E, D>,
+    pub output: Linear<C, DIMENSION, E, D>,
 }
 
-pub type Residual = ResidualNetwork<Conv<32, 64, 1, f32, Cpu>, Conv<64, 128, 1, f32, Cpu>, f32, Cpu>;
+type OfWidths<const A: usize, const B: usize, const C: usize> =
+    ResidualNetwork<A, B, C, Conv<A, B, 1, f32, Cpu>, Conv<B, C, 1, f32, Cpu>, f32, Cpu>;
+pub type Residual = OfWidths<32, 64, 128>;
+pub type Residual48 = OfWidths<48, 96, 192>;
+pub type Residual64 = OfWidths<64, 128, 256>;
 
-impl<S2: TensorCollection<E, D>, S3: TensorCollection<E, D>, E: Number, D: Device<E>> TensorCollection<E, D>
-    for ResidualNetwork<S2, S3, E, D>
+impl<const A: usize, const B: usize, const C: usize, S2, S3, E, D> TensorCollection<E, D>
+    for ResidualNetwork<A, B, C, S2, S3, E, D>
+where
+    S2: TensorCollection<E, D>,
+    S3: TensorCollection<E, D>,
+    E: Number,
+    D: Device<E>,
 {
-    type To<E2: Dtype, D2: Device<E2>> = ResidualNetwork<S2::To<E2, D2>, S3::To<E2, D2>, E2, D2>;
+    type To<E2: Dtype, D2: Device<E2>> = ResidualNetwork<A, B, C, S2::To<E2, D2>, S3::To<E2, D2>, E2, D2>;
 
     fn iter_tensors<V: ModuleVisitor<Self, E, D>>(visitor: &mut V) -> Result<Option<Self::To<V::E2, V::D2>>, V::Err> {
         visitor.visit_fields(
@@ -151,36 +162,32 @@ impl<S2: TensorCollection<E, D>, S3: TensorCollection<E, D>, E: Number, D: Devic
     }
 }
 
-impl Network for Residual {
+impl<const A: usize, const B: usize, const C: usize> Network for OfWidths<A, B, C> {
     fn with_seed(seed: u64) -> Result<Self> {
         Self::try_build(&Cpu::seed_from_u64(seed)).map_err(on_tape)
     }
 
-    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>) -> Result<Rows<DIMENSION>> {
+    fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>, device: &Cpu) -> Result<Rows<DIMENSION>> {
         let mut chain = Chain::default();
-        let x = self.stem.train("stem", &images, &mut chain)?; // (batch, side, side, 32)
-        let x = self.block1.train("block1", &x, &mut chain)?; // (batch, side/2, side/2, 32)
-        let x = self.block2.train("block2", &x, &mut chain)?; // (batch, side/4, side/4, 64)
-        let x = self.block3.train("block3", &x, &mut chain)?; // (batch, side/4, side/4, 128)
-        let x = self.average.train(&x, &mut chain)?; // (batch, 1, 1, 128)
-        let device = self.output.weight.device();
-        let head = || normalize_taped(linear_taped(&self.output, chain.record(device, x, gradients)?)?);
-        head().map_err(on_tape)
+        let x = self.stem.train("stem", &images, &mut chain)?; // (batch, side, side, A)
+        let x = self.block1.train("block1", &x, &mut chain)?; // (batch, side/2, side/2, A)
+        let x = self.block2.train("block2", &x, &mut chain)?; // (batch, side/4, side/4, B)
+        let x = self.block3.train("block3", &x, &mut chain)?; // (batch, side/4, side/4, C)
+        let x = self.average.train(&x, &mut chain)?; // (batch, 1, 1, C)
+        chain.record(device, x, gradients).and_then(|x| linear_taped(&self.output, x)).map_err(on_tape)
     }
 
     fn infer(&self, images: Signal) -> Vec<f32> {
         let x = self.block1.infer(&self.stem.infer(&images));
         let x = self.average.infer(&self.block3.infer(&self.block2.infer(&x)));
-        let mut embeddings = linear(&self.output, &x.values);
-        normalize(&mut embeddings, DIMENSION);
-        embeddings
+        linear(&self.output, &x.values)
     }
 }
 
-/// All parameters, running statistics included.
-pub fn parameter_count<N: Network>(network: &N) -> usize {
-    struct Count(usize);
-    impl TensorVisitor<f32, Cpu> for Count {
+/// The values of all parameters one after another, running statistics included.
+pub fn parameters<N: Network>(network: &N) -> Vec<f32> {
+    struct Gather(Vec<f32>);
+    impl TensorVisitor<f32, Cpu> for Gather {
         type Viewer = ViewTensorRef;
         type Err = CpuError;
         type E2 = f32;
@@ -191,35 +198,56 @@ pub fn parameter_count<N: Network>(network: &N) -> usize {
             _: TensorOptions<S, f32, Cpu>,
             tensor: &Tensor<S, f32, Cpu>,
         ) -> Result<Option<Tensor<S, f32, Cpu>>, CpuError> {
-            self.0 += tensor.shape().num_elements();
+            self.0.extend(values(tensor));
             Ok(None)
         }
     }
-    let mut count = Count(0);
-    // Counting cannot fail.
-    let _ = N::iter_tensors(&mut RecursiveWalker { m: network, f: &mut count });
-    count.0
+    let mut gather = Gather(Vec::new());
+    // Reading cannot fail.
+    let _ = N::iter_tensors(&mut RecursiveWalker { m: network, f: &mut gather });
+    gather.0
+}
+
+/// Sets what [`parameters`] gave.
+pub fn set_parameters<N: Network>(network: &mut N, values: &[f32]) -> Result<()> {
+    struct Spread<'a>(&'a [f32]);
+    impl TensorVisitor<f32, Cpu> for Spread<'_> {
+        type Viewer = ViewTensorMut;
+        type Err = CpuError;
+        type E2 = f32;
+        type D2 = Cpu;
+
+        fn visit<S: Shape>(
+            &mut self,
+            _: TensorOptions<S, f32, Cpu>,
+            tensor: &mut Tensor<S, f32, Cpu>,
+        ) -> Result<Option<Tensor<S, f32, Cpu>>, CpuError> {
+            let (these, rest) = self.0.split_at(tensor.shape().num_elements());
+            tensor.copy_from(these);
+            self.0 = rest;
+            Ok(None)
+        }
+    }
+    ensure!(values.len() == parameters(network).len(), "{} values are not of this network", values.len());
+    N::iter_tensors(&mut RecursiveWalker { m: network, f: &mut Spread(values) }).map_err(on_tape)?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::FeatureMap;
 
     #[test]
     fn the_original_has_its_parameters() {
-        assert_eq!(parameter_count(&Original::with_seed(1).unwrap()), 160_064);
+        assert_eq!(parameters(&Original::with_seed(1).unwrap()).len(), 160_064);
     }
 
     #[test]
-    fn embeddings_have_length_one_and_do_not_depend_on_the_batch() {
-        let network = Residual::with_seed(1).unwrap();
-        let pixels: Vec<f32> = (0..2 * 16 * 16 * 3).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();
-        let both = network.infer(FeatureMap::new((2, 16, 16, 3), pixels.clone()).into());
-        let one = network.infer(FeatureMap::new((1, 16, 16, 3), pixels[16 * 16 * 3..].to_vec()).into());
-        assert_eq!(both.len(), 2 * DIMENSION);
-        let length: f32 = one.iter().map(|x| x * x).sum();
-        assert!((length - 1.0).abs() < 1e-5, "{length}");
-        assert_eq!(both[DIMENSION..], one);
+    fn parameters_move_from_one_network_to_another() {
+        let (one, mut two) = (Residual::with_seed(1).unwrap(), Residual::with_seed(2).unwrap());
+        assert_ne!(parameters(&one), parameters(&two));
+        set_parameters(&mut two, &parameters(&one)).unwrap();
+        assert_eq!(parameters(&one), parameters(&two));
+        assert!(set_parameters(&mut two, &[1.0]).is_err());
     }
 }

@@ -45,3 +45,20 @@ pub fn record<S: Shape>(
     });
     Ok(y.put_tape(tape))
 }
+
+/// A number on the tape.
+pub type Loss = Tensor<Rank0, f32, Cpu, Taped>;
+
+/// The loss of what `judge` is shown on the tape: it gives the loss, its gradient, and whatever else it found.
+pub fn loss<S: Shape, F>(
+    tensor: Tensor<S, f32, Cpu, Taped>,
+    judge: impl FnOnce(&[f32]) -> (f64, Vec<f32>, F),
+) -> Result<(Loss, F), CpuError> {
+    let (tensor, tape) = tensor.split_tape();
+    let (value, gradient, found) = judge(&values(&tensor));
+    let targets = vec![accumulate(&tensor)];
+    let loss = record(tensor.device(), tape, vec![value as f32], (), targets, move |g| {
+        vec![gradient.into_iter().map(|value| value * g[0]).collect()]
+    })?;
+    Ok((loss, found))
+}

@@ -1,10 +1,7 @@
 //! The triplet loss max(d(anchor, positive) − d(anchor, negative) + margin, 0) with Euclidean distance
 //! (Schroff et al. 2015, "FaceNet", section 3.1).
 
-use dfdx::prelude::*;
 use rayon::prelude::*;
-
-use super::tape::{Taped, accumulate, record, values};
 
 /// Which triplets of a batch count.
 #[derive(Debug, Clone)]
@@ -17,36 +14,17 @@ pub enum Triplets {
     Given,
 }
 
-/// A number on the tape.
-pub type Loss = Tensor<Rank0, f32, Cpu, Taped>;
-
-/// The value and what is worth watching.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The value, its gradient, and what is worth watching.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct TripletLoss {
     pub loss: f64,
     /// Share of triplets above zero.
     pub active: f64,
-}
-
-/// The loss of `embeddings` (batch, D) with its place on the tape.
-pub fn triplet_loss<const D: usize>(
-    embeddings: Tensor<(usize, Const<D>), f32, Cpu, Taped>,
-    triplets: &Triplets,
-    margin: f64,
-) -> Result<(Loss, TripletLoss), CpuError> {
-    let (embeddings, tape) = embeddings.split_tape();
-    let points = values(&embeddings);
-    let (value, pulls) = evaluate(&points, D, triplets, margin);
-    let targets = vec![accumulate(&embeddings)];
-    let loss = record(embeddings.device(), tape, vec![value.loss as f32], (), targets, move |g| {
-        vec![gradient(&points, D, &pulls).into_iter().map(|value| value * g[0]).collect()]
-    })?;
-    Ok((loss, value))
-}
-
-/// The loss alone, for validation.
-pub fn evaluate_loss(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) -> TripletLoss {
-    evaluate(points, dimension, triplets, margin).0
+    /// (batch, dimension)
+    pub gradient: Vec<f32>,
+    /// Distances of the pairs that count: within a class, and across.
+    pub positives: Vec<f32>,
+    pub negatives: Vec<f32>,
 }
 
 /// How much the distance between two embeddings moves the loss.
@@ -82,16 +60,21 @@ fn distance(points: &[f32], dimension: usize, (a, b): (usize, usize)) -> f64 {
     row(a).iter().zip(row(b)).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt()
 }
 
-fn evaluate(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) -> (TripletLoss, Vec<Pull>) {
+/// The loss of `points`, (batch, dimension).
+pub fn triplet_loss(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) -> TripletLoss {
     let count = points.len() / dimension;
     let distance = |a: usize, b: usize| distance(points, dimension, (a, b));
     let mut tally = Tally::default();
     let mut pulls = Vec::new();
+    let (mut near, mut far) = (Vec::new(), Vec::new());
     match triplets {
         Triplets::Given => {
             let third = count / 3;
             for (anchor, positive, negative) in (0..third).map(|i| (i, third + i, 2 * third + i)) {
-                if tally.count(distance(anchor, positive), distance(anchor, negative), margin) {
+                let (to_positive, to_negative) = (distance(anchor, positive), distance(anchor, negative));
+                near.push(to_positive as f32);
+                far.push(to_negative as f32);
+                if tally.count(to_positive, to_negative, margin) {
                     pulls.push(Pull { pair: (anchor, positive), by: 1.0 });
                     pulls.push(Pull { pair: (anchor, negative), by: -1.0 });
                 }
@@ -116,9 +99,14 @@ fn evaluate(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) 
                 let pulls_of = |(other, by): (usize, f64)| Pull { pair: (anchor, other), by };
                 let pulls: Vec<Pull> =
                     pull.into_iter().enumerate().filter(|(_, by)| *by != 0.0).map(pulls_of).collect();
-                (tally, pulls)
+                (tally, pulls, distances)
             };
-            for (of_anchor, found) in (0..count).into_par_iter().map(of_anchor).collect::<Vec<_>>() {
+            for (anchor, found) in (0..count).into_par_iter().map(of_anchor).collect::<Vec<_>>().into_iter().enumerate()
+            {
+                let (of_anchor, found, distances) = found;
+                for (other, distance) in distances[..anchor].iter().enumerate() {
+                    if labels[other] == labels[anchor] { &mut near } else { &mut far }.push(*distance as f32);
+                }
                 tally.sum += of_anchor.sum;
                 tally.active += of_anchor.active;
                 tally.total += of_anchor.total;
@@ -133,7 +121,8 @@ fn evaluate(points: &[f32], dimension: usize, triplets: &Triplets, margin: f64) 
     let mean_over = mean_over.max(1) as f64;
     pulls.iter_mut().for_each(|pull| pull.by /= mean_over);
     let active = tally.active as f64 / tally.total.max(1) as f64;
-    (TripletLoss { loss: tally.sum / mean_over, active }, pulls)
+    let gradient = gradient(points, dimension, &pulls);
+    TripletLoss { loss: tally.sum / mean_over, active, gradient, positives: near, negatives: far }
 }
 
 fn gradient(points: &[f32], dimension: usize, pulls: &[Pull]) -> Vec<f32> {

@@ -10,6 +10,7 @@ use super::run::{Options, Ran, Report};
 use super::select::Part;
 use crate::cache::{Finished, KeyDocument, Lookup, Record};
 use crate::failure::Failure;
+use crate::files;
 use crate::progress::Screen;
 use crate::stage::{Context, Inputs};
 
@@ -91,7 +92,12 @@ impl Job<'_> {
         let instance = &manifest.instances[self.place];
         let start = Instant::now();
         let slot = store.slot()?;
-        let context = Context::new(inputs, slot.folder(), manifest.seed, self.screen.progress(&instance.name));
+        let scratch = store.scratch(&instance.name);
+        if self.options.force && self.part.named {
+            files::remove_folder(&scratch)?;
+        }
+        let progress = self.screen.progress(&instance.name);
+        let context = Context::new(inputs, document.clone(), (slot.folder(), scratch), progress);
         instance.stage.run(&context)?;
         if self.project.document(self.place, &context.inputs)? != document {
             bail!("what it reads changed while it ran, so its result is not kept; run it again");

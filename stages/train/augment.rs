@@ -3,8 +3,10 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use similiai::model::Preprocessing;
+use similiai::model::{Preprocessing, View};
 use similiai::stage::{Invalid, require};
+
+use super::data::Mix;
 
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -37,19 +39,12 @@ impl Augment {
         let mirrored = self.flip && rng.gen_bool(0.5);
         let shift = |rng: &mut ChaCha8Rng| rng.gen_range(0..=2 * self.shift) as isize - self.shift as isize;
         let (down, right) = (shift(rng), shift(rng));
+        View { down, right, mirrored }.show(from, to, side);
         let mut amount = |share: f64| share as f32 / deviation * (rng.gen_range(0.0f32..1.0) - 0.5);
         let brightness = amount(self.jitter);
         let offsets: [f32; 3] = std::array::from_fn(|_| brightness + amount(self.jitter));
-        for y in 0..side {
-            let source_y = reflected(y as isize + down, side);
-            for x in 0..side {
-                let source_x = reflected(x as isize + right, side);
-                let source_x = if mirrored { side - 1 - source_x } else { source_x };
-                let (source, target) = ((source_y * side + source_x) * 3, (y * side + x) * 3);
-                for channel in 0..3 {
-                    to[target + channel] = from[source + channel] + offsets[channel];
-                }
-            }
+        for pixel in to.chunks_exact_mut(3) {
+            pixel.iter_mut().zip(offsets).for_each(|(value, offset)| *value += offset);
         }
         if self.cutout > 0 {
             let (top, left) = (rng.gen_range(0..side), rng.gen_range(0..side));
@@ -63,11 +58,23 @@ impl Augment {
     }
 }
 
-/// -1 → 1, side → side − 2.
-fn reflected(place: isize, side: usize) -> usize {
-    let last = side as isize - 1;
-    let place = place.abs();
-    (if place > last { 2 * last - place } else { place }) as usize
+impl Mix {
+    /// Lets `other` into `image`, both (side, side, 3).
+    pub fn apply(&self, side: usize, image: &mut [f32], other: &[f32]) {
+        let Some(((top, left), length)) = self.square else {
+            image.iter_mut().zip(other).for_each(|(a, b)| *a = self.share * *a + (1.0 - self.share) * b);
+            return;
+        };
+        let pixels = |start: f32| {
+            let place = |value: f32| (value * side as f32).round() as usize;
+            place(start)..place(start + length).min(side)
+        };
+        let row = pixels(left);
+        for y in pixels(top) {
+            let values = (y * side + row.start) * 3..(y * side + row.end) * 3;
+            image[values.clone()].copy_from_slice(&other[values]);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -103,8 +110,16 @@ mod tests {
     }
 
     #[test]
-    fn borders_are_reflected() {
-        let places: Vec<usize> = (-2..6).map(|place| reflected(place, 4)).collect();
-        assert_eq!(places, [2, 1, 0, 1, 2, 3, 2, 1]);
+    fn two_pictures_are_blended_or_one_is_set_into_the_other() {
+        let (black, white) = (vec![0.0f32; 8 * 8 * 3], vec![1.0f32; 8 * 8 * 3]);
+        let mixed = |square| {
+            let mut image = black.clone();
+            Mix { place: 0, share: 0.75, square }.apply(8, &mut image, &white);
+            image
+        };
+        assert!(mixed(None).iter().all(|value| *value == 0.25));
+        let set_in = mixed(Some(((0.5, 0.25), 0.5)));
+        assert_eq!(set_in.iter().sum::<f32>(), 4.0 * 4.0 * 3.0);
+        assert_eq!((set_in[(4 * 8 + 2) * 3], set_in[(3 * 8 + 2) * 3], set_in[(4 * 8 + 6) * 3]), (1.0, 0.0, 0.0));
     }
 }

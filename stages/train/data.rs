@@ -10,7 +10,7 @@ use similiai::damaged;
 use similiai::images::read_png;
 use similiai::listing::{self, Side, Split};
 use similiai::model::Preprocessing;
-use similiai::nn::Triplets;
+use similiai::nn::{Mixed, Triplets};
 use similiai::stage::Context;
 
 use super::{Mining, Train};
@@ -28,13 +28,44 @@ pub struct Data {
     pub learned: Set,
     /// Held out of the training part; the test part is never looked at here.
     pub held_out: Set,
+    /// A fixed selection of held-out images, by which the loss of an epoch is measured.
+    pub validation: (Vec<usize>, Triplets),
 }
 
 /// What a step learns from.
 pub struct Batch {
-    /// Places in [`Data::learned`].
-    pub images: Vec<usize>,
+    pub pictures: Vec<Picture>,
+    /// What the first pictures show, by which the cross-entropy is measured.
+    pub targets: Vec<Mixed>,
     pub triplets: Triplets,
+    /// Where the pictures begin that the triplets are of.
+    pub from: usize,
+}
+
+/// One input of the network, before it is augmented.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Picture {
+    /// Place in [`Data::learned`].
+    pub place: usize,
+    pub with: Option<Mix>,
+}
+
+/// How another picture enters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mix {
+    /// Place in [`Data::learned`].
+    pub place: usize,
+    /// Of the first picture.
+    pub share: f32,
+    /// Where in a square of side 1 the other one takes the place of the first: (top, left) and the side of a smaller
+    /// square; everywhere, by its share, where there is none.
+    pub square: Option<((f32, f32), f32)>,
+}
+
+impl From<usize> for Picture {
+    fn from(place: usize) -> Self {
+        Self { place, with: None }
+    }
 }
 
 pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> Result<Data> {
@@ -75,28 +106,44 @@ pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> R
         Set { images, labels, classes }
     };
     let (learned, held_out) = (set(false), set(true));
-    Ok(Data { preprocessing, learned, held_out })
+    let validation = match train.mining {
+        Mining::Drawn => {
+            let triplets = held_out.draw(train.triplets.validation, &mut context.rng("validation triplets"));
+            (side_by_side(&triplets), Triplets::Given)
+        }
+        Mining::BatchAll => {
+            let some = |class: &Vec<usize>| class.iter().copied().take(train.images_per_class).collect::<Vec<_>>();
+            let images: Vec<usize> = held_out.classes.iter().flat_map(some).collect();
+            let labels = images.iter().map(|place| held_out.labels[*place]).collect();
+            (images, Triplets::All(labels))
+        }
+    };
+    Ok(Data { preprocessing, learned, held_out, validation })
 }
 
 impl Data {
     /// The batches of all epochs are known beforehand from the seed.
     pub fn batches(&self, train: &Train, context: &Context, epoch: usize) -> Vec<Batch> {
+        let mut rng = context.rng(&format!("batches of epoch {epoch}"));
         match train.mining {
             Mining::BatchAll => {
-                self.class_batches(train.images_per_class, &mut context.rng(&format!("batches of epoch {epoch}")))
+                let batches = self.class_batches(train.images_per_class, &mut rng);
+                batches.into_iter().map(|places| self.views(train, places, &mut rng)).collect()
             }
             Mining::Drawn => {
                 let mut triplets = self.learned.draw(train.triplets.train, &mut context.rng("training triplets"));
-                triplets.shuffle(&mut context.rng(&format!("batches of epoch {epoch}")));
-                let batch =
-                    |triplets: &[[usize; 3]]| Batch { images: side_by_side(triplets), triplets: Triplets::Given };
+                triplets.shuffle(&mut rng);
+                let batch = |triplets: &[[usize; 3]]| {
+                    let pictures = side_by_side(triplets).into_iter().map(Picture::from).collect();
+                    Batch { pictures, targets: Vec::new(), triplets: Triplets::Given, from: 0 }
+                };
                 triplets.chunks(train.triplets.batch).map(batch).collect()
             }
         }
     }
 
     /// `each` images of every class a batch; small classes come round more often.
-    fn class_batches(&self, each: usize, rng: &mut ChaCha8Rng) -> Vec<Batch> {
+    fn class_batches(&self, each: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
         let classes = &self.learned.classes;
         let steps = self.learned.labels.len().div_ceil(each * classes.len());
         let mut orders: Vec<Vec<usize>> = classes.iter().map(|_| Vec::new()).collect();
@@ -110,26 +157,45 @@ impl Data {
                 }
                 images.extend(order.split_off(order.len() - each));
             }
-            let labels = images.iter().map(|place| self.learned.labels[*place]).collect();
-            Batch { images, triplets: Triplets::All(labels) }
+            images
         });
         steps.collect()
     }
 
-    /// A fixed selection of held-out images, by which the loss of an epoch is measured.
-    pub fn validation(&self, train: &Train, context: &Context) -> Batch {
-        match train.mining {
-            Mining::Drawn => {
-                let triplets = self.held_out.draw(train.triplets.validation, &mut context.rng("validation triplets"));
-                Batch { images: side_by_side(&triplets), triplets: Triplets::Given }
-            }
-            Mining::BatchAll => {
-                let some = |class: &Vec<usize>| class.iter().copied().take(train.images_per_class).collect::<Vec<_>>();
-                let images: Vec<usize> = self.held_out.classes.iter().flat_map(some).collect();
-                let labels = images.iter().map(|place| self.held_out.labels[*place]).collect();
-                Batch { images, triplets: Triplets::All(labels) }
-            }
+    /// `places` as often as there are views. Where pictures are mixed, the mixed view is for the cross-entropy alone
+    /// and the others are for the triplets alone; otherwise all are for both.
+    fn views(&self, train: &Train, places: Vec<usize>, rng: &mut ChaCha8Rng) -> Batch {
+        let terms = &train.cross_entropy;
+        let label = |place: usize| self.learned.labels[place];
+        let plain = |views: usize| (0..views).flat_map(|_| places.iter().copied().map(Picture::from));
+        if terms.weight > 0.0 && terms.mixup > 0.0 {
+            let mut partners = places.clone();
+            partners.shuffle(rng);
+            let mix = |(first, place): (&usize, usize)| {
+                let share = beta(terms.mixup, rng) as f32;
+                let side = (1.0 - share).sqrt();
+                let square = rng.gen_bool(terms.cutmix).then(|| {
+                    let mut corner = || rng.gen_range(0.0..=1.0 - side);
+                    ((corner(), corner()), side)
+                });
+                Picture { place: *first, with: Some(Mix { place, share, square }) }
+            };
+            let mixed: Vec<Picture> = places.iter().zip(partners).map(mix).collect();
+            let from = mixed.len();
+            let target = |picture: &Picture| {
+                let (other, share) = picture.with.map_or((picture.place, 1.0), |mix| (mix.place, mix.share));
+                Mixed { labels: [label(picture.place), label(other)], share }
+            };
+            let targets = mixed.iter().map(target).collect();
+            let pictures: Vec<Picture> = mixed.into_iter().chain(plain(train.views - 1)).collect();
+            let labels = pictures[from..].iter().map(|picture| label(picture.place)).collect();
+            return Batch { pictures, targets, triplets: Triplets::All(labels), from };
         }
+        let pictures: Vec<Picture> = plain(train.views).collect();
+        let labels: Vec<u8> = pictures.iter().map(|picture| label(picture.place)).collect();
+        let target = |label: &u8| Mixed { labels: [*label; 2], share: 1.0 };
+        let targets = if terms.weight > 0.0 { labels.iter().map(target).collect() } else { Vec::new() };
+        Batch { pictures, targets, triplets: Triplets::All(labels), from: 0 }
     }
 }
 
@@ -159,10 +225,30 @@ fn side_by_side(triplets: &[[usize; 3]]) -> Vec<usize> {
     (0..3).flat_map(|role| triplets.iter().map(move |triplet| triplet[role])).collect()
 }
 
+/// Beta(a, a) for 0 < a ≤ 1 (Jöhnk 1964).
+fn beta(a: f64, rng: &mut ChaCha8Rng) -> f64 {
+    loop {
+        let [x, y] = [(); 2].map(|()| libm::pow(rng.gen_range(0.0..1.0), 1.0 / a));
+        if x + y > 0.0 && x + y <= 1.0 {
+            return x / (x + y);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::CrossEntropy;
     use super::*;
     use similiai::stage::rng;
+
+    fn data() -> Data {
+        Data {
+            preprocessing: Preprocessing { side: 0, mean: 0.0, deviation: 1.0 },
+            learned: set(),
+            held_out: set(),
+            validation: (Vec::new(), Triplets::Given),
+        }
+    }
 
     fn set() -> Set {
         let labels = vec![0, 0, 0, 1, 1, 2, 2, 2, 2];
@@ -184,19 +270,49 @@ mod tests {
 
     #[test]
     fn class_batches_hold_each_class_without_repeats() {
-        let data = Data {
-            preprocessing: Preprocessing { side: 0, mean: 0.0, deviation: 1.0 },
-            learned: set(),
-            held_out: set(),
-        };
+        let data = data();
         let batches = data.class_batches(2, &mut rng(1, "test"));
         assert_eq!(batches.len(), 2);
         for batch in batches {
-            let mut images = batch.images.clone();
-            images.sort_unstable();
-            images.dedup();
-            assert_eq!(images.len(), 6);
-            assert!(matches!(batch.triplets, Triplets::All(labels) if labels == [0, 0, 1, 1, 2, 2]));
+            let labels: Vec<u8> = batch.iter().map(|place| data.learned.labels[*place]).collect();
+            assert_eq!(labels, [0, 0, 1, 1, 2, 2]);
+            let mut places = batch;
+            places.sort_unstable();
+            places.dedup();
+            assert_eq!(places.len(), 6);
+        }
+    }
+
+    #[test]
+    fn mixed_pictures_are_for_the_cross_entropy_and_plain_ones_for_the_triplets() {
+        let (data, train) = (data(), Train::default());
+        let batch = data.views(&train, vec![0, 3, 5], &mut rng(1, "test"));
+        assert_eq!((batch.pictures.len(), batch.targets.len(), batch.from), (6, 3, 3));
+        for (picture, target) in batch.pictures.iter().zip(&batch.targets) {
+            let Mix { place, share, .. } = picture.with.unwrap();
+            let labels = [data.learned.labels[picture.place], data.learned.labels[place]];
+            assert_eq!(*target, Mixed { labels, share });
+            assert!((0.0..=1.0).contains(&share));
+        }
+        assert!(batch.pictures[3..].iter().all(|picture| picture.with.is_none()));
+        assert!(matches!(batch.triplets, Triplets::All(labels) if labels == [0, 1, 2]));
+
+        let plain = Train { cross_entropy: CrossEntropy { mixup: 0.0, ..train.cross_entropy.clone() }, ..train };
+        let batch = data.views(&plain, vec![0, 3, 5], &mut rng(1, "test"));
+        assert_eq!((batch.pictures.len(), batch.targets.len(), batch.from), (6, 6, 0));
+    }
+
+    #[test]
+    fn shares_have_the_moments_of_their_distribution() {
+        let mut rng = rng(1, "test");
+        for a in [0.2, 0.4, 1.0] {
+            let shares: Vec<f64> = (0..20_000).map(|_| beta(a, &mut rng)).collect();
+            let mean = shares.iter().sum::<f64>() / 20_000.0;
+            let variance = shares.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / 20_000.0;
+            assert!(
+                (mean - 0.5).abs() < 0.01 && (variance - 0.25 / (2.0 * a + 1.0)).abs() < 0.005,
+                "{mean} {variance}"
+            );
         }
     }
 }

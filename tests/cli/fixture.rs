@@ -1,6 +1,7 @@
 //! A tiny project: an archive of synthetic pictures, and a manifest that trains for one epoch.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use assert_cmd::Command;
 use flate2::write::GzEncoder;
@@ -120,6 +121,13 @@ impl Project {
         let output = command.current_dir(self.folder.path()).args(arguments.split(' ')).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Outcome { status: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// Starts `similiai`, which goes on by itself.
+    pub fn start(&self, arguments: &str) -> std::process::Child {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
+        let command = command.current_dir(self.folder.path()).args(arguments.split(' '));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
     /// The same, where nothing but success will do; gives stdout.

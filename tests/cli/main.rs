@@ -7,3 +7,4 @@ mod cache;
 mod download;
 mod fixture;
 mod pipeline;
+mod training;

@@ -194,20 +194,71 @@ fn gradients_of_normalising() {
 fn the_triplet_loss_by_hand_and_its_gradient() {
     // d(a, p) = 1, d(a, n) = 0.5: 1 - 0.5 + 0.2.
     let line = [0.0f32, 1.0, 0.5];
-    let value = evaluate_loss(&line, 1, &Triplets::Given, 0.2);
-    assert!((value.loss - 0.7).abs() < 1e-6 && value.active == 1.0, "{value:?}");
-    // Anchors 0 and 1 with the negative 2 only.
-    let value = evaluate_loss(&line, 1, &Triplets::All(vec![0, 0, 1]), 0.2);
-    assert!((value.loss - 0.7).abs() < 1e-6 && value.active == 1.0, "{value:?}");
+    for triplets in [Triplets::Given, Triplets::All(vec![0, 0, 1])] {
+        // Of all, anchors 0 and 1 with the negative 2 only.
+        let value = triplet_loss(&line, 1, &triplets, 0.2);
+        assert!((value.loss - 0.7).abs() < 1e-6 && value.active == 1.0, "{value:?}");
+        assert_eq!((value.positives[0], value.negatives[0]), (1.0, 0.5));
+    }
     for triplets in [Triplets::Given, Triplets::All(vec![0, 1, 0, 1, 2, 2])] {
         let x = noise(30, 4);
         let input = rows(&x);
-        let (loss, _) = triplet_loss(input.leaky_trace(), &triplets, 1.5).unwrap();
+        let judge = |points: &[f32]| {
+            let found = triplet_loss(points, 5, &triplets, 1.5);
+            (found.loss, found.gradient, ())
+        };
+        let (loss, ()) = tape::loss(input.leaky_trace(), judge).unwrap();
         let gradients = loss.backward();
         check("embeddings", &values(&gradients.get(&input)), |i, h| {
-            evaluate_loss(&moved(&x, i, h), 5, &triplets, 1.5).loss
+            triplet_loss(&moved(&x, i, h), 5, &triplets, 1.5).loss
         });
     }
+}
+
+#[test]
+fn the_cross_entropy_by_hand_and_its_gradients() {
+    // Cosines 1 and 0 with scale 2; lengths do not matter.
+    let by_hand = (1.0 + (-2.0f64).exp()).ln();
+    let sure = Mixed { labels: [0, 0], share: 1.0 };
+    let entropy = cross_entropy(&[3.0, 0.0], &[0.5, 0.0, 0.0, 7.0], 2, &[sure], 2.0);
+    assert!((entropy.loss - by_hand).abs() < 1e-6, "{}", entropy.loss);
+    let mixed = Mixed { labels: [0, 1], share: 0.75 };
+    let entropy = cross_entropy(&[3.0, 0.0], &[0.5, 0.0, 0.0, 7.0], 2, &[mixed], 2.0);
+    assert!((entropy.loss - by_hand - 0.25 * 2.0).abs() < 1e-6, "{}", entropy.loss);
+
+    let (points, proxies) = (noise(20, 4), noise(15, 6));
+    let targets = [[0, 0], [1, 2], [2, 0], [1, 1]].map(|labels| Mixed { labels, share: 0.6 });
+    let of = |points: &[f32], proxies: &[f32]| cross_entropy(points, proxies, 5, &targets, 4.0);
+    let found = of(&points, &proxies);
+    check("embeddings", &found.for_embeddings, |i, h| of(&moved(&points, i, h), &proxies).loss);
+    check("proxies", &found.for_proxies, |i, h| of(&points, &moved(&proxies, i, h)).loss);
+}
+
+#[test]
+fn adamw_goes_as_by_hand_and_goes_on_where_it_stopped() {
+    let mut block = ConvBlock::<3, 4, true, f32, Cpu>::build(&Cpu::seed_from_u64(1));
+    let mut gradients = block.alloc_grads();
+    gradients.get_or_alloc_mut(&block.conv.weight).unwrap().fill(0.5);
+    gradients.get_or_alloc_mut(&block.norm.scale).unwrap().fill(-0.25);
+    let (weight, scale) = (values(&block.conv.weight), values(&block.norm.scale));
+    let (mut optimizer, mut beside) = (AdamW::new(0.1), vec![1.0f32]);
+    let mut step = |optimizer: &mut AdamW, block: &mut ConvBlock<3, 4, true, f32, Cpu>, beside: &mut [f32]| {
+        optimizer.update(block, &mut gradients, Some((beside, &[2.0])), 0.01).unwrap();
+    };
+    step(&mut optimizer, &mut block, &mut beside);
+    // The first step goes by the sign of the gradient; weights and what stands beside decay, scales do not.
+    let near = |a: f32, b: f32| (a - b).abs() < 1e-6;
+    assert!(near(values(&block.conv.weight)[7], weight[7] - 0.01 - 0.001 * weight[7]));
+    assert!(near(values(&block.norm.scale)[2], scale[2] + 0.01) && near(beside[0], 1.0 - 0.01 - 0.001));
+
+    let (steps, moments) = optimizer.state();
+    let mut resumed = (AdamW::resumed(0.1, steps, moments), block.clone(), beside.clone());
+    for _ in 0..3 {
+        step(&mut optimizer, &mut block, &mut beside);
+        step(&mut resumed.0, &mut resumed.1, &mut resumed.2);
+    }
+    assert_eq!((values(&block.conv.weight), beside), (values(&resumed.1.conv.weight), resumed.2));
+    assert_eq!(optimizer, resumed.0);
 }
 
 #[test]

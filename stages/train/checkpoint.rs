@@ -1,0 +1,176 @@
+//! What an interrupted training goes on from, written after every epoch.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use similiai::cache::KeyDocument;
+use similiai::files;
+use similiai::stage::Context;
+
+use super::Train;
+use super::log::Epoch;
+
+const FILE: &str = "checkpoint.safetensors";
+/// The only entry of the metadata, as several would be in no fixed order: a digest, then [`About`] on the next line.
+const ABOUT: &str = "about";
+
+/// A training between two epochs, but for what follows from the seed.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct Checkpoint {
+    pub epochs: Vec<Epoch>,
+    /// Of the network, running statistics included.
+    pub parameters: Vec<f32>,
+    pub proxies: Vec<f32>,
+    /// Of the optimizer.
+    pub steps: i32,
+    pub moments: Vec<f32>,
+    /// The parameters of the best epoch so far, with its precision.
+    pub best: Option<(f64, Vec<f32>)>,
+}
+
+/// What stands beside the arrays.
+#[derive(Serialize, Deserialize)]
+struct About {
+    document: KeyDocument,
+    epochs: Vec<Epoch>,
+    steps: i32,
+    best: Option<f64>,
+}
+
+impl Checkpoint {
+    pub fn save(&self, context: &Context) -> Result<()> {
+        let best = self.best.as_ref();
+        let about = About {
+            document: context.document.clone(),
+            epochs: self.epochs.clone(),
+            steps: self.steps,
+            best: best.map(|(precision, _)| *precision),
+        };
+        let arrays = [
+            ("parameters", &self.parameters[..]),
+            ("proxies", &self.proxies),
+            ("moments", &self.moments),
+            ("best", best.map_or(&[], |(_, parameters)| parameters)),
+        ];
+        let bytes = arrays.map(|(name, values)| (name, values.iter().flat_map(|value| value.to_le_bytes()).collect()));
+        let about = serde_json::to_string(&about)?;
+        let digest = digest(&about, bytes.iter().map(|(_, bytes): &(_, Vec<u8>)| &bytes[..]));
+        let views =
+            bytes.iter().map(|(name, bytes)| Ok((name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)));
+        let views =
+            views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|error| anyhow!("{error}"))?;
+        let metadata = HashMap::from([(ABOUT.to_owned(), format!("{digest}\n{about}"))]);
+        let bytes = safetensors::serialize(views, &Some(metadata)).map_err(|error| anyhow!("{error}"))?;
+        files::write_atomically(&context.scratch.join(FILE), &bytes)
+    }
+
+    /// The one that `context`'s training goes on from; what is said of it is for people.
+    pub fn find(train: &Train, context: &Context) -> Result<Option<Self>> {
+        let path = context.scratch.join(FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let (found, document) = match Self::read(&path) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!("{} is damaged, so training starts anew: {error:#}", path.display());
+                return Ok(None);
+            }
+        };
+        let trained = found.epochs.len();
+        match difference(train, &context.document, &document, trained) {
+            Some(why) => {
+                tracing::info!("an earlier training got to epoch {trained}, but this one starts anew: {why}");
+                Ok(None)
+            }
+            None => {
+                tracing::info!("goes on after epoch {trained} of {}", train.epochs);
+                Ok(Some(found))
+            }
+        }
+    }
+
+    fn read(path: &Path) -> Result<(Self, KeyDocument)> {
+        let bytes = files::read(path)?;
+        let (_, metadata) = SafeTensors::read_metadata(&bytes)?;
+        let entry = metadata.metadata().as_ref().and_then(|entries| entries.get(ABOUT)).context("no metadata")?;
+        let (digested, about) = entry.split_once('\n').context("no digest")?;
+        let tensors = SafeTensors::deserialize(&bytes)?;
+        let tensor = |name: &str| tensors.tensor(name).map(|tensor| tensor.data());
+        let [parameters, proxies, moments, best] =
+            [tensor("parameters")?, tensor("proxies")?, tensor("moments")?, tensor("best")?];
+        ensure!(digest(about, [parameters, proxies, moments, best]) == digested, "its digest is another");
+        let values = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let about: About = serde_json::from_str(about)?;
+        let found = Self {
+            epochs: about.epochs,
+            parameters: values(parameters),
+            proxies: values(proxies),
+            steps: about.steps,
+            moments: values(moments),
+            best: about.best.map(|precision| (precision, values(best))),
+        };
+        Ok((found, about.document))
+    }
+}
+
+fn digest<'a>(about: &str, arrays: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(about.as_bytes());
+    for bytes in arrays {
+        hasher.update(bytes);
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Why a training by `now` is not the same, up to epoch `trained`, as one by `then`; `None` if it is.
+fn difference(train: &Train, now: &KeyDocument, then: &KeyDocument, trained: usize) -> Option<String> {
+    let changes = now.changes_since(then);
+    let epochs = train.epochs;
+    match changes.as_slice() {
+        [] => None,
+        [change] if change.starts_with("parameter epochs:") => {
+            if !train.is_the_same_with_more_epochs() {
+                Some(format!(
+                    "{change}, and with its warm_up and schedule each learning rate follows from the number of epochs"
+                ))
+            } else {
+                (epochs < trained).then(|| format!("{change}, fewer than it has"))
+            }
+        }
+        changes => Some(changes.join("; ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Schedule;
+    use super::*;
+
+    fn document(epochs: usize, margin: f64) -> KeyDocument {
+        KeyDocument {
+            stage: "train".into(),
+            version: 1,
+            seed: 1,
+            parameters: serde_json::json!({"epochs": epochs, "margin": margin}),
+            reads: Default::default(),
+        }
+    }
+
+    #[test]
+    fn only_a_constant_learning_rate_lets_more_epochs_go_on() {
+        let cosine = Train { epochs: 8, ..Train::default() };
+        let constant = Train { schedule: Schedule::Constant, warm_up: 0.0, ..cosine.clone() };
+        let warm = Train { warm_up: 0.1, ..constant.clone() };
+        let (five, eight) = (document(5, 0.2), document(8, 0.2));
+        assert_eq!(difference(&cosine, &eight, &eight, 3), None);
+        assert!(difference(&cosine, &eight, &five, 5).is_some_and(|why| why.contains("epochs: 5 → 8")));
+        assert_eq!(difference(&constant, &eight, &five, 5), None);
+        assert!(difference(&warm, &eight, &five, 5).is_some());
+        assert!(difference(&constant, &eight, &document(9, 0.2), 9).is_some_and(|why| why.contains("fewer")));
+        assert!(difference(&constant, &eight, &document(8, 0.3), 3).is_some_and(|why| why.contains("margin")));
+    }
+}

@@ -1,0 +1,40 @@
+//! What a step's embeddings are judged by: the triplet loss, and the term that joins it.
+
+use similiai::model::DIMENSION;
+use similiai::nn::{TripletLoss, cross_entropy, triplet_loss};
+
+use super::Train;
+use super::data::Batch;
+
+/// What a step has shown.
+pub struct Seen {
+    pub loss: f64,
+    pub triplet: TripletLoss,
+    /// 0 where the term is not asked for.
+    pub cross_entropy: f64,
+    /// (classes, [`DIMENSION`])
+    pub for_proxies: Vec<f32>,
+}
+
+/// The loss of `points`, (pictures, [`DIMENSION`]), and its gradient.
+pub fn judge(train: &Train, batch: &Batch, proxies: &[f32], points: &[f32]) -> (f64, Vec<f32>, Seen) {
+    let mut gradient = vec![0.0; points.len()];
+    let from = batch.from * DIMENSION;
+    let triplet = triplet_loss(&points[from..], DIMENSION, &batch.triplets, train.margin);
+    add(&mut gradient[from..], &triplet.gradient, 1.0);
+    let mut seen = Seen { loss: triplet.loss, triplet, cross_entropy: 0.0, for_proxies: vec![0.0; proxies.len()] };
+    if !batch.targets.is_empty() {
+        let to = batch.targets.len() * DIMENSION;
+        let terms = &train.cross_entropy;
+        let entropy = cross_entropy(&points[..to], proxies, DIMENSION, &batch.targets, terms.scale);
+        add(&mut gradient, &entropy.for_embeddings, terms.weight);
+        add(&mut seen.for_proxies, &entropy.for_proxies, terms.weight);
+        seen.cross_entropy = entropy.loss;
+        seen.loss += terms.weight * entropy.loss;
+    }
+    (seen.loss, gradient, seen)
+}
+
+fn add(to: &mut [f32], more: &[f32], weight: f64) {
+    to.iter_mut().zip(more).for_each(|(to, more)| *to += weight as f32 * more);
+}
