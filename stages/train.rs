@@ -41,6 +41,8 @@ pub struct Train {
     images_per_class: usize,
     /// How often each image of a batch is in it, each time augmented anew (mining `batch-all`).
     views: usize,
+    /// Images of each class in a view that is for the triplets alone (with `cross_entropy.mixup`).
+    plain_per_class: usize,
     /// The term that joins the triplet loss (mining `batch-all`).
     cross_entropy: CrossEntropy,
     /// Numbers of triplets (mining `drawn`).
@@ -93,7 +95,7 @@ struct Views {
 
 impl Default for Views {
     fn default() -> Self {
-        Self { mirrored: true, shift: 2 }
+        Self { mirrored: true, shift: 3 }
     }
 }
 
@@ -138,7 +140,7 @@ impl Default for Train {
             network: NetworkName::Residual,
             normalize: true,
             embed: Views::default(),
-            epochs: 100,
+            epochs: 135,
             learning_rate: 5e-3,
             weight_decay: 5e-2,
             warm_up: 0.1,
@@ -147,6 +149,7 @@ impl Default for Train {
             mining: Mining::BatchAll,
             images_per_class: 8,
             views: 2,
+            plain_per_class: 4,
             cross_entropy: CrossEntropy::default(),
             triplets: Drawn::default(),
             validation: 0.05,
@@ -190,6 +193,7 @@ impl Stage for Train {
             "cross_entropy",
             "needs a weight of 0 to 100, a scale above 0 and at most 100, and a mixup and cutmix of 0 to 1",
         )?;
+        require((2..=256).contains(&self.plain_per_class), "plain_per_class", "must be 2 to 256")?;
         require(self.embed.shift <= 8, "embed", "needs a shift of 0 to 8")?;
         require((1..=4).contains(&self.views), "views", "must be 1 to 4")?;
         let mixes = self.mining == Mining::BatchAll && weight > 0.0 && mixup > 0.0;

@@ -162,12 +162,11 @@ impl Data {
         steps.collect()
     }
 
-    /// `places` as often as there are views. Where pictures are mixed, the mixed view is for the cross-entropy alone
-    /// and the others are for the triplets alone; otherwise all are for both.
+    /// `places` as often as there are views. Where pictures are mixed, the mixed view is for the cross-entropy alone,
+    /// and of the others only some of each class are there, for the triplets alone; otherwise all are for both.
     fn views(&self, train: &Train, places: Vec<usize>, rng: &mut ChaCha8Rng) -> Batch {
         let terms = &train.cross_entropy;
         let label = |place: usize| self.learned.labels[place];
-        let plain = |views: usize| (0..views).flat_map(|_| places.iter().copied().map(Picture::from));
         if terms.weight > 0.0 && terms.mixup > 0.0 {
             let mut partners = places.clone();
             partners.shuffle(rng);
@@ -187,11 +186,20 @@ impl Data {
                 Mixed { labels: [label(picture.place), label(other)], share }
             };
             let targets = mixed.iter().map(target).collect();
-            let pictures: Vec<Picture> = mixed.into_iter().chain(plain(train.views - 1)).collect();
+            let mut taken = vec![0; self.learned.classes.len()];
+            let some = places.iter().filter(|place| {
+                let taken = &mut taken[usize::from(label(**place))];
+                *taken += 1;
+                *taken <= train.plain_per_class
+            });
+            let some: Vec<Picture> = some.copied().map(Picture::from).collect();
+            let plain = (1..train.views).flat_map(|_| some.clone());
+            let pictures: Vec<Picture> = mixed.into_iter().chain(plain).collect();
             let labels = pictures[from..].iter().map(|picture| label(picture.place)).collect();
             return Batch { pictures, targets, triplets: Triplets::All(labels), from };
         }
-        let pictures: Vec<Picture> = plain(train.views).collect();
+        let plain = |_| places.iter().copied().map(Picture::from);
+        let pictures: Vec<Picture> = (0..train.views).flat_map(plain).collect();
         let labels: Vec<u8> = pictures.iter().map(|picture| label(picture.place)).collect();
         let target = |label: &u8| Mixed { labels: [*label; 2], share: 1.0 };
         let targets = if terms.weight > 0.0 { labels.iter().map(target).collect() } else { Vec::new() };
@@ -285,17 +293,17 @@ mod tests {
 
     #[test]
     fn mixed_pictures_are_for_the_cross_entropy_and_plain_ones_for_the_triplets() {
-        let (data, train) = (data(), Train::default());
-        let batch = data.views(&train, vec![0, 3, 5], &mut rng(1, "test"));
-        assert_eq!((batch.pictures.len(), batch.targets.len(), batch.from), (6, 3, 3));
+        let (data, train) = (data(), Train { plain_per_class: 2, ..Train::default() });
+        let batch = data.views(&train, vec![0, 1, 2, 3, 5], &mut rng(1, "test"));
+        assert_eq!((batch.pictures.len(), batch.targets.len(), batch.from), (9, 5, 5));
         for (picture, target) in batch.pictures.iter().zip(&batch.targets) {
             let Mix { place, share, .. } = picture.with.unwrap();
             let labels = [data.learned.labels[picture.place], data.learned.labels[place]];
             assert_eq!(*target, Mixed { labels, share });
             assert!((0.0..=1.0).contains(&share));
         }
-        assert!(batch.pictures[3..].iter().all(|picture| picture.with.is_none()));
-        assert!(matches!(batch.triplets, Triplets::All(labels) if labels == [0, 1, 2]));
+        assert_eq!(batch.pictures[5..], [0, 1, 3, 5].map(Picture::from));
+        assert!(matches!(batch.triplets, Triplets::All(labels) if labels == [0, 0, 1, 2]));
 
         let plain = Train { cross_entropy: CrossEntropy { mixup: 0.0, ..train.cross_entropy.clone() }, ..train };
         let batch = data.views(&plain, vec![0, 3, 5], &mut rng(1, "test"));
