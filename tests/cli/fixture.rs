@@ -72,7 +72,7 @@ stages:
   fetch: {uses: fetch, source: sample.tar.gz}
   prepare: {uses: prepare, needs: [fetch], images_per_class: 10, size: 64}
   split: {uses: split, needs: [prepare]}
-  train: {uses: train, needs: [prepare, split], epochs: 1, images_per_class: 3, validation: 0.25}
+  train: {uses: train, needs: [prepare, split], epochs: 1, images_per_class: 3, validation: 0.25, embed: {shift: 0}}
   embed: {uses: embed, needs: [prepare, split, train]}
   benchmark: {uses: benchmark, needs: [prepare, train, embed], out: reports}
 ";

@@ -180,13 +180,15 @@ fn errors_in_the_manifest_stop_everything() {
 }
 
 #[test]
-fn every_profile_shipped_is_sound() {
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/pipeline.yaml");
+fn every_pipeline_and_profile_shipped_is_sound() {
+    let root = env!("CARGO_MANIFEST_DIR");
     let project = Project::new();
     for profile in ["seed", "quick", "best", "cifar10"] {
-        let dag = project.succeed(&format!("--manifest {shipped} dag --format mermaid --profile {profile}"));
+        let dag = project.succeed(&format!("--manifest {root}/pipeline.yaml dag --format mermaid --profile {profile}"));
         assert!(dag.contains("train --> embed"), "{dag}");
     }
+    let dag = project.succeed(&format!("--manifest {root}/examples/ablation.yaml dag --format mermaid"));
+    assert!(dag.contains("full-1 --> compare") && dag.contains("wider-3 --> compare"), "{dag}");
 }
 
 #[test]

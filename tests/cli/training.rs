@@ -130,6 +130,4 @@ fn variants_are_compared_run_by_run() {
     let models = ["plain-1", "plain-2", "slow-1"]
         .map(|name| std::fs::read(project.path(&format!("artifacts/{name}/model.safetensors"))).unwrap());
     assert!(models[0] != models[1] && models[0] != models[2]);
-    let explained = project.succeed("explain plain-2");
-    assert!(explained.contains('2'), "{explained}");
 }
