@@ -1,5 +1,6 @@
 //! `pipeline.yaml` → [`Manifest`]: every error is found here, before anything runs.
 
+mod draft;
 mod error;
 mod position;
 mod read;

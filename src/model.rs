@@ -77,10 +77,12 @@ impl Configuration {
     pub fn embed<N: Network>(&self, network: &N, images: &[RgbImage]) -> Vec<f32> {
         let views = View::all(self.shift, self.mirrored);
         let embed = |images: &[RgbImage]| {
-            let batch = self.preprocessing.batch(images.len() * views.len(), |place, to| {
-                let mut plain = vec![0.0; to.len()];
-                self.preprocessing.apply(&images[place / views.len()], &mut plain);
-                views[place % views.len()].show(&plain, to, self.preprocessing.side);
+            let batch = self.preprocessing.batch((images.len(), views.len()), |place, to| {
+                let mut plain = vec![0.0; to.len() / views.len()];
+                self.preprocessing.apply(&images[place], &mut plain);
+                for (view, to) in views.iter().zip(to.chunks_exact_mut(plain.len())) {
+                    view.show(&plain, to, self.preprocessing.side);
+                }
             });
             let mut rows = network.infer(batch.into());
             if self.normalize {
@@ -130,12 +132,12 @@ impl Preprocessing {
         }
     }
 
-    /// (images, side, side, 3), each image filled in by `each`.
-    pub fn batch(&self, images: usize, each: impl Fn(usize, &mut [f32]) + Sync) -> FeatureMap {
-        let image = self.side * self.side * 3;
+    /// (images · views, side, side, 3), all views of an image filled in by `each`.
+    pub fn batch(&self, (images, views): (usize, usize), each: impl Fn(usize, &mut [f32]) + Sync) -> FeatureMap {
+        let image = views * self.side * self.side * 3;
         let mut values = Buffer::stale(images * image);
         values.par_chunks_mut(image).enumerate().for_each(|(place, to)| each(place, to));
-        FeatureMap::new((images, self.side, self.side, 3), values)
+        FeatureMap::new((images * views, self.side, self.side, 3), values)
     }
 }
 

@@ -47,7 +47,7 @@ pub struct Train {
     cross_entropy: CrossEntropy,
     /// Numbers of triplets (mining `drawn`).
     triplets: Drawn,
-    /// Share of each class of the training part that is held out to choose the best epoch.
+    /// Share of each class of the training part that is held out, to watch the training by.
     validation: f64,
     /// Measure precision on the held-out pictures after so many epochs, and after the last.
     evaluate_every: usize,

@@ -5,49 +5,10 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_yaml::Value;
 
+use super::draft::{Draft, Origin};
 use super::position::{Positions, Side};
 use super::{Instance, Manifest, ManifestError, Place, did_you_mean};
 use crate::stage::{AnyStage, Kind};
-
-/// Where a setting was written.
-#[derive(Clone)]
-enum Origin {
-    Text(Vec<String>),
-    Set { text: String, key: usize },
-}
-
-/// An instance while it is put together: settings with where they come from.
-struct Draft {
-    name: String,
-    settings: BTreeMap<String, (Value, Origin)>,
-}
-
-impl Draft {
-    /// A mapping is laid over a mapping key by key; anything else is replaced.
-    fn overlay(&mut self, key: String, value: Value, origin: Origin) {
-        let merged = match self.settings.remove(&key) {
-            Some((old, _)) => merge(old, value),
-            None => value,
-        };
-        self.settings.insert(key, (merged, origin));
-    }
-}
-
-fn merge(old: Value, new: Value) -> Value {
-    match (old, new) {
-        (Value::Mapping(mut old), Value::Mapping(new)) => {
-            for (key, value) in new {
-                let merged = match old.remove(&key) {
-                    Some(below) => merge(below, value),
-                    None => value,
-                };
-                old.insert(key, merged);
-            }
-            Value::Mapping(old)
-        }
-        (_, new) => new,
-    }
-}
 
 /// `out` in the one way of writing it; `None` where results have no business.
 fn folder_of_results(out: &str) -> Option<PathBuf> {

@@ -81,7 +81,7 @@ impl AdamW {
 
     /// Number of steps so far, and all moments one after another: what [`AdamW::resumed`] takes.
     pub fn state(&self) -> (i32, Vec<f32>) {
-        (self.steps, self.moments.iter().flatten().flatten().copied().collect())
+        (self.steps, self.moments.iter().flatten().flatten().chain(&self.rest).copied().collect())
     }
 
     /// Goes on from the state of another optimizer of the same network.

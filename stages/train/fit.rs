@@ -179,7 +179,7 @@ impl Train {
 /// (pictures, side, side, 3); each has a random stream of its own, so threads do not matter.
 fn augmented(train: &Train, seed: u64, data: &Data, batch: &Batch, (epoch, step): (usize, usize)) -> FeatureMap {
     let preprocessing = &data.preprocessing;
-    preprocessing.batch(batch.pictures.len(), |slot, to| {
+    preprocessing.batch((batch.pictures.len(), 1), |slot, to| {
         let mut rng = rng(seed, &format!("augment {epoch} {step} {slot}"));
         let mut plain = vec![0.0; to.len()];
         let mut augmented = |place: usize, to: &mut [f32]| {

@@ -253,6 +253,7 @@ fn adamw_goes_as_by_hand_and_goes_on_where_it_stopped() {
 
     let (steps, moments) = optimizer.state();
     let mut resumed = (AdamW::resumed(0.1, steps, moments), block.clone(), beside.clone());
+    assert_eq!(resumed.0.state(), optimizer.state());
     for _ in 0..3 {
         step(&mut optimizer, &mut block, &mut beside);
         step(&mut resumed.0, &mut resumed.1, &mut resumed.2);
