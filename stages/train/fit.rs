@@ -117,7 +117,7 @@ fn live(train: &Train, epochs: &[Epoch], seen: &Seen, speed: &Speed) -> String {
     )
 }
 
-/// How long one takes, by a step of a training of its own that is thrown away.
+/// How long one takes: the median of some steps of a training of its own that is thrown away.
 fn seconds_a_step<N: Network>(train: &Train, context: &Context, data: &Data, batch: &Batch) -> Result<f64> {
     let mut training = Training::<N>::new(train, context.seed, data.learned.classes.len())?;
     let mut step = || -> Result<f64> {
@@ -128,7 +128,9 @@ fn seconds_a_step<N: Network>(train: &Train, context: &Context, data: &Data, bat
     };
     // The first one also fetches memory.
     step()?;
-    step()
+    let mut seconds = (0..5).map(|_| step()).collect::<Result<Vec<f64>>>()?;
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[2])
 }
 
 /// All batches from epoch `first` on with their images, made on a thread of its own while others are learned from.
