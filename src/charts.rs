@@ -1,5 +1,6 @@
 //! Drawing to PNG with a font that comes with the program, so that no system font is needed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Once;
 
@@ -17,8 +18,13 @@ pub const GREEN: RGBColor = RGBColor(0, 158, 115);
 pub const INK: RGBColor = RGBColor(40, 44, 52);
 pub const FAINT: RGBColor = RGBColor(222, 226, 230);
 
-/// Draws a picture of `size` pixels into `path`.
-pub fn draw(path: &Path, size: (u32, u32), picture: impl FnOnce(&Area) -> Result<()>) -> Result<()> {
+/// Draws a picture of `size` pixels into `path`, with `facts` in its text chunks.
+pub fn draw(
+    path: &Path,
+    facts: &BTreeMap<String, String>,
+    size: (u32, u32),
+    picture: impl FnOnce(&Area) -> Result<()>,
+) -> Result<()> {
     static FONT: Once = Once::new();
     FONT.call_once(|| {
         // Fails only on bytes that are no font, and these are fixed.
@@ -32,7 +38,8 @@ pub fn draw(path: &Path, size: (u32, u32), picture: impl FnOnce(&Area) -> Result
         area.present().map_err(fault)?;
     }
     let image = image::RgbImage::from_raw(size.0, size.1, pixels);
-    crate::images::write_png(path, &image.ok_or_else(|| anyhow!("a picture of {size:?} pixels"))?)
+    let image = image.ok_or_else(|| anyhow!("a picture of {size:?} pixels"))?;
+    crate::files::write(path, &crate::images::encode_png(&image, facts)?)
 }
 
 /// Drawing errors borrow the canvas; their text is enough.

@@ -1,19 +1,25 @@
 //! The command line: arguments, one file a command, and the exit status.
 
+mod account;
 mod dag;
 mod explain;
+mod gc;
+mod hash;
 mod lock;
 mod run;
+mod schema;
 mod status;
+mod verify;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::failure::{Failure, exit_status};
+use crate::interrupt;
 use crate::manifest::Manifest;
 use crate::nn;
 use crate::pipeline::Project;
@@ -23,7 +29,8 @@ use crate::stage::Kind;
 const EXIT_STATUS: &str = "\
 Exit status:
   0 done · 1 a stage failed · 2 usage or manifest · 3 work is pending (status --check)
-  4 a damaged input · 5 another run holds the project · 6 not reproducible (--locked)
+  4 something is damaged · 5 another run holds the project · 6 not reproducible
+  130, 143 ended by SIGINT or SIGTERM; the next run goes on
 
 Environment:
   SIMILIAI_SIMD  avx512, avx2 or portable: the vector unit (default: the best there is); results do not depend on it
@@ -62,8 +69,18 @@ enum Command {
     Explain(explain::Arguments),
     /// Draw the pipeline as a graph
     Dag(dag::Arguments),
-    /// Write the digests of the results into pipeline.lock, for `run --locked`
+    /// Read everything that is stored and laid, and name what is damaged; or make it again and compare
+    Verify(verify::Arguments),
+    /// Make room: remove stored results that were not used for longest
+    Gc(gc::Arguments),
+    /// Write what the results depend on and their digests into pipeline.lock, for `run --locked`
     Lock(lock::Arguments),
+    /// Compare stored results
+    Hash(hash::Arguments),
+    /// Print the JSON Schema of pipeline.yaml, for editors
+    Schema,
+    /// Print what a shell needs to complete commands
+    Completions { shell: clap_complete::Shell },
 }
 
 /// How the manifest is varied.
@@ -124,15 +141,28 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
         pool.build_global().context("cannot start the threads")?;
     }
+    interrupt::listen()?;
     let session = Session { kinds, manifest: cli.manifest, screen };
     match &cli.command {
         Command::Run(arguments) => run::run(&session, arguments),
         Command::Status(arguments) => status::run(&session, arguments),
         Command::Explain(arguments) => explain::run(&session, arguments),
         Command::Dag(arguments) => dag::run(&session, arguments),
+        Command::Verify(arguments) => verify::run(&session, arguments),
+        Command::Gc(arguments) => gc::run(&session, arguments),
         Command::Lock(arguments) => lock::run(&session, arguments),
+        Command::Hash(arguments) => hash::run(&session, arguments),
+        Command::Schema => schema::run(&session),
+        Command::Completions { shell } => completions(&session, *shell),
     }?;
     session.screen.printed()
+}
+
+fn completions(session: &Session, shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "similiai", &mut script);
+    session.screen.print(String::from_utf8(script).context("the script is not UTF-8")?.trim_end());
+    Ok(())
 }
 
 fn start_logging(cli: &Cli, screen: &Screen) {
@@ -183,7 +213,6 @@ mod tests {
 
     #[test]
     fn the_arguments_fit_together() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 pub enum Failure {
     /// The command line asks for something that does not exist or does not fit together.
     #[error("{0}")]
@@ -16,6 +16,9 @@ pub enum Failure {
     Busy(String),
     #[error("{0}")]
     NotReproducible(String),
+    /// By the signal with this number.
+    #[error("interrupted; what is finished is kept, and the next run goes on from there")]
+    Interrupted(i32),
     /// Stages failed, for the reasons told.
     #[error("{0}")]
     StagesFailed(String),
@@ -32,6 +35,7 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
         Some(Failure::Damaged(_)) => 4,
         Some(Failure::Busy(_)) => 5,
         Some(Failure::NotReproducible(_)) => 6,
+        Some(Failure::Interrupted(signal)) => 128 + *signal as u8,
         Some(Failure::StagesFailed(_)) | None => 1,
     }
 }

@@ -1,7 +1,7 @@
 //! Files: whole or not at all, with their digests, and errors that carry the path.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -56,9 +56,27 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
-        File::open(folder)?.sync_all()
+        Ok(())
     };
-    attempt().with_context(|| format!("cannot write {}", path.display()))
+    attempt().with_context(|| format!("cannot write {}", path.display()))?;
+    sync_folder(folder)
+}
+
+/// Makes names added to, moved within or removed from `folder` durable.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    let synced = File::open(folder).and_then(|opened| opened.sync_all());
+    synced.with_context(|| format!("cannot sync {}", folder.display()))
+}
+
+/// The names in `folder`, sorted.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
+    let name = |entry: std::io::Result<fs::DirEntry>| -> Result<String> {
+        portable(Path::new(&entry.with_context(|| format!("cannot list {}", folder.display()))?.file_name()))
+    };
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut names = entries.map(name).collect::<Result<Vec<String>>>()?;
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Readable as any other new file, where tempfile alone would keep it from other users.
@@ -69,12 +87,40 @@ fn temporary() -> tempfile::Builder<'static, 'static> {
     builder
 }
 
+pub fn length(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?.len())
+}
+
+/// What is read into memory at a time; a larger file is digested by all cores.
+const WHOLE: u64 = 1 << 20;
+const PIECE: usize = 16 << 20;
+
 /// BLAKE3 of a file's content, in hexadecimal.
 pub fn digest(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    hasher.update_reader(file).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(hasher.finalize().to_hex().to_string())
+    let attempt = || -> std::io::Result<blake3::Hash> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut hasher = blake3::Hasher::new();
+        if length <= WHOLE {
+            hasher.update_reader(file)?;
+            return Ok(hasher.finalize());
+        }
+        let mut piece = vec![0; PIECE.min(length as usize)];
+        loop {
+            let mut filled = 0;
+            while filled < piece.len() {
+                match file.read(&mut piece[filled..])? {
+                    0 => break,
+                    count => filled += count,
+                }
+            }
+            hasher.update_rayon(&piece[..filled]);
+            if filled < piece.len() {
+                return Ok(hasher.finalize());
+            }
+        }
+    };
+    Ok(attempt().with_context(|| format!("cannot read {}", path.display()))?.to_hex().to_string())
 }
 
 /// Every regular file below `folder`, as sorted relative paths with `/` between their parts.

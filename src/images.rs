@@ -1,5 +1,6 @@
 //! Images: the records of CIFAR-10's binary format, and PNG files.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::ops::ControlFlow;
@@ -135,8 +136,17 @@ pub fn read_png(path: &Path) -> Result<RgbImage> {
     Ok(image.into_rgb8())
 }
 
-pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
-    image.save_with_format(path, ImageFormat::Png).with_context(|| format!("cannot write {}", path.display()))
+/// As PNG, with `texts` beside the pixels.
+pub fn encode_png(image: &RgbImage, texts: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fast);
+    texts.iter().try_for_each(|(name, text)| encoder.add_itxt_chunk(name.clone(), text.clone()))?;
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(image.as_raw())?;
+    writer.finish()?;
+    Ok(bytes)
 }
 
 /// `class/00042.png`, the name by which an image is known from `prepare` on.

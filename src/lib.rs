@@ -11,6 +11,8 @@
 //! | [`pipeline`] | order, ask the cache, run; what is stale and why |
 //! | [`cache`] | key → stored result → laid files |
 //! | [`lock`] | `pipeline.lock`: the digests a run must give |
+//! | [`difference`] | how two files that should be equal differ |
+//! | [`interrupt`], [`fault`] | signals; where a test kills the process |
 //! | [`failure`] | failures with an exit status of their own |
 //! | [`progress`] | bars on a terminal, plain lines elsewhere |
 //! | [`files`] | whole files or none, digests, errors with the path |
@@ -26,10 +28,13 @@
 pub mod cache;
 pub mod charts;
 pub mod cli;
+pub mod difference;
 pub mod embeddings;
 pub mod failure;
+pub mod fault;
 pub mod files;
 pub mod images;
+pub mod interrupt;
 pub mod listing;
 pub mod lock;
 pub mod manifest;

@@ -11,6 +11,7 @@ use anyhow::Result;
 
 pub use error::{ManifestError, Place, did_you_mean};
 
+use crate::cache;
 use crate::files;
 use crate::stage::{AnyStage, Kind};
 
@@ -51,6 +52,17 @@ impl Manifest {
             _ => PathBuf::from("."),
         };
         Ok(read::parse(&path.display().to_string(), &text, project, kinds, profile, sets)?)
+    }
+
+    /// Where the files of the instance at `at` are laid.
+    pub fn place(&self, at: usize) -> cache::Place<'_> {
+        let Instance { name, out, .. } = &self.instances[at];
+        cache::Place { instance: name, project: &self.project, out }
+    }
+
+    /// Whether `target` is the instance at `at`, or needs it by way of any others.
+    pub fn is_needed_by(&self, at: usize, target: usize) -> bool {
+        at == target || self.instances[target].needs.iter().any(|need| self.is_needed_by(at, *need))
     }
 
     /// The place of the instance called `name`.

@@ -3,7 +3,7 @@
 mod networks;
 mod views;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
@@ -11,6 +11,7 @@ use dfdx::nn::{LoadFromSafetensors, SaveToSafetensors};
 use image::RgbImage;
 use rayon::prelude::*;
 use safetensors::SafeTensors;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use networks::{DIMENSION, Network, Original, Residual, Residual48, Residual64, parameters, set_parameters};
@@ -23,7 +24,7 @@ const METADATA_KEY: &str = "similiai";
 /// Images embedded at a time: bounds the memory of feature maps.
 const BATCH: usize = 64;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkName {
     /// The original project's.
@@ -201,13 +202,21 @@ fn load_weights<N: Network>(path: &Path) -> Result<N> {
     Ok(network)
 }
 
-/// Writes `model.safetensors`: dfdx writes the tensors, the configuration joins them as metadata.
-pub fn save<N: Network>(network: &N, configuration: &Configuration, path: &Path) -> Result<()> {
+/// Writes `model.safetensors`: dfdx writes the tensors, the configuration joins them as metadata, with `provenance`.
+pub fn save<N: Network>(
+    network: &N,
+    configuration: &Configuration,
+    provenance: &BTreeMap<String, String>,
+    path: &Path,
+) -> Result<()> {
     let bare = path.with_extension("tensors");
     network.save_safetensors(&bare).with_context(|| format!("cannot write {}", bare.display()))?;
     let bytes = files::read(&bare)?;
     let tensors = SafeTensors::deserialize(&bytes).context("dfdx wrote tensors that cannot be read")?;
-    let entry = (METADATA_KEY.to_owned(), serde_json::to_string(configuration)?);
+    // One entry, as several would be in no fixed order.
+    let mut about = serde_json::to_value(configuration)?;
+    about["provenance"] = serde_json::to_value(provenance)?;
+    let entry = (METADATA_KEY.to_owned(), about.to_string());
     let metadata = Some(HashMap::from([entry]));
     let bytes = safetensors::serialize(tensors.tensors(), &metadata).map_err(|error| anyhow!("{error}"))?;
     files::write(path, &bytes)?;

@@ -1,28 +1,34 @@
 //! A manifest and its store: what is up to date and why, and running what is not.
 
+mod apart;
 mod assess;
 mod job;
 mod run;
 mod select;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
+pub use apart::Rerun;
 pub use assess::{Assessment, State};
-pub use run::{Event, Options, Ran, Report};
+pub use run::{Event, Items, Options, Ran, Report};
 pub use select::Selection;
 
-use crate::cache::{KeyDocument, Record, Store};
+use crate::cache::{KeyDocument, Reason, Record, Store};
 use crate::manifest::Manifest;
 use crate::stage::{Input, Inputs};
 
 pub struct Project {
     pub manifest: Manifest,
-    pub store: Store,
+    pub store: Arc<Store>,
 }
 
 impl Project {
     pub fn new(manifest: Manifest) -> Self {
-        let store = Store::new(manifest.project.join("artifacts/.cache"));
+        let store = Arc::new(Store::new(manifest.project.join("artifacts/.cache")));
         Self { manifest, store }
     }
 
@@ -34,12 +40,13 @@ impl Project {
             Ok(Input {
                 instance: instance.name.clone(),
                 stage: instance.stage.kind().name,
-                folder: self.store.folder(&record.key),
-                digest: record.digest.clone(),
+                folder: self.manifest.place(*need).folder(),
+                contents: self.store.contents(&record.digest).context("the list of its files is gone")?,
             })
         };
         let results = instances[place].needs.iter().map(input).collect::<Result<_>>()?;
-        Ok(Inputs { project: self.manifest.project.clone(), results })
+        let (instance, project) = (instances[place].name.clone(), self.manifest.project.clone());
+        Ok(Inputs { instance, project, results, store: self.store.clone() })
     }
 
     fn document(&self, place: usize, inputs: &Inputs) -> Result<KeyDocument> {
@@ -56,13 +63,15 @@ impl Project {
     }
 
     /// What is different from the result that lies at the instance's place now.
-    fn changes(&self, place: usize, document: &KeyDocument) -> Result<Vec<String>> {
+    fn changes(&self, place: usize, document: &KeyDocument) -> Result<Vec<Reason>> {
         let Some(laid) = self.store.laid(&self.manifest.instances[place].name)? else {
-            return Ok(vec!["first run".to_owned()]);
+            return Ok(vec![Reason::FirstRun]);
         };
         Ok(match self.store.record(&laid.key)? {
-            None => vec!["its last result is gone".to_owned()],
-            Some(record) => document.changes_since(&record.document),
+            None => vec![Reason::Gone],
+            Some(record) => document.changes_since(&record.document, |before, after| {
+                Some(self.store.contents(after)?.changes_since(&*self.store.contents(before)?))
+            }),
         })
     }
 }

@@ -1,13 +1,14 @@
 //! Progress: bars on a terminal, a plain line now and then elsewhere; always on stderr.
 
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 const BETWEEN_PLAIN_LINES: Duration = Duration::from_secs(15);
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
 /// Where all bars of a process are drawn.
 #[derive(Clone)]
@@ -19,6 +20,8 @@ pub struct Screen {
     for_machines: bool,
     /// What went wrong on stdout first.
     lost: Arc<OnceLock<std::io::Error>>,
+    /// When anything was said last.
+    spoken: Arc<Mutex<Instant>>,
 }
 
 impl Screen {
@@ -31,7 +34,28 @@ impl Screen {
             quiet,
             for_machines: false,
             lost: Arc::default(),
+            spoken: Arc::new(Mutex::new(Instant::now())),
         }
+    }
+
+    /// Says what still runs whenever nothing was said for a while, so that no job looks dead; until the guard goes.
+    pub fn heartbeat(&self) -> Heartbeat {
+        let (running, stop) = (Arc::<Mutex<Vec<(String, Instant)>>>::default(), mpsc::channel());
+        if !self.terminal && !self.quiet {
+            let (spoken, running, stopped) = (self.spoken.clone(), running.clone(), stop.1);
+            std::thread::spawn(move || {
+                while stopped.recv_timeout(LONGEST_SILENCE / 10) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    let silent = spoken.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+                    let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+                    if silent >= LONGEST_SILENCE * 9 / 10 && !running.is_empty() {
+                        let all =
+                            running.iter().map(|(name, since)| format!("{name} ({} s)", since.elapsed().as_secs()));
+                        tracing::info!("still running: {}", all.collect::<Vec<_>>().join(", "));
+                    }
+                }
+            });
+        }
+        Heartbeat { running, _stop: stop.0 }
     }
 
     pub fn for_machines(&self) -> Self {
@@ -40,6 +64,7 @@ impl Screen {
 
     /// A result line on stdout, above the bars.
     pub fn print(&self, line: &str) {
+        *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         if let Err(error) = self.bars.suspend(|| writeln!(std::io::stdout(), "{line}")) {
             // A failure only once the work is done; a closed pipe, the reader's choice, is none.
             drop(self.lost.set(error));
@@ -62,11 +87,29 @@ impl Screen {
 /// A writer for logs that does not tear the bars.
 impl Write for Screen {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.bars.suspend(|| std::io::stderr().write(bytes))
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
+    }
+}
+
+/// What runs now.
+pub struct Heartbeat {
+    running: Arc<Mutex<Vec<(String, Instant)>>>,
+    /// The thread ends when this goes.
+    _stop: mpsc::Sender<()>,
+}
+
+impl Heartbeat {
+    pub fn started(&self, name: &str) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), Instant::now()));
+    }
+
+    pub fn ended(&self, name: &str) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|(running, _)| running != name);
     }
 }
 

@@ -3,21 +3,29 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cache::KeyDocument;
+use crate::cache::{Contents, KeyDocument, Made, Store, Table};
+use crate::interrupt;
 use crate::progress::{Bar, Progress};
 
+/// What was made of single items is kept so often, should the run be killed.
+const KEPT_EVERY: Duration = Duration::from_secs(10);
+
 /// A step of the pipeline. Its fields are its parameters: `Default` gives their defaults, serde their names
-/// and types (add `#[serde(default, deny_unknown_fields)]`).
+/// and types (add `#[serde(default, deny_unknown_fields)]`), schemars what editors show of them.
 ///
 /// Everything that can change the output must be a parameter, the seed, or an input: the cache sees no more.
-pub trait Stage: Serialize + DeserializeOwned + Default + Send + Sync + 'static {
+pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sync + 'static {
     const NAME: &'static str;
     /// Raise it whenever the code gives other bytes for the same inputs.
     const VERSION: u32;
@@ -61,20 +69,24 @@ pub struct Input {
     pub instance: String,
     pub stage: &'static str,
     pub folder: PathBuf,
-    pub digest: String,
+    /// Its files with their digests.
+    pub contents: Arc<Contents>,
 }
 
 /// The inputs of one instance.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Inputs {
+    /// The instance that reads them.
+    pub instance: String,
     /// The manifest's folder: relative paths in parameters start here.
     pub project: PathBuf,
     pub results: Vec<Input>,
+    pub(crate) store: Arc<Store>,
 }
 
 impl Inputs {
-    /// The folder with the result of the one input that is an instance of `stage`.
-    pub fn folder(&self, stage: &str) -> Result<&Path> {
+    /// The one input that is an instance of `stage`.
+    pub fn result(&self, stage: &str) -> Result<&Input> {
         let mut found = self.results.iter().filter(|input| input.stage == stage);
         let input = found.next().with_context(|| format!("no input is an instance of `{stage}`"))?;
         if let Some(second) = found.next() {
@@ -84,7 +96,22 @@ impl Inputs {
                 second.instance
             );
         }
-        Ok(&input.folder)
+        Ok(input)
+    }
+
+    /// The folder with the result of that input.
+    pub fn folder(&self, stage: &str) -> Result<&Path> {
+        Ok(&self.result(stage)?.folder)
+    }
+
+    /// The digest of a file outside the project's results, read only if it may have changed.
+    pub fn file_digest(&self, path: &Path) -> Result<String> {
+        self.store.seen.digest(path)
+    }
+
+    /// A digest that follows from `of` alone, such as that of a part of an input; worked out once.
+    pub fn fact(&self, name: &str, of: &impl Serialize, work_out: impl FnOnce() -> Result<String>) -> Result<String> {
+        self.store.seen.fact(&format!("{}/{name}", self.instance), of, work_out)
     }
 
     /// Digests by stage; by instance where several instances of one stage are read.
@@ -93,7 +120,7 @@ impl Inputs {
             1 => input.stage.to_owned(),
             _ => input.instance.clone(),
         };
-        self.results.iter().map(|input| (name(input), input.digest.clone())).collect()
+        self.results.iter().map(|input| (name(input), input.contents.digest().to_owned())).collect()
     }
 }
 
@@ -104,23 +131,123 @@ pub struct Context {
     pub document: KeyDocument,
     /// Empty at the start; what is in it at the end is the result.
     pub output: PathBuf,
-    /// A folder that may not exist yet, for what an interrupted run goes on from: it outlives the run, and nothing in
-    /// it may change the result.
+    /// A folder that may not exist yet, for what an interrupted run under this key goes on from: it outlives the run,
+    /// and nothing in it may change the result. The instance's folders for other keys stand beside it.
     pub scratch: PathBuf,
     pub seed: u64,
     pub progress: Progress,
+    reuse: bool,
     images: AtomicU64,
+    mapped: Mutex<Mapped>,
+}
+
+/// What [`Context::map`] and [`Context::place`] leave.
+#[derive(Debug, Default)]
+pub(crate) struct Mapped {
+    /// Files that are blobs already.
+    pub placed: Vec<(String, u64, String)>,
+    pub tables: Vec<String>,
+    /// Items worked on, and all of them.
+    pub made: usize,
+    pub items: usize,
 }
 
 impl Context {
-    pub fn new(
+    /// `reuse`: what was made of single items is taken from earlier runs.
+    pub(crate) fn new(
         inputs: Inputs,
         document: KeyDocument,
         (output, scratch): (PathBuf, PathBuf),
         progress: Progress,
+        reuse: bool,
     ) -> Self {
-        let seed = document.seed;
-        Self { inputs, document, output, scratch, seed, progress, images: AtomicU64::new(0) }
+        let (seed, images, mapped) = (document.seed, AtomicU64::new(0), Mutex::default());
+        Self { inputs, document, output, scratch, seed, progress, reuse, images, mapped }
+    }
+
+    /// For each item, in order, what `make` gives for a batch of them. What it gave an earlier run for an item with the
+    /// same digest is taken from there, so `make` may look at nothing but the item and `way`: all that matters besides,
+    /// with the stage and its version.
+    pub fn map<T: Sync>(
+        &self,
+        (label, batch): (&str, usize),
+        way: &impl Serialize,
+        items: &[T],
+        digest: impl Fn(&T) -> blake3::Hash + Send + Sync,
+        make: impl Fn(&[&T]) -> Result<Vec<Vec<u8>>>,
+    ) -> Result<Vec<Made>> {
+        let blobs = &self.inputs.store.blobs;
+        let way = serde_json::to_vec(&(&self.document.stage, self.document.version, way))?;
+        let way = blake3::hash(&way).to_hex().to_string();
+        let mut table = if self.reuse { self.inputs.store.items(&way) } else { Table::default() };
+        let digests: Vec<blake3::Hash> = items.par_iter().map(digest).collect();
+        let mut made: Vec<Option<Made>> = digests
+            .iter()
+            .map(|digest| table.get(digest.as_bytes()).filter(|made| made.is_there(blobs)).cloned())
+            .collect();
+        let missing: Vec<usize> = (0..items.len()).filter(|place| made[*place].is_none()).collect();
+        let bar = self.bar(label, items.len() as u64);
+        bar.resume((items.len() - missing.len()) as u64);
+        let mut kept = Instant::now();
+        for places in missing.chunks(batch) {
+            self.go_on()?;
+            let results = make(&places.iter().map(|place| &items[*place]).collect::<Vec<&T>>())?;
+            let results = results.into_par_iter().map(|bytes| Made::store(bytes, blobs)).collect::<Result<Vec<_>>>()?;
+            ensure!(results.len() == places.len(), "{} results for {} items", results.len(), places.len());
+            for (place, result) in places.iter().zip(results) {
+                table.insert(*digests[*place].as_bytes(), result.clone());
+                made[*place] = Some(result);
+            }
+            bar.inc(places.len() as u64);
+            self.count_images(places.len());
+            if self.reuse && kept.elapsed() > KEPT_EVERY {
+                table.write()?;
+                kept = Instant::now();
+            }
+        }
+        if self.reuse {
+            table.write()?;
+        }
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        mapped.tables.push(way);
+        mapped.made += missing.len();
+        mapped.items += items.len();
+        Ok(made.into_iter().flatten().collect())
+    }
+
+    /// Makes what [`Self::map`] gave a file of the result.
+    pub fn place(&self, path: String, made: &Made) -> Result<()> {
+        let (bytes, digest) = made.blob(&self.inputs.store.blobs)?;
+        self.mapped.lock().unwrap_or_else(PoisonError::into_inner).placed.push((path, bytes, digest));
+        Ok(())
+    }
+
+    /// The bytes of what [`Self::map`] gave.
+    pub fn read(&self, made: Made) -> Result<Vec<u8>> {
+        made.read(&self.inputs.store.blobs)
+    }
+
+    /// What a file of the result may say of where it comes from: no path, time or name of a machine.
+    pub fn provenance(&self) -> Result<BTreeMap<String, String>> {
+        let KeyDocument { stage, version, seed, parameters, .. } = &self.document;
+        let facts = [
+            ("key", self.document.key()?),
+            ("stage", stage.clone()),
+            ("stage_version", version.to_string()),
+            ("seed", seed.to_string()),
+            ("parameters", parameters.to_string()),
+            ("program", concat!("similiai ", env!("CARGO_PKG_VERSION")).to_owned()),
+        ];
+        Ok(facts.into_iter().map(|(name, value)| (format!("similiai.{name}"), value)).collect())
+    }
+
+    /// Fails once the run is to end; asked between two steps of long work.
+    pub fn go_on(&self) -> Result<()> {
+        interrupt::check()
+    }
+
+    pub(crate) fn mapped(&self) -> Mapped {
+        std::mem::take(&mut *self.mapped.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub fn input(&self, stage: &str) -> Result<&Path> {
@@ -174,6 +301,8 @@ pub struct Kind {
     pub needs: &'static [&'static str],
     /// Every parameter with its default.
     pub defaults: fn() -> Result<serde_yaml::Value>,
+    /// JSON Schema of the parameters.
+    pub schema: fn() -> schemars::Schema,
     pub parse: fn(serde_yaml::Value) -> Result<Box<dyn AnyStage>, WrongParameter>,
 }
 
@@ -185,8 +314,15 @@ pub const fn kind<S: Stage>() -> Kind {
         about: S::ABOUT,
         needs: S::NEEDS,
         defaults: || Ok(serde_yaml::to_value(S::default())?),
+        schema: || schema::<S>(),
         parse: |value| Ok(Box::new(Typed(serde_path_to_error::deserialize::<_, S>(value)?))),
     }
+}
+
+fn schema<S: Stage>() -> schemars::Schema {
+    // Whole for each stage, so that it can stand anywhere in the manifest's.
+    let settings = schemars::generate::SchemaSettings::draft2020_12().with(|it| it.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<S>()
 }
 
 struct Typed<S>(S);

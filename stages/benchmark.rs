@@ -7,6 +7,7 @@ mod protocols;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use similiai::embeddings::Embeddings;
@@ -16,7 +17,7 @@ use similiai::{damaged, files};
 
 use protocols::{Example, Protocol};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Benchmark {
     /// Queries shown with their neighbours, spread over the classes.
@@ -36,11 +37,12 @@ struct Findings {
     embeddings: Embeddings,
     /// PNG bytes by id, of the images in the examples.
     pictures: BTreeMap<usize, Vec<u8>>,
+    provenance: BTreeMap<String, String>,
 }
 
 impl Stage for Benchmark {
     const NAME: &'static str = "benchmark";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "measures retrieval and writes the report";
     const NEEDS: &'static [&'static str] = &["prepare", "train", "embed"];
 
@@ -61,7 +63,8 @@ impl Stage for Benchmark {
         for id in examples.iter().flat_map(Example::ids) {
             pictures.insert(id, files::read(&folder.join(&embeddings.paths[id]))?);
         }
-        let findings = Findings { protocols, examples, embeddings, pictures };
+        let provenance = context.provenance()?;
+        let findings = Findings { protocols, examples, embeddings, pictures, provenance };
         context.progress.tell(&findings.table());
 
         let output = |name: &str| context.output.join(name);
@@ -105,7 +108,7 @@ impl Findings {
                 json!({"query": item(example.query), "results": neighbours.collect::<Vec<_>>()})
             })
             .collect();
-        json!({"schema": 1, "protocols": protocols, "examples": examples})
+        json!({"schema": 1, "protocols": protocols, "examples": examples, "provenance": self.provenance})
     }
 
     /// For the console.

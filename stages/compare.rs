@@ -1,13 +1,14 @@
 //! compare: variants of a training side by side, by what the held-out pictures said of them at the end.
 
 use anyhow::{Context as _, Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::stage::{Context, Invalid, Stage, require};
 use similiai::{files, listing};
 
 use super::train::{Epoch, LOG};
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Compare {
     /// The variant that the others are compared with: instances are called `<variant>-<run>`.

@@ -8,15 +8,16 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
+use similiai::damaged;
 use similiai::progress::Bar;
 use similiai::stage::{Context, Inputs, Invalid, Stage, require};
-use similiai::{damaged, files};
 
 use download::Download;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fetch {
     /// A path, or a file://, http:// or https:// address.
@@ -32,7 +33,7 @@ pub struct Fetch {
     retries: u32,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
 enum Format {
     #[serde(rename = "cifar-10")]
     Cifar10,
@@ -94,7 +95,7 @@ impl Stage for Fetch {
 
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let content = match self.source(&inputs.project)? {
-            Source::File(path) => files::digest(&path)?,
+            Source::File(path) => inputs.file_digest(&path)?,
             Source::Address(address) => address.to_string(),
         };
         Ok([("archive".to_owned(), content)].into())

@@ -1,23 +1,23 @@
 //! prepare: records of the archive become upscaled, sharpened PNG files.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use image::RgbImage;
 use image::imageops::{self, FilterType};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::images::{Record, cifar10_names, image_path, select_cifar10, write_png};
+use similiai::images::{Record, cifar10_names, encode_png, image_path, select_cifar10};
 use similiai::listing::{self, Listed, Side};
 use similiai::stage::{Context, Inputs, Invalid, Stage, require};
 
 /// The list of all images, beside their folders.
 pub const LIST: &str = "images.csv";
-/// Records held in memory at a time.
+/// Pictures made before what was made is noted.
 const BATCH: usize = 512;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Prepare {
     /// So many of each class in archive order …
@@ -31,7 +31,7 @@ pub struct Prepare {
 }
 
 /// How images are made larger.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Filter {
     Nearest,
@@ -41,7 +41,7 @@ enum Filter {
 }
 
 /// Unsharp mask: each value moves away from its blurred neighbourhood.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Sharpen {
     /// Standard deviation of the Gaussian blur, in pixels.
@@ -72,7 +72,7 @@ impl Default for Prepare {
 
 impl Stage for Prepare {
     const NAME: &'static str = "prepare";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "upscales, sharpens and writes the images as PNG";
     const NEEDS: &'static [&'static str] = &["fetch"];
 
@@ -87,44 +87,41 @@ impl Stage for Prepare {
 
     /// Only the images selected: the full archive and a sample of it give the same key.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
-        let mut hasher = blake3::Hasher::new();
-        let names = select_cifar10(inputs.folder("fetch")?, self.selection(), |record, _| {
-            hasher.update(&[record.label, u8::from(record.official_test)]).update(&record.planes);
-            Ok(())
+        let archive = inputs.result("fetch")?;
+        let pictures = inputs.fact("pictures", &(archive.contents.digest(), self.selection()), || {
+            let mut hasher = blake3::Hasher::new();
+            let names = select_cifar10(&archive.folder, self.selection(), |record, _| {
+                hasher.update(&[record.label, u8::from(record.official_test)]).update(&record.planes);
+                Ok(())
+            })?;
+            hasher.update(names.join("\n").as_bytes());
+            Ok(hasher.finalize().to_hex().to_string())
         })?;
-        hasher.update(names.join("\n").as_bytes());
-        Ok([("pictures".to_owned(), hasher.finalize().to_hex().to_string())].into())
+        Ok([("pictures".to_owned(), pictures)].into())
     }
 
     fn run(&self, context: &Context) -> Result<()> {
         let folder = context.input("fetch")?;
         let names = cifar10_names(folder)?;
-        names.iter().try_for_each(|name| similiai::files::create_folder(&context.output.join(name)))?;
-        let bar = context.bar("images", (self.images_per_class * names.len()) as u64);
-        let mut listed = Vec::new();
-        let mut batch: Vec<(Record, String)> = Vec::new();
-        let write = |batch: &mut Vec<(Record, String)>| -> Result<()> {
-            batch.par_iter().try_for_each(|(record, path)| {
-                bar.inc(1);
-                self.write(record, &context.output.join(path))
-            })?;
-            context.count_images(batch.len());
-            batch.clear();
-            Ok(())
-        };
+        let (mut records, mut listed) = (Vec::new(), Vec::new());
         select_cifar10(folder, self.selection(), |record, place| {
             let class = &names[usize::from(record.label)];
             let path = image_path(class, place).to_str().context("a path that is not Unicode")?.to_owned();
             listed.push(Listed {
-                path: path.clone(),
+                path,
                 label: record.label.into(),
                 label_name: class.clone(),
                 part: if record.official_test { Side::Test } else { Side::Train },
             });
-            batch.push((record, path));
-            if batch.len() == BATCH { write(&mut batch) } else { Ok(()) }
+            records.push(record);
+            Ok(())
         })?;
-        write(&mut batch)?;
+        let way = (self.size, self.filter, &self.sharpen);
+        let digest = |record: &Record| blake3::hash(&record.planes);
+        let pictures = context.map(("images", BATCH), &way, &records, digest, |records| {
+            records.par_iter().map(|record| self.sharpened(record)).collect()
+        })?;
+        listed.iter().zip(&pictures).try_for_each(|(row, picture)| context.place(row.path.clone(), picture))?;
         listed.sort_by(|a, b| a.path.cmp(&b.path));
         listing::write(&context.output.join(LIST), &listed)
     }
@@ -136,7 +133,8 @@ impl Prepare {
         (self.skip_per_class, self.images_per_class)
     }
 
-    fn write(&self, record: &Record, path: &Path) -> Result<()> {
+    /// As PNG.
+    fn sharpened(&self, record: &Record) -> Result<Vec<u8>> {
         let filter = match self.filter {
             Filter::Nearest => FilterType::Nearest,
             Filter::Bilinear => FilterType::Triangle,
@@ -144,7 +142,7 @@ impl Prepare {
             Filter::Lanczos => FilterType::Lanczos3,
         };
         let image = imageops::resize(&record.image(), self.size, self.size, filter);
-        write_png(path, &self.sharpen.apply(image))
+        encode_png(&self.sharpen.apply(image), &BTreeMap::new())
     }
 }
 

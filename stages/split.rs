@@ -1,18 +1,19 @@
 //! split: which images are learned from and which are only asked about.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use anyhow::{Result, bail};
 use rand::seq::SliceRandom;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::files;
 use similiai::listing::{self, Listed, Side};
 use similiai::stage::{Context, Invalid, Stage, require};
 
 /// The list that says which side each image is on.
 pub const LIST: &str = "split.csv";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Split {
     method: Method,
@@ -20,7 +21,7 @@ pub struct Split {
     test: f64,
 }
 
-#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Method {
     /// The same share of each class, drawn from the seed.
@@ -48,8 +49,8 @@ impl Stage for Split {
     fn run(&self, context: &Context) -> Result<()> {
         let folder = context.input("prepare")?;
         let images: Vec<Listed> = listing::read(&folder.join(super::prepare::LIST))?;
-        let digests =
-            images.iter().map(|image| files::digest(&folder.join(&image.path))).collect::<Result<Vec<_>>>()?;
+        let prepared = &context.inputs.result("prepare")?.contents;
+        let digests = images.iter().map(|image| prepared.digest_of(&image.path)).collect::<Result<Vec<_>>>()?;
         let mut sides = match self.method {
             Method::Official => images.iter().map(|image| image.part).collect(),
             Method::Stratified => self.draw(context, &images),
@@ -98,11 +99,11 @@ impl Split {
 }
 
 /// Moves equal pictures to the side of the first of them; gives the pairs.
-fn unite_equal(digests: &[String], sides: &mut [Side]) -> Vec<(usize, usize)> {
-    let mut first: HashMap<&str, usize> = HashMap::new();
+fn unite_equal<D: Copy + Eq + Hash>(digests: &[D], sides: &mut [Side]) -> Vec<(usize, usize)> {
+    let mut first: HashMap<D, usize> = HashMap::new();
     let mut pairs = Vec::new();
     for (place, digest) in digests.iter().enumerate() {
-        let one = *first.entry(digest).or_insert(place);
+        let one = *first.entry(*digest).or_insert(place);
         if one != place {
             sides[place] = sides[one];
             pairs.push((one, place));
@@ -117,7 +118,7 @@ mod tests {
 
     #[test]
     fn equal_pictures_end_on_one_side() {
-        let digests: Vec<String> = ["a", "b", "a", "c", "a"].map(str::to_owned).to_vec();
+        let digests = ["a", "b", "a", "c", "a"];
         let mut sides = [Side::Test, Side::Train, Side::Train, Side::Test, Side::Train];
         assert_eq!(unite_equal(&digests, &mut sides), [(0, 2), (0, 4)]);
         assert_eq!(sides, [Side::Test, Side::Train, Side::Test, Side::Test, Side::Test]);

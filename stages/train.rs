@@ -10,17 +10,20 @@ mod measure;
 mod training;
 mod watch;
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::model::{Configuration, DIMENSION, NetworkName, Original, Residual, Residual48, Residual64};
-use similiai::stage::{Context, Invalid, Stage, require};
+use similiai::stage::{Context, Inputs, Invalid, Stage, require};
 
 pub use log::{Epoch, LOG};
 
 pub const MODEL: &str = "model.safetensors";
 pub const CURVES: &str = "training_curves.png";
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
     network: NetworkName,
@@ -56,7 +59,7 @@ pub struct Train {
 }
 
 /// Which triplets are learned from.
-#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Mining {
     /// All valid triplets of each batch.
@@ -66,7 +69,7 @@ enum Mining {
 }
 
 /// The learning rate after the warm-up.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Schedule {
     /// Falls to 0 along a half cosine (Loshchilov and Hutter 2017).
@@ -75,7 +78,7 @@ enum Schedule {
 }
 
 /// Which epoch's network is the result.
-#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Keep {
     Last,
@@ -84,7 +87,7 @@ enum Keep {
 }
 
 /// What is embedded of a picture.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Views {
     /// Its mirror image too.
@@ -100,7 +103,7 @@ impl Default for Views {
 }
 
 /// Cross-entropy over the cosines to one learned direction for each class (Zhai and Wu 2019, section 3.1).
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct CrossEntropy {
     /// Where the triplet loss has 1.
@@ -119,7 +122,7 @@ impl Default for CrossEntropy {
     }
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Drawn {
     train: usize,
@@ -162,7 +165,7 @@ impl Default for Train {
 
 impl Stage for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "trains the network with a triplet loss";
     const NEEDS: &'static [&'static str] = &["prepare", "split"];
 
@@ -203,6 +206,14 @@ impl Stage for Train {
         self.augment.check()
     }
 
+    /// Only the pictures of the training side: a changed test picture trains nothing again.
+    fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
+        let (prepare, split) = (inputs.result("prepare")?, inputs.result("split")?);
+        let of = (prepare.contents.digest(), split.contents.digest());
+        let pictures = inputs.fact("pictures", &of, || data::digest(&prepare.contents, &split.folder))?;
+        Ok([("pictures".to_owned(), pictures)].into())
+    }
+
     fn run(&self, context: &Context) -> Result<()> {
         let configuration = Configuration {
             network: self.network,
@@ -221,6 +232,6 @@ impl Stage for Train {
             NetworkName::Residual64 => fit::fit::<Residual64>(self, context, &data, &configuration, &path)?,
         };
         log::write(&context.output.join(LOG), &epochs)?;
-        log::draw(&context.output.join(CURVES), &epochs)
+        log::draw(&context.output.join(CURVES), &context.provenance()?, &epochs)
     }
 }

@@ -1,10 +1,12 @@
 //! The key of a result: the digest of a small document that says all that can change it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::{Changes, Reason};
 
 /// Kept beside the result, so that an explanation compares two documents and cannot drift from the key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,25 +26,28 @@ impl KeyDocument {
         Ok(blake3::hash(&canonical).to_hex().to_string())
     }
 
-    /// What is different from `earlier`, one phrase each; empty if the keys are equal.
-    pub fn changes_since(&self, earlier: &Self) -> Vec<String> {
+    /// What is different from `earlier`; empty if the keys are equal. `files` gives what changed within an input,
+    /// where that is known, from its earlier digest and the one now.
+    pub fn changes_since(&self, earlier: &Self, files: impl Fn(&str, &str) -> Option<Changes>) -> Vec<Reason> {
         let mut changes = Vec::new();
         if self.stage != earlier.stage {
-            changes.push(format!("stage: {} → {}", earlier.stage, self.stage));
+            changes.push(Reason::Stage { from: earlier.stage.clone(), to: self.stage.clone() });
         }
         if self.version != earlier.version {
-            changes.push(format!("code version: {} → {}", earlier.version, self.version));
+            changes.push(Reason::Version { from: earlier.version, to: self.version });
         }
         if self.seed != earlier.seed {
-            changes.push(format!("seed: {} → {}", earlier.seed, self.seed));
+            changes.push(Reason::Seed { from: earlier.seed, to: self.seed });
         }
         compare("", &earlier.parameters, &self.parameters, &mut changes);
-        let names: std::collections::BTreeSet<_> = self.reads.keys().chain(earlier.reads.keys()).collect();
+        let names: BTreeSet<&String> = self.reads.keys().chain(earlier.reads.keys()).collect();
         for name in names {
             match (earlier.reads.get(name), self.reads.get(name)) {
-                (None, Some(_)) => changes.push(format!("new input {name}")),
-                (Some(_), None) => changes.push(format!("no input {name} any more")),
-                (before, after) if before != after => changes.push(format!("content of {name} changed")),
+                (None, Some(_)) => changes.push(Reason::InputAdded(name.clone())),
+                (Some(_), None) => changes.push(Reason::InputRemoved(name.clone())),
+                (Some(before), Some(after)) if before != after => {
+                    changes.push(Reason::InputChanged { name: name.clone(), files: files(before, after) });
+                }
                 _ => {}
             }
         }
@@ -50,26 +55,18 @@ impl KeyDocument {
     }
 }
 
-fn compare(path: &str, before: &Value, after: &Value, changes: &mut Vec<String>) {
+fn compare(path: &str, before: &Value, after: &Value, changes: &mut Vec<Reason>) {
     if before == after {
         return;
     }
     if let (Value::Object(old), Value::Object(new)) = (before, after) {
-        let names: std::collections::BTreeSet<_> = old.keys().chain(new.keys()).collect();
+        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         for name in names {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
             compare(&path, old.get(name).unwrap_or(&Value::Null), new.get(name).unwrap_or(&Value::Null), changes);
         }
     } else {
-        changes.push(format!("parameter {path}: {} → {}", shown(before), shown(after)));
-    }
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => "unset".to_owned(),
-        other => other.to_string(),
+        changes.push(Reason::Parameter { path: path.to_owned(), from: before.clone(), to: after.clone() });
     }
 }
 
@@ -91,8 +88,9 @@ mod tests {
 
     #[test]
     fn explains_what_changed() {
-        let changes = document(80, 42, "b").changes_since(&document(40, 41, "a"));
-        assert_eq!(changes, ["seed: 41 → 42", "parameter epochs: 40 → 80", "content of split changed"]);
+        let changes = document(80, 42, "b").changes_since(&document(40, 41, "a"), |_, _| None);
+        let told = Reason::all(&changes);
+        assert_eq!(told, "seed: 41 → 42; parameter epochs: 40 → 80; content of split changed");
     }
 
     proptest! {
@@ -102,7 +100,7 @@ mod tests {
         ) {
             let (one, two) = (document(a, s, &x), document(b, t, &y));
             let same = one.key().unwrap() == two.key().unwrap();
-            prop_assert_eq!(same, two.changes_since(&one).is_empty());
+            prop_assert_eq!(same, two.changes_since(&one, |_, _| None).is_empty());
         }
     }
 }

@@ -1,45 +1,37 @@
-//! The store: a folder for each key, filled beside its place and moved there whole.
+//! The store: for each key a record, which names the content of the result; contents are shared blobs.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::KeyDocument;
+use super::blobs::Blobs;
+use super::seen::Seen;
+use super::{Contents, KeyDocument, Table};
 use crate::failure::Failure;
-use crate::files;
+use crate::{fault, files};
 
-/// Stored files are dated 2000-01-01.
-const STAMP: u64 = 946_684_800;
+/// A process that was killed may hold its lock for a moment longer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The modification time of a stored file: its nanoseconds follow the content, so that one look tells whether the
-/// file was touched since, even by a copy of another stored file.
-fn stamp(digest: &str) -> SystemTime {
-    let nanoseconds = digest.get(..7).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or_default();
-    UNIX_EPOCH + Duration::new(STAMP, nanoseconds)
-}
-
+/// What is kept of a result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Output {
-    /// Relative, with `/` between parts.
-    pub path: String,
-    pub bytes: u64,
-    pub digest: String,
-}
-
-/// What stands beside a stored result.
-#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     pub key: String,
-    /// Digest of the result as a whole: of the paths, lengths and digests below.
+    /// Digest of the result as a whole: of its [`Contents`].
     pub digest: String,
     pub document: KeyDocument,
-    pub outputs: Vec<Output>,
+    pub files: usize,
+    pub bytes: u64,
+    /// Tables of what was made of single items.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<String>,
 }
 
 /// When and how fast an instance ran; kept apart from the results, which are the same bytes on every run.
@@ -54,26 +46,27 @@ pub struct Finished {
     pub images_per_second: Option<f64>,
 }
 
-pub enum Lookup {
-    Hit(Record),
-    Miss,
-    /// The result was there but is no longer whole.
-    Broken(String),
-}
-
 pub struct Store {
-    root: PathBuf,
-    /// Held while a result takes its place: two instances may have made the same one.
-    placing: Mutex<()>,
+    pub(super) root: PathBuf,
+    pub blobs: Blobs,
+    pub seen: Arc<Seen>,
+    /// Contents read or made by this process, by digest.
+    known: Mutex<HashMap<String, Arc<Contents>>>,
 }
 
 impl Store {
     pub fn new(root: PathBuf) -> Self {
-        Self { root, placing: Mutex::new(()) }
+        let (blobs, seen) = (Blobs::new(&root), Arc::new(Seen::new(&root)));
+        Self { root, blobs, seen, known: Mutex::default() }
     }
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Trusts no look of a file: every one is read again.
+    pub fn distrust(&self) {
+        self.seen.distrust();
     }
 
     /// Takes the project for this process; the lock goes when the guard, or the process, does.
@@ -82,57 +75,122 @@ impl Store {
         let path = self.root.join("lock");
         let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        if let Err(error) = file.try_lock() {
-            return match error {
+        let start = Instant::now();
+        while let Err(error) = file.try_lock() {
+            match error {
+                fs::TryLockError::WouldBlock if start.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
                 fs::TryLockError::WouldBlock => {
                     let holder = fs::read_to_string(&path).unwrap_or_default();
-                    Err(Failure::Busy(holder.trim().to_owned()).into())
+                    return Err(Failure::Busy(holder.trim().to_owned()).into());
                 }
-                fs::TryLockError::Error(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
-            };
+                fs::TryLockError::Error(error) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
         }
         files::write(&path, format!("{}\n", std::process::id()).as_bytes())?;
         // What a killed run left half done.
-        let half_done = self.root.join("tmp");
-        files::remove_folder(&half_done)?;
+        files::remove_folder(&self.unfinished())?;
+        fault::point("lock-taken");
         Ok(file)
     }
 
-    /// The folder that holds the files stored under `key`.
-    pub fn folder(&self, key: &str) -> PathBuf {
-        self.root.join("store").join(key).join("files")
+    fn unfinished(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+
+    pub(super) fn results(&self) -> PathBuf {
+        self.root.join("results")
     }
 
     fn record_path(&self, key: &str) -> PathBuf {
-        self.root.join("store").join(key).join("record.json")
+        self.results().join(format!("{key}.json"))
     }
 
+    /// What is kept of the result for `key`. A record that does not belong to its key is none.
     pub fn record(&self, key: &str) -> Result<Option<Record>> {
-        files::read_json(&self.record_path(key))
+        let path = self.record_path(key);
+        let Some(record) = files::read_json::<Record>(&path)? else { return Ok(None) };
+        if record.key != key || record.document.key()? != key {
+            tracing::warn!("{} is not the record of its key and passed over", path.display());
+            return Ok(None);
+        }
+        Ok(Some(record))
     }
 
-    /// Finds the result for `key` and verifies that its files are there, untouched.
-    pub fn look_up(&self, key: &str) -> Result<Lookup> {
-        let Some(record) = self.record(key)? else { return Ok(Lookup::Miss) };
-        let folder = self.folder(key);
-        Ok(match record.outputs.iter().find_map(|output| fault(&folder, output)) {
-            None => Lookup::Hit(record),
-            Some(fault) => Lookup::Broken(fault),
-        })
+    /// Every record there is, by key.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        if !self.results().exists() {
+            return Ok(Vec::new());
+        }
+        let keys = files::names(&self.results())?;
+        let records = keys.iter().filter_map(|name| self.record(name.strip_suffix(".json")?).transpose());
+        records.collect()
     }
 
-    /// A place to work in; nothing of it is seen before [`Slot::commit`].
-    pub fn slot(&self) -> Result<Slot> {
-        let folder = self.root.join("tmp");
+    pub fn remove_record(&self, key: &str) -> Result<()> {
+        let path = self.record_path(key);
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// The files of the result with this digest; `None` where its list is no longer there or damaged.
+    pub fn contents(&self, digest: &str) -> Option<Arc<Contents>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(contents) = known.get(digest) {
+            return Some(contents.clone());
+        }
+        let contents = Contents::parse(fs::read_to_string(self.blobs.path(digest)).ok()?).ok()?;
+        let contents = Some(contents).filter(|contents| contents.digest() == digest).map(Arc::new)?;
+        known.insert(digest.to_owned(), contents.clone());
+        Some(contents)
+    }
+
+    /// What was made of single items in one way.
+    pub fn items(&self, way: &str) -> Table {
+        Table::read(&self.root, way)
+    }
+
+    /// A folder to work in; nothing of it is seen before [`Store::commit`].
+    pub fn slot(&self) -> Result<TempDir> {
+        let folder = self.unfinished();
         files::create_folder(&folder)?;
-        let folder = TempDir::new_in(&folder).with_context(|| format!("cannot work in {}", folder.display()))?;
-        files::create_folder(&folder.path().join("files"))?;
-        Ok(Slot { folder })
+        TempDir::with_prefix_in("slot-", &folder).with_context(|| format!("cannot work in {}", folder.display()))
     }
 
-    /// Where an instance keeps what an interrupted run goes on from.
-    pub fn scratch(&self, instance: &str) -> PathBuf {
-        self.root.join("scratch").join(instance)
+    /// Where an instance keeps what an interrupted run under `key` goes on from.
+    pub fn scratch(&self, instance: &str, key: &str) -> PathBuf {
+        self.root.join("scratch").join(instance).join(key)
+    }
+
+    /// Stores the files in `folder`, and `placed` ones that are blobs already, as the result for `document`.
+    /// `items`: the tables it used.
+    pub fn commit(
+        &self,
+        document: KeyDocument,
+        folder: &Path,
+        placed: Vec<(String, u64, String)>,
+        items: Vec<String>,
+    ) -> Result<Record> {
+        fault::point("stage-ended");
+        let taken = files::list(folder)?.into_par_iter().map(|path| {
+            let (bytes, digest) = self.blobs.take(&folder.join(&path))?;
+            Ok((path, bytes, digest))
+        });
+        let mut all = taken.collect::<Result<Vec<_>>>()?;
+        all.extend(placed);
+        let contents = Contents::new(all)?;
+        let digest = self.blobs.put(contents.text().as_bytes())?;
+        self.blobs.sync(contents.iter().map(|file| file.digest).chain([digest.as_str()]))?;
+        fault::point("contents-placed");
+        let bytes = contents.iter().map(|file| file.bytes).sum();
+        let (key, files) = (document.key()?, contents.len());
+        let record = Record { key, digest: digest.clone(), document, files, bytes, items };
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(contents));
+        files::write_atomically(&self.record_path(&record.key), &serde_json::to_vec_pretty(&record)?)?;
+        fault::point("record-placed");
+        Ok(record)
     }
 
     pub fn note_finished(&self, finished: &Finished) -> Result<()> {
@@ -140,8 +198,10 @@ impl Store {
         let path = self.root.join("history.jsonl");
         let file = File::options().create(true).append(true).open(&path);
         let line = serde_json::to_string(finished)? + "\n";
-        file.and_then(|mut file| file.write_all(line.as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))
+        let noted = file.and_then(|mut file| file.write_all(line.as_bytes()));
+        noted.with_context(|| format!("cannot write {}", path.display()))?;
+        fault::point("history-written");
+        Ok(())
     }
 
     /// All noted runs, oldest first. A line cut short by a crash is passed over.
@@ -149,77 +209,4 @@ impl Store {
         let text = fs::read_to_string(self.root.join("history.jsonl")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
-}
-
-/// What is wrong with a stored file, if anything is.
-fn fault(folder: &Path, output: &Output) -> Option<String> {
-    let path = folder.join(&output.path);
-    let Ok(metadata) = fs::metadata(&path) else { return Some(format!("{} is missing", output.path)) };
-    let touched = metadata.modified().ok() != Some(stamp(&output.digest));
-    if metadata.len() == output.bytes && !touched {
-        return None;
-    }
-    if metadata.len() != output.bytes || files::digest(&path).ok().as_ref() != Some(&output.digest) {
-        return Some(format!("{} was changed", output.path));
-    }
-    // Touched but the same; stamping it again only spares the next look the digest.
-    if let Err(error) =
-        File::options().write(true).open(&path).and_then(|file| file.set_modified(stamp(&output.digest)))
-    {
-        tracing::debug!("cannot stamp {}: {error}", path.display());
-    }
-    None
-}
-
-/// A result in the making.
-pub struct Slot {
-    folder: TempDir,
-}
-
-impl Slot {
-    pub fn folder(&self) -> PathBuf {
-        self.folder.path().join("files")
-    }
-
-    /// Makes the result durable, then visible under its key; the record is written last.
-    pub fn commit(self, store: &Store, document: KeyDocument) -> Result<Record> {
-        let key = document.key()?;
-        let folder = self.folder();
-        let outputs = files::list(&folder)?.into_par_iter().map(|path| settle(&folder, path));
-        let outputs = outputs.collect::<Result<Vec<Output>>>()?;
-        let mut hasher = blake3::Hasher::new();
-        for output in &outputs {
-            hasher.update(format!("{}\0{}\0{}\n", output.path, output.bytes, output.digest).as_bytes());
-        }
-        let record = Record { digest: hasher.finalize().to_hex().to_string(), document, outputs, key };
-        let text = serde_json::to_vec_pretty(&record)?;
-        files::write_atomically(&self.folder.path().join("record.json"), &text)?;
-
-        let _placing = store.placing.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(store.look_up(&record.key)?, Lookup::Hit(there) if there.digest == record.digest) {
-            return Ok(record);
-        }
-        let destination = store.root.join("store").join(&record.key);
-        files::create_folder(&store.root.join("store"))?;
-        files::remove_folder(&destination)?;
-        let made = self.folder.keep();
-        fs::rename(&made, &destination)
-            .with_context(|| format!("cannot move the result to {}", destination.display()))?;
-        let parent = File::open(store.root.join("store")).and_then(|folder| folder.sync_all());
-        parent.with_context(|| format!("cannot sync {}", store.root.display()))?;
-        Ok(record)
-    }
-}
-
-fn settle(folder: &Path, path: String) -> Result<Output> {
-    let full = folder.join(&path);
-    let digest = files::digest(&full)?;
-    let attempt = || -> std::io::Result<u64> {
-        let file = File::options().write(true).open(&full)?;
-        file.set_modified(stamp(&digest))?;
-        file.sync_all()?;
-        Ok(file.metadata()?.len())
-    };
-    let bytes = attempt().with_context(|| format!("cannot sync {}", full.display()))?;
-    Ok(Output { path, bytes, digest })
 }

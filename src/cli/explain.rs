@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{Session, Variation};
+use crate::cache::Reason;
 use crate::pipeline::State;
 
 #[derive(clap::Args)]
@@ -31,8 +32,8 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     print(format!("{} — {}", assessment.name, instance.stage.kind().about));
     print(match assessment.state {
         State::Fresh => "fresh: its result lies in its place".to_owned(),
-        State::Stale => format!("stale: {}", assessment.reasons.join("; ")),
-        State::Missing => format!("missing: {}", assessment.reasons.join("; ")),
+        State::Stale => format!("stale: {}", Reason::all(&assessment.reasons)),
+        State::Missing => format!("missing: {}", Reason::all(&assessment.reasons)),
     });
     print(format!("laid at {}", instance.out.display()));
     if let (Some(key), Some(document)) = (&assessment.key, &assessment.document) {

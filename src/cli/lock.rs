@@ -1,12 +1,10 @@
 //! `similiai lock`
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result};
 
 use super::{Session, Variation};
 use crate::failure::Failure;
-use crate::lock::{FILE, Lock};
+use crate::lock::{FILE, Lock, LockFile, Locked};
 use crate::pipeline::State;
 
 #[derive(clap::Args)]
@@ -17,19 +15,17 @@ pub struct Arguments {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
-    let mut digests = BTreeMap::new();
+    let mut lock = Lock::default();
     for assessment in project.assess()? {
         let key = assessment.key.filter(|_| assessment.state == State::Fresh).ok_or_else(|| {
             Failure::Usage(format!("`{}` is not fresh; run everything first: similiai run all", assessment.name))
         })?;
         let record = project.store.record(&key)?.context("the result is gone")?;
-        digests.insert(assessment.name, record.digest);
+        let contents = project.store.contents(&record.digest).context("the list of its files is gone")?;
+        lock.0.insert(assessment.name, Locked::new(&record, &contents));
     }
-    let folder = &project.manifest.project;
-    let mut lock = Lock::read(folder)?.unwrap_or_default();
-    let count = digests.len();
-    lock.set(project.manifest.profile.as_deref(), digests);
-    lock.write(folder)?;
-    session.screen.print(&format!("{FILE}: {count} digests"));
+    let (folder, count) = (&project.manifest.project, lock.0.len());
+    LockFile::with(LockFile::read(folder)?, project.manifest.profile.as_deref(), lock).write(folder)?;
+    session.screen.print(&format!("{FILE}: {count} results"));
     Ok(())
 }

@@ -1,21 +1,27 @@
 //! `similiai run`
 
-use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
-use serde_json::json;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
-use super::{Session, Variation, duration};
+use super::account::{self, judge};
+use super::{Session, Variation};
 use crate::failure::Failure;
-use crate::lock::{self, Lock};
-use crate::pipeline::{Event, Options, Ran, Report, Selection};
+use crate::files;
+use crate::lock::{self, LockFile};
+use crate::pipeline::{Event, Options, Project, Selection};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   similiai run all                            everything that is not cached
   similiai run train --set train.epochs=5     one stage and what it needs, one parameter changed
-  similiai run all --profile seed --dry-run   what another profile would run, and why")]
+  similiai run all --profile seed --dry-run   what another profile would run, and why
+  similiai run all --locked                   reproduce what pipeline.lock says, or say what differs")]
 pub struct Arguments {
     /// `all`, or instances of the manifest
     #[arg(required = true, value_name = "INSTANCE")]
@@ -31,7 +37,7 @@ pub struct Arguments {
     /// Run the instances named again, whatever the cache holds
     #[arg(long)]
     force: bool,
-    /// Say what would run and why; run nothing
+    /// Say what would run, why, and how long it took last time; run nothing
     #[arg(long)]
     dry_run: bool,
     /// After a failure, go on with what does not depend on it
@@ -40,78 +46,132 @@ pub struct Arguments {
     /// Run up to N independent instances side by side
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
-    /// Fail unless every result's digest equals pipeline.lock
+    /// Take from the cache only what pipeline.lock vouches for; fail unless every result is the locked one
     #[arg(long, conflicts_with = "dry_run")]
     locked: bool,
-    /// One JSON object a line on stdout
+    /// Make every result a second time in a scratch place, without the cache; fail unless both are the same
+    #[arg(long, conflicts_with = "dry_run")]
+    check_determinism: bool,
+    /// Read every file again, however it looks
+    #[arg(long)]
+    paranoid: bool,
+    /// Add a Markdown table of the run to FILE, such as $GITHUB_STEP_SUMMARY
+    #[arg(long, value_name = "FILE")]
+    summarize: Option<PathBuf>,
+    /// Write what happens to FILE, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// The same on stdout
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
-    let selection =
-        Selection { targets: arguments.targets.clone(), from: arguments.from.clone(), until: arguments.until.clone() };
-    let options = Options {
-        selection,
-        force: arguments.force,
-        dry_run: arguments.dry_run,
-        keep_going: arguments.keep_going,
-        jobs: arguments.jobs.into(),
-    };
-    let locked = match arguments.locked {
-        false => None,
-        true => Some(
-            Lock::read(&project.manifest.project)?
-                .ok_or_else(|| Failure::Usage(format!("there is no {}; make it with `similiai lock`", lock::FILE)))?,
-        ),
-    };
+    let options = arguments.options(&project)?;
     let _guard = if arguments.dry_run { None } else { Some(project.store.lock()?) };
+    if arguments.paranoid {
+        project.store.distrust();
+    }
+    let events = Events::open(arguments.events.as_deref())?;
     let width = project.manifest.instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
     let screen = if arguments.json { session.screen.for_machines() } else { session.screen.clone() };
-    let observe = |event: Event| match (event, arguments.json) {
-        (Event::Started(name), true) => session.screen.print(&json!({"event": "started", "name": name}).to_string()),
-        (Event::Ended(report), true) => session.screen.print(&json!({"event": "ended", "stage": report}).to_string()),
-        (Event::Started(_), false) => {}
-        (Event::Ended(report), false) => session.screen.print(&line(report, width)),
+    let heartbeat = screen.heartbeat();
+    let tell = |event: &Value| {
+        events.note(event);
+        if arguments.json {
+            session.screen.print(&event.to_string());
+        }
+    };
+    let observe = |event: Event| match event {
+        Event::Started(name) => {
+            heartbeat.started(name);
+            tell(&json!({"event": "started", "name": name}));
+        }
+        Event::Ended(report) => {
+            heartbeat.ended(&report.name);
+            tell(&json!({"event": "ended", "stage": report}));
+            if !arguments.json {
+                session.screen.print(&account::line(report, width));
+            }
+        }
     };
     let reports = project.run(&options, &screen, &observe)?;
-    if arguments.json {
-        session.print_json(&json!({"event": "finished", "stages": reports}))?;
+    tell(&json!({"event": "finished", "stages": reports}));
+    events.close()?;
+    if !arguments.json {
+        if let Some(estimate) = account::estimate(&reports) {
+            session.screen.print(&estimate);
+        }
+        if let Some(lock) = &options.lock {
+            session.screen.print(&account::compared(&reports, lock));
+        }
+    }
+    if let Some(path) = &arguments.summarize {
+        append(path, &account::summary(&reports, options.lock.as_ref()))?;
     }
     judge(&reports)?;
-    if let Some(lock) = locked {
-        let digests = reports.iter().filter_map(|report| Some((report.name.clone(), report.digest.clone()?)));
-        let all = reports.len() == project.manifest.instances.len();
-        lock.check(project.manifest.profile.as_deref(), &digests.collect::<BTreeMap<_, _>>(), all)?;
+    if let Some(lock) = &options.lock {
+        let gone = lock.0.keys().find(|name| project.manifest.find(name).is_err());
+        if let Some(name) = gone {
+            let why = format!("`{name}` is in {}, but not in the manifest; run `similiai lock`", lock::FILE);
+            return Err(Failure::NotReproducible(why).into());
+        }
     }
     Ok(())
 }
 
-/// `train  ran 2m31s  parameter epochs: 40 → 80`
-fn line(report: &Report, width: usize) -> String {
-    let state = match report.state {
-        Ran::Ran => format!("ran {}", duration(report.seconds)),
-        Ran::Cached => "cached".to_owned(),
-        Ran::Failed => "failed".to_owned(),
-        Ran::Skipped => "skipped".to_owned(),
-        Ran::Pending => "would run".to_owned(),
-    };
-    let why = report.reasons.join("; ");
-    format!("{:width$}  {state:9}  {why}", report.name).trim_end().to_owned()
+impl Arguments {
+    fn options(&self, project: &Project) -> Result<Options> {
+        let lock = match self.locked {
+            false => None,
+            true => {
+                let file = LockFile::read(&project.manifest.project)?.ok_or_else(|| {
+                    Failure::Usage(format!("there is no {}; make it with `similiai lock`", lock::FILE))
+                })?;
+                Some(file.profile(project.manifest.profile.as_deref()).map_err(Failure::NotReproducible)?.clone())
+            }
+        };
+        let (targets, from, until) = (self.targets.clone(), self.from.clone(), self.until.clone());
+        Ok(Options {
+            selection: Selection { targets, from, until },
+            force: self.force,
+            dry_run: self.dry_run,
+            keep_going: self.keep_going,
+            jobs: self.jobs.into(),
+            lock,
+            check_determinism: self.check_determinism,
+        })
+    }
 }
 
-/// The run's own exit status, from what became of its stages.
-fn judge(reports: &[Report]) -> Result<()> {
-    let failed = reports.iter().filter(|report| report.state == Ran::Failed);
-    let told: Vec<String> = failed
-        .clone()
-        .map(|report| format!("{}: {}", report.name, report.error.as_deref().unwrap_or("failed")))
-        .collect();
-    if told.is_empty() {
-        return Ok(());
+/// Where events go besides stdout; a failure to write is told at the end, once the work is done.
+struct Events(Option<Mutex<(File, std::io::Result<()>)>>);
+
+impl Events {
+    fn open(path: Option<&Path>) -> Result<Self> {
+        Ok(Self(path.map(files::create).transpose()?.map(|file| Mutex::new((file, Ok(()))))))
     }
-    let damaged = failed.clone().any(|report| report.damaged);
-    let told = told.join("\n");
-    Err(if damaged { Failure::Damaged(told) } else { Failure::StagesFailed(told) }.into())
+
+    fn note(&self, event: &Value) {
+        if let Some(events) = &self.0 {
+            let (file, state) = &mut *events.lock().unwrap_or_else(PoisonError::into_inner);
+            let written = writeln!(file, "{event}");
+            if state.is_ok() {
+                *state = written;
+            }
+        }
+    }
+
+    fn close(self) -> Result<()> {
+        let Some(events) = self.0 else { return Ok(()) };
+        let (_, state) = events.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.context("cannot write the events")
+    }
+}
+
+fn append(path: &Path, text: &str) -> Result<()> {
+    let written =
+        File::options().create(true).append(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }

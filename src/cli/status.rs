@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{Session, Variation, duration};
+use crate::cache::Reason;
 use crate::failure::Failure;
 use crate::pipeline::State;
 
@@ -17,6 +18,9 @@ pub struct Arguments {
     /// Show how long each instance's last run took
     #[arg(long)]
     times: bool,
+    /// Read every file again, however it looks
+    #[arg(long)]
+    paranoid: bool,
     /// As JSON on stdout
     #[arg(long)]
     json: bool,
@@ -24,6 +28,9 @@ pub struct Arguments {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
+    if arguments.paranoid {
+        project.store.distrust();
+    }
     let assessments = project.assess()?;
     let history = if arguments.times { project.store.history() } else { Vec::new() };
     let last = |name: &str| history.iter().rev().find(|finished| finished.instance == name);
@@ -54,7 +61,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
                 None if arguments.times => format!("{:>6}  ", "-"),
                 None => String::new(),
             };
-            let row = format!("{:width$}  {state:7}  {time}{}", assessment.name, assessment.reasons.join("; "));
+            let row = format!("{:width$}  {state:7}  {time}{}", assessment.name, Reason::all(&assessment.reasons));
             session.screen.print(row.trim_end());
         }
     }

@@ -1,12 +1,13 @@
 //! Every kind of error in a manifest, with its place.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::read::{Checked, parse as parse_text};
 use super::*;
 use crate::stage::{Context, Invalid, Stage, kind, require};
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Source {
     rows: usize,
@@ -30,7 +31,7 @@ impl Stage for Source {
     }
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Sum {}
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Project;
-use crate::cache::{KeyDocument, Lookup, Record};
+use crate::cache::{Fault, KeyDocument, Reason, Record};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -21,7 +21,7 @@ pub enum State {
 pub struct Assessment {
     pub name: String,
     pub state: State,
-    pub reasons: Vec<String>,
+    pub reasons: Vec<Reason>,
     /// Absent while an input is not fresh: the key depends on its content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -51,34 +51,29 @@ impl Project {
             Assessment { name: instance.name.clone(), state, reasons, key, document }
         };
         let pending = instance.needs.iter().filter(|need| results[**need].is_none());
-        let pending: Vec<String> =
-            pending.map(|need| format!("{} is not fresh", self.manifest.instances[*need].name)).collect();
+        let pending: Vec<Reason> =
+            pending.map(|need| Reason::NotFresh(self.manifest.instances[*need].name.clone())).collect();
         if !pending.is_empty() {
             return Ok((assessment(unlaid, pending, None), None));
         }
         let document = match self.inputs(place, results).and_then(|inputs| self.document(place, &inputs)) {
             Ok(document) => document,
-            Err(error) => return Ok((assessment(unlaid, vec![format!("{error:#}")], None), None)),
+            Err(error) => return Ok((assessment(unlaid, vec![Reason::Unreadable(format!("{error:#}"))], None), None)),
         };
         let key = document.key()?;
-        let found = self.store.look_up(&key)?;
+        let found = self.store.record(&key)?;
         let keyed = Some((key.clone(), document.clone()));
         if laid.is_none_or(|laid| laid.key != key || laid.out != instance.out) {
             let mut reasons = self.changes(place, &document)?;
-            if matches!(found, Lookup::Hit(_)) {
-                reasons.push("a stored result fits".to_owned());
-            }
+            reasons.extend(found.map(|_| Reason::StoredFits));
             return Ok((assessment(unlaid, reasons, keyed), None));
         }
-        Ok(match found {
-            Lookup::Miss => (assessment(State::Stale, vec!["its last result is gone".to_owned()], keyed), None),
-            Lookup::Broken(why) => (assessment(State::Stale, vec![why], keyed), None),
-            Lookup::Hit(record) => {
-                let unsound = self.store.unsound(&record, &self.manifest.project, &instance.out);
-                let reasons: Vec<String> = unsound.told("missing or changed").into_iter().collect();
-                let state = if reasons.is_empty() { State::Fresh } else { State::Stale };
-                (assessment(state, reasons, keyed), Some(record))
-            }
-        })
+        let Some(record) = found else { return Ok((assessment(State::Stale, vec![Reason::Gone], keyed), None)) };
+        let reasons = match self.store.contents(&record.digest) {
+            Some(contents) => self.store.look(&self.manifest.place(place), &contents).reasons(&contents, Reason::Laid),
+            None => vec![Reason::Stored(Fault::Missing, vec!["the list of its files".to_owned()])],
+        };
+        let state = if reasons.is_empty() { State::Fresh } else { State::Stale };
+        Ok((assessment(state, reasons, keyed), Some(record)))
     }
 }

@@ -6,11 +6,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::Project;
-use super::run::{Options, Ran, Report};
+use super::run::{Items, Options, Ran, Report};
 use super::select::Part;
-use crate::cache::{Finished, KeyDocument, Lookup, Record};
+use crate::cache::{Fault, Finished, KeyDocument, Laying, Reason, Record};
 use crate::failure::Failure;
 use crate::files;
+use crate::interrupt;
 use crate::progress::Screen;
 use crate::stage::{Context, Inputs};
 
@@ -36,7 +37,7 @@ impl Job<'_> {
         report.seconds = start.elapsed().as_secs_f64();
         let record = result.unwrap_or_else(|error| {
             report.state = Ran::Failed;
-            report.damaged = matches!(error.downcast_ref(), Some(Failure::Damaged(_)));
+            report.failure = error.downcast_ref().cloned();
             report.error = Some(format!("{error:#}"));
             None
         });
@@ -47,10 +48,11 @@ impl Job<'_> {
     /// `None` in a dry run, where the result would have to be made.
     fn take_or_make(&self, report: &mut Report) -> Result<Option<Record>> {
         let Self { project, place, part, known, options, .. } = self;
+        interrupt::check()?;
         let instance = &project.manifest.instances[*place];
         let unmade = instance.needs.iter().filter(|need| known[**need].is_none());
-        let name = |need: &usize| project.manifest.instances[*need].name.as_str();
-        let unmade: Vec<String> = unmade.map(|need| format!("{} is made again", name(need))).collect();
+        let unmade: Vec<Reason> =
+            unmade.map(|need| Reason::MadeAgain(project.manifest.instances[*need].name.clone())).collect();
         if options.dry_run && !unmade.is_empty() {
             (report.state, report.reasons) = (Ran::Pending, unmade);
             return Ok(None);
@@ -60,31 +62,64 @@ impl Job<'_> {
         let key = document.key()?;
         report.key = Some(key.clone());
         report.reasons = project.changes(*place, &document)?;
-        match project.store.look_up(&key)? {
-            Lookup::Hit(record) if !(options.force && part.named && part.may_run) => {
-                if !options.dry_run {
-                    let fixed = project.store.lay(&instance.name, &record, &project.manifest.project, &instance.out)?;
-                    report.reasons.extend(fixed.told("missing or changed, and laid again"));
+        let locked = options.lock.as_ref().map(|lock| lock.of(&instance.name));
+        let locked = locked.transpose().map_err(Failure::NotReproducible)?;
+        if let Some(locked) = locked {
+            locked.vouch_for(&document).map_err(Failure::NotReproducible)?;
+        }
+        let vouched = |record: &Record| locked.is_none_or(|locked| locked.digest == record.digest);
+        match project.store.record(&key)? {
+            Some(_) if options.force && part.named && part.may_run => report.reasons = vec![Reason::Forced],
+            Some(record) if !vouched(&record) => report.reasons = vec![Reason::NotLocked],
+            Some(record) => match self.take(&record)? {
+                Laying::Done(mended) => {
+                    // A first run that finds a result has nothing to explain.
+                    report.reasons.retain(|reason| *reason != Reason::FirstRun);
+                    report.reasons.extend(mended);
+                    if options.check_determinism {
+                        self.make_twice(&inputs, &document, &record)?;
+                    }
+                    return Ok(Some(record));
                 }
-                // A first run that finds a result has nothing to explain.
-                report.reasons.retain(|reason| reason != "first run");
-                return Ok(Some(record));
-            }
-            Lookup::Hit(_) => report.reasons = vec!["forced".to_owned()],
-            Lookup::Broken(why) => report.reasons.push(format!("stored output {why}")),
-            Lookup::Miss => {}
+                Laying::Broken(why) => report.reasons.extend(why),
+            },
+            None => {}
         }
         if !part.may_run {
-            let why = report.reasons.join("; ");
-            let name = &instance.name;
-            return Err(anyhow!("`{name}` has no result that is up to date ({why}); run it, or leave out --from"));
+            let (name, why) = (&instance.name, Reason::all(&report.reasons));
+            bail!("`{name}` has no result that is up to date ({why}); run it, or leave out --from");
         }
         if options.dry_run {
             report.state = Ran::Pending;
             return Ok(None);
         }
         report.state = Ran::Ran;
-        self.make(inputs, document, report).map(Some)
+        let record = self.make(inputs.clone(), document.clone(), report)?;
+        if let Some(locked) = locked
+            && locked.digest != record.digest
+        {
+            let found = project.store.contents(&record.digest).context("its result is gone")?;
+            let why = locked.difference(&project.store, &found, &|file| project.store.blobs.path(file.digest));
+            bail!(Failure::NotReproducible(why));
+        }
+        if options.check_determinism {
+            self.make_twice(&inputs, &document, &record)?;
+        }
+        Ok(Some(record))
+    }
+
+    /// Lays a stored result at its place; in a dry run, only looks.
+    fn take(&self, record: &Record) -> Result<Laying> {
+        let Project { manifest, store } = self.project;
+        let place = manifest.place(self.place);
+        if !self.options.dry_run {
+            store.note_use(&record.key);
+            return store.lay(&place, record, false);
+        }
+        Ok(match store.contents(&record.digest) {
+            Some(contents) => Laying::Done(store.look(&place, &contents).reasons(&contents, Reason::Laid)),
+            None => Laying::Broken(vec![Reason::Stored(Fault::Missing, vec!["the list of its files".to_owned()])]),
+        })
     }
 
     fn make(&self, inputs: Inputs, document: KeyDocument, report: &mut Report) -> Result<Record> {
@@ -92,18 +127,30 @@ impl Job<'_> {
         let instance = &manifest.instances[self.place];
         let start = Instant::now();
         let slot = store.slot()?;
-        let scratch = store.scratch(&instance.name);
-        if self.options.force && self.part.named {
+        let scratch = store.scratch(&instance.name, &document.key()?);
+        let anew = self.options.force && self.part.named;
+        if anew {
             files::remove_folder(&scratch)?;
         }
         let progress = self.screen.progress(&instance.name);
-        let context = Context::new(inputs, document.clone(), (slot.folder(), scratch), progress);
+        let context = Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !anew);
         instance.stage.run(&context)?;
-        if self.project.document(self.place, &context.inputs)? != document {
+        interrupt::check()?;
+        if !self.inputs_are_the_same(&context.inputs)?
+            || self.project.document(self.place, &context.inputs)? != document
+        {
             bail!("what it reads changed while it ran, so its result is not kept; run it again");
         }
-        let record = slot.commit(store, document)?;
-        store.lay(&instance.name, &record, &manifest.project, &instance.out)?;
+        let mapped = context.mapped();
+        report.items = (mapped.items > 0).then_some(Items { made: mapped.made, all: mapped.items });
+        let record = store.commit(document, slot.path(), mapped.placed, mapped.tables)?;
+        match store.lay(&manifest.place(self.place), &record, true)? {
+            Laying::Done(reasons) => {
+                // That the place had to be mended goes without saying.
+                report.reasons.extend(reasons.into_iter().filter(|reason| matches!(reason, Reason::KeptAside(_))));
+            }
+            Laying::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
+        }
         let seconds = start.elapsed().as_secs_f64();
         let images = context.images();
         report.images_per_second = (images > 0).then(|| (images as f64 / seconds * 10.0).round() / 10.0);
@@ -117,52 +164,28 @@ impl Job<'_> {
         })?;
         Ok(record)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use serde::{Deserialize, Serialize};
-
-    use super::*;
-    use crate::manifest::Manifest;
-    use crate::pipeline::Selection;
-    use crate::stage::{Kind, Stage, kind};
-
-    /// What it reads is different at every look.
-    #[derive(Default, Serialize, Deserialize)]
-    struct Restless {}
-
-    impl Stage for Restless {
-        const NAME: &'static str = "restless";
-        const VERSION: u32 = 1;
-        const ABOUT: &'static str = "reads what changes";
-
-        fn reads(&self, _: &Inputs) -> Result<BTreeMap<String, String>> {
-            static LOOKS: AtomicU32 = AtomicU32::new(0);
-            Ok([("look".to_owned(), LOOKS.fetch_add(1, Ordering::Relaxed).to_string())].into())
+    /// Looks again at the results that were read.
+    fn inputs_are_the_same(&self, inputs: &Inputs) -> Result<bool> {
+        let Project { manifest, store } = self.project;
+        for (need, input) in manifest.instances[self.place].needs.iter().zip(&inputs.results) {
+            let look = store.look(&manifest.place(*need), &input.contents);
+            if !look.is_sound() {
+                let why = Reason::all(&look.reasons(&input.contents, Reason::Laid));
+                tracing::warn!("{}: {why}", input.instance);
+                return Ok(false);
+            }
         }
-
-        fn run(&self, _: &Context) -> Result<()> {
-            Ok(())
-        }
+        Ok(true)
     }
 
-    static KINDS: [Kind; 1] = [kind::<Restless>()];
-
-    #[test]
-    fn a_result_whose_inputs_changed_meanwhile_is_not_kept() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("pipeline.yaml");
-        std::fs::write(&path, "version: 1\nstages: {one: {uses: restless}}\n")?;
-        let project = Project::new(Manifest::load(&path, &KINDS, None, &[])?);
-        let selection = Selection { targets: vec!["all".into()], ..Selection::default() };
-        let reports = project.run(&Options { selection, ..Options::default() }, &Screen::new(true), &|_| {})?;
-        assert_eq!(reports[0].state, Ran::Failed);
-        assert!(reports[0].error.as_deref().is_some_and(|error| error.contains("changed while it ran")));
-        assert!(!folder.path().join("artifacts/.cache/store").exists());
-        Ok(())
+    /// Fails unless a second run gives what the first gave.
+    fn make_twice(&self, inputs: &Inputs, document: &KeyDocument, record: &Record) -> Result<()> {
+        let expected = self.project.store.contents(&record.digest).context("its result is gone")?;
+        let again = self.project.make_apart(self.place, inputs, document, self.screen)?;
+        match again.difference(&expected, &self.project.store) {
+            None => Ok(()),
+            Some(difference) => bail!(Failure::NotReproducible(format!("a second run differs: {difference}"))),
+        }
     }
 }

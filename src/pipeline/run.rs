@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::job::{Job, Outcome};
 use super::{Project, Selection};
-use crate::cache::Record;
+use crate::cache::{Finished, Reason, Record};
+use crate::failure::Failure;
+use crate::lock::Lock;
 use crate::progress::Screen;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -33,20 +35,43 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     pub seconds: f64,
+    /// In a dry run: what its last run took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub images_per_second: Option<f64>,
-    pub reasons: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<Items>,
+    pub reasons: Vec<Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     #[serde(skip)]
-    pub damaged: bool,
+    pub failure: Option<Failure>,
+}
+
+/// Of a stage that works item by item.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Items {
+    /// Worked on in this run.
+    pub made: usize,
+    pub all: usize,
 }
 
 impl Report {
-    pub(super) fn new(name: &str, state: Ran) -> Self {
-        let (name, reasons) = (name.to_owned(), Vec::new());
-        let (key, digest, images_per_second, error) = (None, None, None, None);
-        Self { name, state, key, digest, seconds: 0.0, images_per_second, reasons, error, damaged: false }
+    pub fn new(name: &str, state: Ran) -> Self {
+        Self {
+            name: name.to_owned(),
+            state,
+            key: None,
+            digest: None,
+            seconds: 0.0,
+            estimated_seconds: None,
+            images_per_second: None,
+            items: None,
+            reasons: Vec::new(),
+            error: None,
+            failure: None,
+        }
     }
 }
 
@@ -63,6 +88,10 @@ pub struct Options {
     pub keep_going: bool,
     /// Instances side by side.
     pub jobs: usize,
+    /// What every result must be.
+    pub lock: Option<Lock>,
+    /// Make each result a second time and compare.
+    pub check_determinism: bool,
 }
 
 impl Project {
@@ -74,6 +103,12 @@ impl Project {
         let mut reports: Vec<Option<Report>> = vec![None; instances.len()];
         let mut waiting: Vec<usize> = (0..instances.len()).filter(|place| parts[*place].active).collect();
         let mut stopping = false;
+        if !options.dry_run {
+            for digest in self.store.scrub()? {
+                tracing::warn!("the stored file {digest} was damaged; what needs it is made again");
+            }
+        }
+        let history = if options.dry_run { self.store.history() } else { Vec::new() };
         let (sender, receiver) = mpsc::channel::<(usize, Outcome)>();
         std::thread::scope(|scope| {
             let mut running = 0;
@@ -106,14 +141,28 @@ impl Project {
                 if running == 0 {
                     break;
                 }
-                let Ok((place, (report, record))) = receiver.recv() else { break };
+                let Ok((place, (mut report, record))) = receiver.recv() else { break };
                 running -= 1;
-                stopping |= report.state == Ran::Failed && !options.keep_going;
+                if report.state == Ran::Pending {
+                    report.estimated_seconds = estimate(&history, &report);
+                }
+                let interrupted = matches!(report.failure, Some(Failure::Interrupted(_)));
+                stopping |= report.state == Ran::Failed && (interrupted || !options.keep_going);
                 observe(Event::Ended(&report));
                 results[place] = record;
                 reports[place] = Some(report);
             }
         });
+        if !options.dry_run {
+            self.store.seen.save()?;
+        }
         Ok(reports.into_iter().flatten().collect())
     }
+}
+
+/// What the last run for the same key took, else the instance's last run.
+fn estimate(history: &[Finished], report: &Report) -> Option<f64> {
+    let same_key = history.iter().rev().find(|run| Some(&run.key) == report.key.as_ref());
+    let last = same_key.or_else(|| history.iter().rev().find(|run| run.instance == report.name));
+    last.map(|run| run.seconds)
 }

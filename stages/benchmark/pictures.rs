@@ -19,7 +19,7 @@ const TOP: i32 = 48;
 pub fn neighbours(findings: &Findings, path: &Path) -> Result<()> {
     let width = CELL.0 * (NEIGHBOURS as i32 + 1) + 30;
     let height = TOP + CELL.1 * findings.examples.len() as i32;
-    charts::draw(path, (width as u32, height as u32), |area| {
+    charts::draw(path, &findings.provenance, (width as u32, height as u32), |area| {
         text(area, "query", (10, 14), 20, &INK)?;
         text(area, "nearest training images", (CELL.0 + 30, 14), 20, &INK)?;
         for (row, example) in findings.examples.iter().enumerate() {
@@ -79,7 +79,7 @@ pub fn scores(findings: &Findings, path: &Path) -> Result<()> {
     let group = findings.protocols.len() as i32 * bar + gap;
     let (width, bottom, top) = (left + group * METRICS.len() as i32 + 10, 340, 60);
     let y = |value: f64| bottom - (value * f64::from(bottom - top)).round() as i32;
-    charts::draw(path, (width as u32, 400), |area| {
+    charts::draw(path, &findings.provenance, (width as u32, 400), |area| {
         for tenth in (0..=10).step_by(2) {
             let value = f64::from(tenth) / 10.0;
             area.draw(&PathElement::new([(left - 8, y(value)), (width - 10, y(value))], FAINT)).map_err(fault)?;

@@ -2,13 +2,14 @@
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::model::{Preprocessing, View};
 use similiai::stage::{Invalid, require};
 
 use super::data::Mix;
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
     /// Mirror half of the pictures.

@@ -1,14 +1,14 @@
 //! What an interrupted training goes on from, written after every epoch.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use similiai::cache::KeyDocument;
-use similiai::files;
+use similiai::cache::{KeyDocument, Reason};
 use similiai::stage::Context;
+use similiai::{fault, files};
 
 use super::Train;
 use super::log::Epoch;
@@ -64,33 +64,49 @@ impl Checkpoint {
             views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|error| anyhow!("{error}"))?;
         let metadata = HashMap::from([(ABOUT.to_owned(), format!("{digest}\n{about}"))]);
         let bytes = safetensors::serialize(views, &Some(metadata)).map_err(|error| anyhow!("{error}"))?;
-        files::write_atomically(&context.scratch.join(FILE), &bytes)
+        files::write_atomically(&context.scratch.join(FILE), &bytes)?;
+        fault::point("checkpoint-written");
+        Ok(())
     }
 
     /// The one that `context`'s training goes on from; what is said of it is for people.
     pub fn find(train: &Train, context: &Context) -> Result<Option<Self>> {
-        let path = context.scratch.join(FILE);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let (found, document) = match Self::read(&path) {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!("{} is damaged, so training starts anew: {error:#}", path.display());
-                return Ok(None);
-            }
-        };
-        let trained = found.epochs.len();
-        match difference(train, &context.document, &document, trained) {
-            Some(why) => {
-                tracing::info!("an earlier training got to epoch {trained}, but this one starts anew: {why}");
-                Ok(None)
-            }
-            None => {
-                tracing::info!("goes on after epoch {trained} of {}", train.epochs);
-                Ok(Some(found))
+        let (mut best, mut unfit): (Option<Self>, Option<String>) = (None, None);
+        for path in Self::near(&context.scratch)? {
+            let (found, document) = match Self::read(&path) {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!("{} is damaged and passed over: {error:#}", path.display());
+                    continue;
+                }
+            };
+            let trained = found.epochs.len();
+            match difference(train, &context.document, &document, trained) {
+                Some(why) => {
+                    let told = format!("an earlier training got to epoch {trained}, but this one starts anew: {why}");
+                    unfit.get_or_insert(told);
+                }
+                None if best.as_ref().is_none_or(|best| best.epochs.len() < trained) => best = Some(found),
+                None => {}
             }
         }
+        match (&best, unfit) {
+            (Some(best), _) => tracing::info!("goes on after epoch {} of {}", best.epochs.len(), train.epochs),
+            (None, Some(unfit)) => tracing::info!("{unfit}"),
+            (None, None) => {}
+        }
+        Ok(best)
+    }
+
+    /// The checkpoints of this instance's trainings, the one of this very training or else the latest first.
+    fn near(scratch: &Path) -> Result<Vec<PathBuf>> {
+        let Some(all) = scratch.parent().filter(|all| all.exists()) else { return Ok(Vec::new()) };
+        let paths = files::names(all)?.into_iter().map(|key| all.join(key).join(FILE));
+        let mut paths: Vec<PathBuf> = paths.filter(|path| path.exists()).collect();
+        let written = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
+        paths.sort_by_key(|path| (path.starts_with(scratch), written(path)));
+        paths.reverse();
+        Ok(paths)
     }
 
     fn read(path: &Path) -> Result<(Self, KeyDocument)> {
@@ -128,11 +144,11 @@ fn digest<'a>(about: &str, arrays: impl IntoIterator<Item = &'a [u8]>) -> String
 
 /// Why a training by `now` is not the same, up to epoch `trained`, as one by `then`; `None` if it is.
 fn difference(train: &Train, now: &KeyDocument, then: &KeyDocument, trained: usize) -> Option<String> {
-    let changes = now.changes_since(then);
+    let changes = now.changes_since(then, |_, _| None);
     let epochs = train.epochs;
     match changes.as_slice() {
         [] => None,
-        [change] if change.starts_with("parameter epochs:") => {
+        [change @ Reason::Parameter { path, .. }] if path == "epochs" => {
             if !train.is_the_same_with_more_epochs() {
                 Some(format!(
                     "{change}, and with its warm_up and schedule each learning rate follows from the number of epochs"
@@ -141,7 +157,7 @@ fn difference(train: &Train, now: &KeyDocument, then: &KeyDocument, trained: usi
                 (epochs < trained).then(|| format!("{change}, fewer than it has"))
             }
         }
-        changes => Some(changes.join("; ")),
+        changes => Some(Reason::all(changes)),
     }
 }
 

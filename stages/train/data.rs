@@ -1,11 +1,14 @@
 //! The training part in memory, and the batches drawn from it.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
 use image::RgbImage;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
+use similiai::cache::Contents;
 use similiai::damaged;
 use similiai::images::read_png;
 use similiai::listing::{self, Side, Split};
@@ -68,10 +71,25 @@ impl From<usize> for Picture {
     }
 }
 
+/// The rows of the training side.
+fn rows(split: &Path) -> Result<Vec<Split>> {
+    let rows: Vec<Split> = listing::read(&split.join(crate::stages::split::LIST))?;
+    Ok(rows.into_iter().filter(|row| row.split == Side::Train).collect())
+}
+
+/// Of all that [`load`] reads: those rows, and their pictures among `prepared`.
+pub fn digest(prepared: &Contents, split: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for Split { path, label, .. } in rows(split)? {
+        let place = prepared.find(&path).with_context(|| format!("{path} is in the split, but not prepared"))?;
+        hasher.update(format!("{path}\0{label}\0{}\n", prepared.file(place).digest).as_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> Result<Data> {
     let folder = context.input("prepare")?;
-    let rows: Vec<Split> = listing::read(&context.input("split")?.join(crate::stages::split::LIST))?;
-    let rows: Vec<Split> = rows.into_iter().filter(|row| row.split == Side::Train).collect();
+    let rows = rows(context.input("split")?)?;
     let bar = context.bar("reading images", rows.len() as u64);
     let read = |row: &Split| -> Result<RgbImage> {
         bar.inc(1);

@@ -48,6 +48,7 @@ pub fn fit<N: Network>(
         for number in done + 1..=train.epochs {
             let mut watch = Watch::default();
             for step in 0..steps {
+                context.go_on()?;
                 let (batch, images) = ahead.recv().context("no batch came")?;
                 let rate = train.learning_rate_at((number - 1) * steps + step, steps * train.epochs);
                 let seed = rng(context.seed, &format!("dropout {number} {step}")).gen_range(0..=u64::MAX);
@@ -74,7 +75,7 @@ pub fn fit<N: Network>(
         training.measure(train, data, configuration)?;
     }
     let network = training.best.map(|(_, network)| network).unwrap_or(training.network);
-    save(&network, configuration, path)?;
+    save(&network, configuration, &context.provenance()?, path)?;
     Ok(training.epochs)
 }
 

@@ -1,5 +1,6 @@
 //! What each epoch showed: a CSV row, and curves.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -56,7 +57,7 @@ pub fn write(path: &Path, epochs: &[Epoch]) -> Result<()> {
     listing::write(path, &epochs.iter().map(row).collect::<Vec<Epoch>>())
 }
 
-pub fn draw(path: &Path, epochs: &[Epoch]) -> Result<()> {
+pub fn draw(path: &Path, facts: &BTreeMap<String, String>, epochs: &[Epoch]) -> Result<()> {
     let measured = |pick: fn(&Epoch) -> Option<f64>| -> Vec<(f64, f64)> {
         epochs.iter().filter_map(|epoch| Some((epoch.epoch as f64, pick(epoch)?))).collect()
     };
@@ -88,7 +89,7 @@ pub fn draw(path: &Path, epochs: &[Epoch]) -> Result<()> {
         ("Active triplets", vec![line("share above zero", BLUE, |epoch| Some(epoch.active_triplets))]),
         ("Learning rate", vec![line("last of the epoch", BLUE, |epoch| Some(epoch.learning_rate))]),
     ];
-    charts::draw(path, (1440, 780), |area| {
+    charts::draw(path, facts, (1440, 780), |area| {
         let areas = area.split_evenly((2, 3));
         areas.iter().zip(&panels).try_for_each(|(area, (title, series))| charts::lines(area, title, series))
     })

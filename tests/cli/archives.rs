@@ -15,7 +15,7 @@ fn refused(bytes: &[u8], reasons: &[&str]) {
     }
     assert!(!project.path("artifacts/fetch").exists(), "{reasons:?}");
     let left = similiai::files::list(&project.path("artifacts")).unwrap();
-    assert_eq!(left, [".cache/lock"], "{reasons:?}");
+    assert_eq!(left, [".cache/lock", ".cache/seen.json"], "{reasons:?}");
 }
 
 fn refused_with(extra: Member, reasons: &[&str]) {

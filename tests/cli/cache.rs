@@ -1,6 +1,6 @@
 //! What is run again, and why; and one run at a time.
 
-use crate::fixture::Project;
+use crate::fixture::{Project, overwrite};
 
 #[test]
 fn a_deleted_file_is_laid_again_and_a_touched_one_changes_nothing() {
@@ -10,15 +10,12 @@ fn a_deleted_file_is_laid_again_and_a_touched_one_changes_nothing() {
     let before = std::fs::read(&png).unwrap();
     std::fs::remove_file(&png).unwrap();
     let stale = project.similiai("status --json");
-    assert!(stale.stdout.contains("\"1 file was missing or changed: cat/00002.png\""), "{}", stale.stdout);
+    assert!(stale.stdout.contains("\"1 file (cat/00002.png) missing\""), "{}", stale.stdout);
     let stdout = project.succeed("run prepare");
-    assert!(
-        stdout.contains("prepare    cached     1 file was missing or changed, and laid again: cat/00002.png"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("prepare    cached     1 file (cat/00002.png) missing, laid again"), "{stdout}");
     assert_eq!(std::fs::read(&png).unwrap(), before);
 
-    std::fs::File::options().write(true).open(&png).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    std::fs::File::open(&png).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
     let stdout = project.succeed("run prepare");
     assert!(stdout.lines().all(|line| line.ends_with("cached")), "{stdout}");
 }
@@ -30,10 +27,12 @@ fn a_changed_file_is_made_again() {
     let png = project.path("artifacts/prepare/cat/00002.png");
     let before = std::fs::read(&png).unwrap();
     // In place, so that the stored file changes with it.
-    std::fs::write(&png, b"spoilt").unwrap();
+    overwrite(&png, b"spoilt");
     let stdout = project.succeed("run prepare");
-    assert!(stdout.contains("stored output cat/00002.png was changed"), "{stdout}");
+    assert!(stdout.contains("0 of 100 items; in the store 1 file (cat/00002.png) missing"), "{stdout}");
+    assert!(stdout.contains("kept aside: 1 file (artifacts/.cache/altered/prepare/cat/00002.png)"), "{stdout}");
     assert_eq!(std::fs::read(&png).unwrap(), before);
+    assert_eq!(std::fs::read(project.path("artifacts/.cache/altered/prepare/cat/00002.png")).unwrap(), b"spoilt");
 }
 
 #[test]
@@ -46,9 +45,9 @@ fn a_file_of_another_result_is_told_apart_even_with_its_time() {
     // Same length, same names: only the sides differ. In place, with its time, as `cp -p` does.
     let foreign = std::fs::read_to_string(&from).unwrap();
     let padded = foreign + &"\n".repeat(4096);
-    std::fs::write(&to, &padded.as_bytes()[..before.len()]).unwrap();
     let time = std::fs::metadata(&from).unwrap().modified().unwrap();
-    std::fs::File::options().write(true).open(&to).unwrap().set_modified(time).unwrap();
+    overwrite(&to, &padded.as_bytes()[..before.len()]);
+    std::fs::File::open(&to).unwrap().set_modified(time).unwrap();
     assert_eq!(project.states("run split"), ["fetch cached", "prepare cached", "split ran"]);
     assert_eq!(std::fs::read(&to).unwrap(), before);
 }
@@ -75,9 +74,8 @@ fn places_may_be_swapped() {
 fn a_damaged_record_is_made_again() {
     let project = Project::new();
     project.succeed("run split");
-    let store = project.path("artifacts/.cache/store");
-    for entry in std::fs::read_dir(store).unwrap() {
-        std::fs::write(entry.unwrap().path().join("record.json"), "{").unwrap();
+    for entry in std::fs::read_dir(project.path("artifacts/.cache/results")).unwrap() {
+        std::fs::write(entry.unwrap().path(), "{").unwrap();
     }
     assert_eq!(project.states("run split"), ["fetch ran", "prepare ran", "split ran"]);
 }

@@ -114,6 +114,13 @@ impl Project {
         self.similiai_on(None, arguments)
     }
 
+    /// The program in this project, to be given arguments.
+    pub fn command(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
+        command.current_dir(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
     /// The same on a vector unit.
     pub fn similiai_on(&self, unit: Option<&str>, arguments: &str) -> Outcome {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
@@ -125,9 +132,7 @@ impl Project {
 
     /// Starts `similiai`, which goes on by itself.
     pub fn start(&self, arguments: &str) -> std::process::Child {
-        let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
-        let command = command.current_dir(self.folder.path()).args(arguments.split(' '));
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        self.command().args(arguments.split(' ')).spawn().unwrap()
     }
 
     /// The same, where nothing but success will do; gives stdout.
@@ -152,10 +157,19 @@ impl Project {
     }
 }
 
-/// Every file below `folder` with its content, but for the record of times.
+/// Writes in place, though the file is there to be read only.
+pub fn overwrite(path: &Path, bytes: &[u8]) {
+    use std::os::unix::fs::PermissionsExt;
+    let before = std::fs::metadata(path).unwrap().permissions();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, before).unwrap();
+}
+
+/// Every file below `folder` with its content, but for what the cache keeps of times and of this machine's files.
 pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let list = similiai::files::list(folder).unwrap();
-    let kept =
-        list.into_iter().filter(|path| !path.ends_with(".cache/history.jsonl") && !path.ends_with(".cache/lock"));
+    let own = [".cache/history.jsonl", ".cache/lock", ".cache/seen.json", ".cache/scrub", ".index"];
+    let kept = list.into_iter().filter(|path| !own.iter().any(|end| path.ends_with(end)));
     kept.map(|path| (path.clone(), std::fs::read(folder.join(path)).unwrap())).collect()
 }

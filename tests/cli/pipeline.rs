@@ -209,18 +209,6 @@ fn passes_over_the_first_pictures_of_each_class() {
 }
 
 #[test]
-fn locks_digests_and_checks_them() {
-    let project = Project::new();
-    assert_eq!(project.similiai("lock").status, 2, "nothing has run");
-    project.succeed("run all");
-    project.succeed("lock");
-    project.succeed("run all --locked");
-    let other = project.similiai("run all --locked --set seed=8");
-    assert_eq!(other.status, 6);
-    assert!(other.stderr.contains("train: ") && !other.stderr.contains("prepare: "), "{}", other.stderr);
-}
-
-#[test]
 fn equal_pictures_stay_on_one_side() {
     let mut members = sound();
     // Pictures 3 and 8 of every class become the same.

@@ -1,0 +1,157 @@
+//! Content-addressed files: each content is stored once, read-only, under its own digest.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+
+use super::signature::Signature;
+use crate::{fault, files};
+
+pub struct Blobs {
+    folder: PathBuf,
+    /// Where files are written before they are moved here; on the same file system.
+    unfinished: PathBuf,
+}
+
+impl Blobs {
+    pub fn new(root: &Path) -> Self {
+        Self { folder: root.join("blobs"), unfinished: root.join("tmp") }
+    }
+
+    pub fn path(&self, digest: &str) -> PathBuf {
+        let (folder, name) = digest.split_at_checked(2).unwrap_or(("", digest));
+        self.folder.join(folder).join(name)
+    }
+
+    /// Whether a file of the right length is there; its content is not read.
+    pub fn has(&self, digest: &str, bytes: u64) -> bool {
+        fs::metadata(self.path(digest)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
+    }
+
+    /// Whether its content is the one that its name says.
+    pub fn is_sound(&self, digest: &str) -> bool {
+        files::digest(&self.path(digest)).is_ok_and(|found| found == digest)
+    }
+
+    /// Stores `bytes`; gives their digest. Their folder is made durable by [`Self::sync`].
+    pub fn put(&self, bytes: &[u8]) -> Result<String> {
+        let digest = blake3::hash(bytes).to_hex().to_string();
+        if self.has(&digest, bytes.len() as u64) && self.is_sound(&digest) {
+            return Ok(digest);
+        }
+        files::create_folder(&self.unfinished)?;
+        let write = || -> std::io::Result<tempfile::TempPath> {
+            let mut file = tempfile::NamedTempFile::new_in(&self.unfinished)?;
+            file.write_all(bytes)?;
+            settle(file.as_file())?;
+            Ok(file.into_temp_path())
+        };
+        let written = write().with_context(|| format!("cannot write in {}", self.unfinished.display()))?;
+        self.place(&written, &digest)?;
+        // It is not there any more.
+        let _ = written.keep();
+        Ok(digest)
+    }
+
+    /// Moves a finished file here; gives its length and digest.
+    pub fn take(&self, path: &Path) -> Result<(u64, String)> {
+        let digest = files::digest(path)?;
+        let settled = File::open(path).and_then(|file| settle(&file).and_then(|()| file.metadata()));
+        let bytes = settled.with_context(|| format!("cannot sync {}", path.display()))?.len();
+        if !(self.has(&digest, bytes) && self.is_sound(&digest)) {
+            self.place(path, &digest)?;
+        }
+        Ok((bytes, digest))
+    }
+
+    fn place(&self, path: &Path, digest: &str) -> Result<()> {
+        fault::point("blob-written");
+        let destination = self.path(digest);
+        let moved = fs::rename(path, &destination).or_else(|_| {
+            destination.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::rename(path, &destination)
+        });
+        moved.with_context(|| format!("cannot move a file to {}", destination.display()))?;
+        fault::point("blob-placed");
+        Ok(())
+    }
+
+    /// Makes the folders of these durable.
+    pub fn sync<'a>(&self, digests: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let folders: BTreeSet<PathBuf> =
+            digests.into_iter().filter_map(|digest| Some(self.path(digest).parent()?.to_owned())).collect();
+        if !folders.is_empty() {
+            folders.into_par_iter().try_for_each(|folder| files::sync_folder(&folder))?;
+            files::sync_folder(&self.folder)?;
+        }
+        Ok(())
+    }
+
+    pub fn remove(&self, digest: &str) -> Result<()> {
+        let path = self.path(digest);
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// The folders that hold blobs, sorted.
+    pub fn shelves(&self) -> Result<Vec<String>> {
+        if !self.folder.exists() {
+            return Ok(Vec::new());
+        }
+        files::names(&self.folder)
+    }
+
+    /// The digests of one of them, sorted.
+    pub fn on_shelf(&self, shelf: &str) -> Result<Vec<String>> {
+        let names = files::names(&self.folder.join(shelf))?;
+        Ok(names.into_iter().map(|name| format!("{shelf}{name}")).collect())
+    }
+
+    pub fn all(&self) -> Result<Vec<String>> {
+        let shelves = self.shelves()?.into_par_iter().map(|shelf| self.on_shelf(&shelf));
+        Ok(shelves.collect::<Result<Vec<_>>>()?.concat())
+    }
+
+    pub fn signature(&self, digest: &str) -> Option<Signature> {
+        Signature::of(&self.path(digest))
+    }
+
+    /// Lays the file at `place`, where nothing is: shares its blocks, else is the same file, else is a copy.
+    pub fn lay(&self, digest: &str, place: &Path) -> Result<()> {
+        let stored = self.path(digest);
+        let attempt = || -> std::io::Result<()> {
+            if !share_blocks(&stored, place) && fs::hard_link(&stored, place).is_err() {
+                fs::copy(&stored, place)?;
+            }
+            Ok(())
+        };
+        attempt().with_context(|| format!("cannot lay {}", place.display()))
+    }
+}
+
+/// Durable, and protected from programs that write in place.
+fn settle(file: &File) -> std::io::Result<()> {
+    let mut permissions = file.metadata()?.permissions();
+    #[cfg(unix)]
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o444);
+    #[cfg(not(unix))]
+    permissions.set_readonly(true);
+    file.set_permissions(permissions)?;
+    file.sync_all()
+}
+
+/// A copy that costs nothing until one of the two is written; false where the file system has none.
+fn share_blocks(stored: &Path, place: &Path) -> bool {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    // Asked once a process: a file system without it would be asked for every file.
+    static NONE: AtomicBool = AtomicBool::new(false);
+    if NONE.load(Ordering::Relaxed) {
+        return false;
+    }
+    let shared = reflink_copy::reflink(stored, place).is_ok();
+    NONE.fetch_or(!shared, Ordering::Relaxed);
+    shared
+}

@@ -1,0 +1,238 @@
+//! Making room: the results that were not used for longest go first.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+
+use super::{Record, Store};
+use crate::files;
+
+/// A use is noted once in so long: noting it costs a write.
+const NOTED_EVERY: Duration = Duration::from_secs(3600);
+/// What an interrupted run goes on from is kept for so long.
+const UNFINISHED: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// What may stay.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// Of stored files; without it, all goes that is not kept for another reason.
+    pub bytes: Option<u64>,
+    /// The results of each stage that were used last.
+    pub keep_last: usize,
+    /// What was used or written within this time stays.
+    pub grace: Duration,
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Default)]
+pub struct Collected {
+    pub results: Vec<Record>,
+    pub blobs: usize,
+    pub bytes: u64,
+    /// Stored bytes that stay.
+    pub kept: u64,
+}
+
+impl Store {
+    /// Notes that the result for `key` was used now.
+    pub fn note_use(&self, key: &str) {
+        let path = self.results().join(format!("{key}.json"));
+        if age(&path).is_some_and(|age| age > NOTED_EVERY) {
+            let noted =
+                fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+            // Lost is only the order in which results make room.
+            drop(noted);
+        }
+    }
+
+    /// Removes what is over the budget, never what lies at a place. The caller holds the project's lock.
+    pub fn collect(&self, budget: &Budget, dry_run: bool) -> Result<Collected> {
+        let laid: HashSet<String> = self.all_laid()?.into_iter().map(|(_, laid)| laid.key).collect();
+        let mut records: Vec<(Duration, Record)> = Vec::new();
+        for record in self.records()? {
+            let unused = age(&self.results().join(format!("{}.json", record.key))).unwrap_or_default();
+            records.push((unused, record));
+        }
+        records.sort_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.key.cmp(&b.key)));
+        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut may_go = Vec::new();
+        for (unused, record) in &records {
+            let count = seen.entry(&record.document.stage).or_default();
+            *count += 1;
+            if *count > budget.keep_last && *unused > budget.grace && !laid.contains(&record.key) {
+                may_go.push(record);
+            }
+        }
+        let mut used: HashMap<String, (usize, u64)> = HashMap::new();
+        let mut count = |record: &Record, up: bool| -> u64 {
+            let mut freed = 0;
+            for (digest, bytes) in self.blobs_of(record) {
+                let entry = used.entry(digest).or_insert((0, bytes));
+                if up {
+                    entry.0 += 1;
+                } else {
+                    entry.0 -= 1;
+                    freed += if entry.0 == 0 { entry.1 } else { 0 };
+                }
+            }
+            freed
+        };
+        for (_, record) in &records {
+            count(record, true);
+        }
+        let mut total: u64 =
+            self.blobs.all()?.iter().filter_map(|digest| self.blobs.signature(digest)).map(|b| b.bytes).sum();
+        let mut collected = Collected::default();
+        for record in may_go.into_iter().rev() {
+            if budget.bytes.is_some_and(|bytes| total <= bytes) {
+                break;
+            }
+            total -= count(record, false).min(total);
+            collected.results.push(record.clone());
+        }
+        let gone: HashSet<&str> = collected.results.iter().map(|record| record.key.as_str()).collect();
+        let kept: Vec<&Record> =
+            records.iter().map(|(_, record)| record).filter(|record| !gone.contains(record.key.as_str())).collect();
+        if !dry_run {
+            for key in &gone {
+                self.remove_record(key)?;
+            }
+        }
+        used.retain(|_, (count, _)| *count > 0);
+        for digest in self.blobs.all()?.into_iter().filter(|digest| !used.contains_key(digest)) {
+            let path = self.blobs.path(&digest);
+            let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+            if age(&path).is_none_or(|age| age <= budget.grace) {
+                continue;
+            }
+            (collected.blobs, collected.bytes) = (collected.blobs + 1, collected.bytes + bytes);
+            if !dry_run {
+                self.blobs.remove(&digest)?;
+            }
+        }
+        let tables: HashSet<&str> = kept.iter().flat_map(|record| &record.items).map(String::as_str).collect();
+        collected.bytes += self.remove_old("items", budget.grace, dry_run, |name| tables.contains(name))?;
+        collected.bytes += self.remove_scratch(&laid, budget.grace, dry_run)?;
+        // Where results lay before they were parted into shared files.
+        collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
+        let all = self.blobs.all()?;
+        let stored: u64 = all.iter().filter_map(|digest| self.blobs.signature(digest)).map(|looks| looks.bytes).sum();
+        collected.kept = if dry_run { stored.saturating_sub(collected.bytes) } else { stored };
+        Ok(collected)
+    }
+
+    fn blobs_of(&self, record: &Record) -> Vec<(String, u64)> {
+        let Some(contents) = self.contents(&record.digest) else { return Vec::new() };
+        let list = (record.digest.clone(), contents.text().len() as u64);
+        let mut blobs: Vec<(String, u64)> =
+            contents.iter().map(|file| (file.digest.to_owned(), file.bytes)).chain([list]).collect();
+        blobs.sort_unstable();
+        blobs.dedup();
+        blobs
+    }
+
+    fn remove_old(&self, folder: &str, grace: Duration, dry_run: bool, stays: impl Fn(&str) -> bool) -> Result<u64> {
+        let folder = self.root.join(folder);
+        if !folder.exists() {
+            return Ok(0);
+        }
+        let mut bytes = 0;
+        for name in files::names(&folder)?.into_iter().filter(|name| !stays(name)) {
+            let path = folder.join(&name);
+            if age(&path).is_some_and(|age| age > grace) {
+                bytes += remove(&path, dry_run)?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// What finished runs left to go on from, but for those that lie at a place; of unfinished ones, old ones.
+    fn remove_scratch(&self, laid: &HashSet<String>, grace: Duration, dry_run: bool) -> Result<u64> {
+        let root = self.root.join("scratch");
+        if !root.exists() {
+            return Ok(0);
+        }
+        let mut bytes = 0;
+        for instance in files::names(&root)? {
+            for key in files::names(&root.join(&instance))?.into_iter().filter(|key| !laid.contains(key)) {
+                let finished = self.record(&key)?.is_some();
+                let path = root.join(&instance).join(&key);
+                let limit = if finished { grace } else { grace.max(UNFINISHED) };
+                if age(&path).is_some_and(|age| age > limit) {
+                    bytes += remove(&path, dry_run)?;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Since it was last written.
+fn age(path: &Path) -> Option<Duration> {
+    SystemTime::now().duration_since(fs::metadata(path).ok()?.modified().ok()?).ok()
+}
+
+/// Removes a file or folder; gives its length.
+fn remove(path: &Path, dry_run: bool) -> Result<u64> {
+    let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    let bytes = match path.is_dir() {
+        true => files::list(path)?.iter().map(|name| length(&path.join(name))).sum(),
+        false => length(path),
+    };
+    if !dry_run {
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{KeyDocument, Place};
+    use super::*;
+
+    /// A result of one file of its own and one that all share.
+    fn result(store: &Store, number: u64) -> Record {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("own"), vec![number as u8; 1000]).unwrap();
+        fs::write(folder.path().join("shared"), vec![255; 1000]).unwrap();
+        let reads = Default::default();
+        let document =
+            KeyDocument { stage: "s".into(), version: 1, seed: number, parameters: serde_json::json!({}), reads };
+        store.commit(document, folder.path(), Vec::new(), Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn the_longest_unused_go_first_and_what_lies_stays() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::new(folder.path().join("artifacts/.cache"));
+        let records: Vec<Record> = (0..5).map(|number| result(&store, number)).collect();
+        let place = Place { instance: "s", project: folder.path(), out: Path::new("artifacts/s") };
+        store.lay(&place, &records[0], true)?;
+        let hours = |count: u64| SystemTime::now() - Duration::from_secs(count * 3600);
+        let entries = files::names(&store.results())?.into_iter().map(|name| store.results().join(name));
+        let all = entries.chain(store.blobs.all()?.into_iter().map(|digest| store.blobs.path(&digest)));
+        for path in all {
+            let number = records.iter().position(|record| path.ends_with(format!("{}.json", record.key)));
+            fs::File::open(&path)?.set_modified(hours(10 - number.unwrap_or(0) as u64))?;
+        }
+        let budget = Budget { bytes: None, keep_last: 1, grace: Duration::from_secs(3600 * 13 / 2) };
+        let would = store.collect(&budget, true)?;
+        assert_eq!(would.results, [records[1].clone(), records[2].clone(), records[3].clone()]);
+        assert_eq!(store.records()?.len(), 5);
+
+        let small = Budget { bytes: Some(5700), ..budget.clone() };
+        let done = store.collect(&small, false)?;
+        assert_eq!(done.results, [records[1].clone()], "one is enough");
+        assert!(done.bytes > 1000 && done.bytes < 2000, "{}", done.bytes);
+
+        store.collect(&budget, false)?;
+        let left: Vec<u64> = store.records()?.iter().map(|record| record.document.seed).collect();
+        assert!(left.len() == 2 && left.contains(&0) && left.contains(&4), "{left:?}");
+        assert!(store.verify(|_| ())?.results.is_empty());
+        Ok(())
+    }
+}

@@ -1,0 +1,345 @@
+//! The place where people find an instance's files, and where other instances read them: looking whether they are
+//! right, and laying what is not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::index::Index;
+use super::signature::{Signature, time_after};
+use super::{Contents, Fault, Reason, Record, Store};
+use crate::{fault, files};
+
+/// Where an instance's files lie.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub instance: &'a str,
+    pub project: &'a Path,
+    /// Relative to the project, or absolute where the manifest says so.
+    pub out: &'a Path,
+}
+
+impl Place<'_> {
+    pub fn folder(&self) -> PathBuf {
+        self.project.join(self.out)
+    }
+
+    /// A folder that holds nothing but results. One that the manifest names may hold files of people too.
+    fn is_owned(&self) -> bool {
+        self.out == Path::new("artifacts").join(self.instance)
+    }
+}
+
+/// Which result lies where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Laid {
+    pub key: String,
+    pub digest: String,
+    pub out: PathBuf,
+    /// What lay where before, while its files are taken away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaving: Option<(String, PathBuf)>,
+}
+
+/// What a look at a place showed.
+#[derive(Default)]
+pub struct Look {
+    /// Places in the contents.
+    pub faults: Vec<(usize, Fault)>,
+    /// Paths of what does not belong there.
+    pub strays: Vec<String>,
+    /// The files as they look; right ones only mean something.
+    signatures: Vec<Signature>,
+    folders: Vec<Signature>,
+    /// Something had to be read that need not be read again.
+    learned: bool,
+}
+
+impl Look {
+    pub fn is_sound(&self) -> bool {
+        self.faults.is_empty() && self.strays.is_empty()
+    }
+
+    /// One of each kind of fault, worded by `reason`.
+    pub fn reasons(&self, contents: &Contents, reason: fn(Fault, Vec<String>) -> Reason) -> Vec<Reason> {
+        let of = |kind: Fault| -> Vec<String> {
+            let faults = self.faults.iter().filter(|(_, fault)| *fault == kind);
+            faults.map(|(place, _)| contents.path(*place).to_owned()).collect()
+        };
+        let all = [
+            (Fault::Missing, of(Fault::Missing)),
+            (Fault::Altered, of(Fault::Altered)),
+            (Fault::Stray, self.strays.clone()),
+        ];
+        all.into_iter().filter(|(_, paths)| !paths.is_empty()).map(|(kind, paths)| reason(kind, paths)).collect()
+    }
+}
+
+/// What became of laying a result.
+pub enum Laying {
+    /// It lies there; what had to be put right.
+    Done(Vec<Reason>),
+    /// The store has not all of it any more, and the place is as it was.
+    Broken(Vec<Reason>),
+}
+
+/// What is known of the files at a place, in the order of a result's contents.
+struct Known<'a> {
+    as_of: i64,
+    files: Vec<Option<(Signature, &'a str)>>,
+    folders: Vec<Signature>,
+}
+
+impl Store {
+    fn laid_path(&self, instance: &str) -> PathBuf {
+        self.root.join("laid").join(format!("{instance}.json"))
+    }
+
+    fn index_path(&self, instance: &str) -> PathBuf {
+        self.root.join("laid").join(format!("{instance}.index"))
+    }
+
+    /// The result that lies at `instance`'s place now.
+    pub fn laid(&self, instance: &str) -> Result<Option<Laid>> {
+        files::read_json(&self.laid_path(instance))
+    }
+
+    /// What lies where, by instance.
+    pub fn all_laid(&self) -> Result<Vec<(String, Laid)>> {
+        let folder = self.root.join("laid");
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let names = files::names(&folder)?;
+        let instances = names.iter().filter_map(|name| name.strip_suffix(".json"));
+        let laid = instances.map(|name| Ok(self.laid(name)?.map(|laid| (name.to_owned(), laid))));
+        laid.filter_map(Result::transpose).collect()
+    }
+
+    /// What the index tells of the files of `contents`, where `earlier` was laid when it was written.
+    fn known<'a>(&self, place: &Place, contents: &Contents, earlier: &'a Contents) -> Known<'a> {
+        let unknown = Known { as_of: 0, files: vec![None; contents.len()], folders: Vec::new() };
+        if self.seen.is_distrusted() {
+            return unknown;
+        }
+        let Some(index) = Index::read(&self.index_path(place.instance), earlier.digest(), earlier) else {
+            return unknown;
+        };
+        let Index { as_of, files, folders, .. } = index;
+        if contents.digest() == earlier.digest() {
+            let files = files.into_iter().enumerate().map(|(at, looks)| Some((looks, earlier.file(at).digest)));
+            return Known { as_of, files: files.collect(), folders };
+        }
+        let of = |path: &str| earlier.find(path).map(|at| (files[at], earlier.file(at).digest));
+        Known { as_of, files: contents.iter().map(|file| of(file.path)).collect(), folders: Vec::new() }
+    }
+
+    /// Looks whether the files of `contents` lie at `place`, reading only what may have changed.
+    pub fn look(&self, place: &Place, contents: &Contents) -> Look {
+        self.look_knowing(place, contents, &self.known(place, contents, contents))
+    }
+
+    fn look_knowing(&self, place: &Place, contents: &Contents, known: &Known) -> Look {
+        let folder = place.folder();
+        let looked = (0..contents.len()).into_par_iter().with_min_len(512).map(|at| {
+            let file = contents.file(at);
+            let path = folder.join(file.path);
+            let Ok(metadata) = path.symlink_metadata() else { return (None, Some(Fault::Missing), false) };
+            let looks = Signature::from(&metadata);
+            let (right, learned) = match known.files[at] {
+                Some((then, digest)) if then == looks && !looks.is_racy(known.as_of) => (digest == file.digest, false),
+                _ => {
+                    let may = metadata.is_file() && looks.bytes == file.bytes;
+                    (may && files::digest(&path).is_ok_and(|digest| digest == file.digest), true)
+                }
+            };
+            (Some(looks), (!right).then_some(Fault::Altered), learned)
+        });
+        let mut look = Look::default();
+        let nothing = Signature { bytes: 0, modified: 0, changed: 0, inode: 0, device: 0 };
+        for (at, (looks, fault, learned)) in looked.collect::<Vec<_>>().into_iter().enumerate() {
+            look.signatures.push(looks.unwrap_or(nothing));
+            look.faults.extend(fault.map(|fault| (at, fault)));
+            look.learned |= learned;
+        }
+        let folders = contents.folders();
+        for (at, name) in folders.iter().enumerate() {
+            let path = folder.join(name);
+            let looks = Signature::of(&path);
+            look.folders.push(looks.unwrap_or(nothing));
+            let same = known.folders.get(at).is_some_and(|then| looks == Some(*then) && !then.is_racy(known.as_of));
+            if same || !place.is_owned() {
+                continue;
+            }
+            look.learned = true;
+            let below = |entry: String| if name.is_empty() { entry } else { format!("{name}/{entry}") };
+            let strange = |path: &String| contents.find(path).is_none() && !folders.contains(&path.as_str());
+            // A folder that is not there has no strays.
+            look.strays.extend(files::names(&path).unwrap_or_default().into_iter().map(below).filter(strange));
+        }
+        look
+    }
+
+    /// Lays `record` at its place: right files stay, missing and wrong ones are laid, and what an earlier result left
+    /// is taken away. What nobody stored is kept aside. `made`: its blobs were written just now.
+    pub fn lay(&self, place: &Place, record: &Record, made: bool) -> Result<Laying> {
+        let Some(contents) = self.contents(&record.digest) else {
+            let lost = vec!["the list of its files".to_owned()];
+            return Ok(Laying::Broken(vec![Reason::Stored(Fault::Missing, lost)]));
+        };
+        let earlier = self.laid(place.instance)?;
+        let now =
+            Laid { key: record.key.clone(), digest: record.digest.clone(), out: place.out.to_owned(), leaving: None };
+        let again = earlier.as_ref() == Some(&now);
+        let before = earlier.as_ref().and_then(|laid| self.contents(&laid.digest)).unwrap_or_default();
+        files::create_folder(&self.root)?;
+        let as_of = time_after(&self.root, 0)?;
+        let mut look = self.look_knowing(place, &contents, &self.known(place, &contents, &before));
+        if again && look.is_sound() {
+            if look.learned {
+                self.write_index(place, &record.digest, as_of, look)?;
+            }
+            return Ok(Laying::Done(Vec::new()));
+        }
+        if !made {
+            let broken = self.broken(&contents, &look);
+            if !broken.is_empty() {
+                return Ok(Laying::Broken(broken));
+            }
+        }
+        let leaving = earlier.filter(|_| !again).map(|laid| laid.leaving.unwrap_or((laid.digest, laid.out)));
+        let announced = Laid { leaving, ..now.clone() };
+        if !again {
+            // Before the files: what a crash leaves undone is then mended by the next run.
+            files::write_atomically(&self.laid_path(place.instance), &serde_json::to_vec(&announced)?)?;
+            fault::point("place-announced");
+        }
+        let mut aside = Vec::new();
+        if let Some((digest, out)) = announced.leaving {
+            self.take_away(place, &digest, &out, &contents, &mut aside)?;
+        }
+        for stray in &look.strays {
+            self.clear(place, &place.folder().join(stray), stray, &mut aside)?;
+        }
+        for (at, fault) in &look.faults {
+            let file = contents.file(*at);
+            let path = place.folder().join(file.path);
+            if *fault == Fault::Altered {
+                self.clear(place, &path, file.path, &mut aside)?;
+            }
+            path.parent().map_or(Ok(()), files::create_folder)?;
+            self.blobs.lay(file.digest, &path)?;
+            fault::point("file-laid");
+            look.signatures[*at] = Signature::of(&path).with_context(|| format!("{} is gone", path.display()))?;
+        }
+        let folders = contents.folders();
+        look.folders = folders.iter().filter_map(|name| Signature::of(&place.folder().join(name))).collect();
+        let last = look.signatures.iter().chain(&look.folders).map(|looks| looks.changed).max();
+        let as_of = if look.is_sound() { as_of } else { time_after(&self.root, last.unwrap_or(0))? };
+        let mut reasons = if again { look.reasons(&contents, Reason::Mended) } else { Vec::new() };
+        self.write_index(place, &record.digest, as_of, look)?;
+        files::write_atomically(&self.laid_path(place.instance), &serde_json::to_vec(&now)?)?;
+        fault::point("place-settled");
+        reasons.extend((!aside.is_empty()).then_some(Reason::KeptAside(aside)));
+        Ok(Laying::Done(reasons))
+    }
+
+    fn write_index(&self, place: &Place, digest: &str, as_of: i64, look: Look) -> Result<()> {
+        let (files, folders) = (look.signatures, look.folders);
+        Index { digest: digest.to_owned(), as_of, files, folders }.write(&self.index_path(place.instance))
+    }
+
+    /// Reads the blobs that must be laid; damaged ones are removed, so that they are made again.
+    fn broken(&self, contents: &Contents, look: &Look) -> Vec<Reason> {
+        let faults = look.faults.par_iter().filter_map(|(at, _)| {
+            let file = contents.file(*at);
+            let fault = match self.blobs.signature(file.digest) {
+                None => Fault::Missing,
+                Some(_) if self.blobs.is_sound(file.digest) => return None,
+                Some(_) => Fault::Altered,
+            };
+            Some((fault, file))
+        });
+        let faults: Vec<_> = faults.collect();
+        let mut reasons = Vec::new();
+        for kind in [Fault::Missing, Fault::Altered] {
+            let files: Vec<_> = faults.iter().filter(|(fault, _)| *fault == kind).map(|(_, file)| file).collect();
+            if kind == Fault::Altered {
+                for file in &files {
+                    if let Err(error) = self.blobs.remove(file.digest) {
+                        tracing::debug!("{error:#}");
+                    }
+                }
+            }
+            if !files.is_empty() {
+                reasons.push(Reason::Stored(kind, files.iter().map(|file| file.path.to_owned()).collect()));
+            }
+        }
+        reasons
+    }
+
+    /// Removes the files of an earlier result that no result has there now.
+    fn take_away(
+        &self,
+        place: &Place,
+        digest: &str,
+        out: &Path,
+        now: &Contents,
+        aside: &mut Vec<String>,
+    ) -> Result<()> {
+        let Some(old) = self.contents(digest) else { return Ok(()) };
+        let folder = place.project.join(out);
+        let others = self.all_laid()?.into_iter().filter(|(name, laid)| name != place.instance && laid.out == out);
+        let others: Vec<_> = others.filter_map(|(_, laid)| self.contents(&laid.digest)).collect();
+        let stays = |path: &str| {
+            (out == place.out && now.find(path).is_some()) || others.iter().any(|other| other.find(path).is_some())
+        };
+        for file in old.iter().filter(|file| !stays(file.path)) {
+            let path = folder.join(file.path);
+            self.clear(place, &path, file.path, aside)?;
+            fault::point("file-taken-away");
+            // Folders go as they empty; one that still holds something stays.
+            let mut folder_of = path.parent();
+            while let Some(empty) = folder_of.filter(|empty| *empty != folder && fs::remove_dir(empty).is_ok()) {
+                folder_of = empty.parent();
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes way at `path`: what the store has goes, anything else is kept aside.
+    fn clear(&self, place: &Place, path: &Path, name: &str, aside: &mut Vec<String>) -> Result<()> {
+        let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
+        if metadata.is_dir() && fs::remove_dir(path).is_ok() {
+            return Ok(());
+        }
+        let stored = metadata.is_file()
+            && files::digest(path).is_ok_and(|digest| {
+                let same =
+                    |blob: Signature| blob.same_file(&Signature::from(&metadata)) || self.blobs.is_sound(&digest);
+                self.blobs.signature(&digest).is_some_and(same)
+            });
+        if stored {
+            return fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        let folder = self.root.join("altered").join(place.instance);
+        let free = |path: &PathBuf| path.symlink_metadata().is_err();
+        let numbered = (2..).map(|number| folder.join(format!("{name}.{number}")));
+        let destination = std::iter::once(folder.join(name)).chain(numbered).find(free).context("no free name")?;
+        destination.parent().map_or(Ok(()), files::create_folder)?;
+        let moved = fs::rename(path, &destination).or_else(|error| {
+            // To another file system only plain files can go.
+            if !metadata.is_file() {
+                return Err(error);
+            }
+            fs::copy(path, &destination).and_then(|_| fs::remove_file(path))
+        });
+        moved.with_context(|| format!("cannot keep {} aside as {}", path.display(), destination.display()))?;
+        let shown = destination.strip_prefix(place.project).unwrap_or(&destination);
+        aside.push(shown.display().to_string());
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! How a file looked when its content was last known, so that an unchanged one need not be read again.
+
+use std::fs::Metadata;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+/// A write changes at least the time of status change, which no program can set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    pub bytes: u64,
+    /// Nanoseconds since 1970.
+    pub modified: i64,
+    /// Of content or status, in nanoseconds since 1970.
+    pub changed: i64,
+    pub inode: u64,
+    pub device: u64,
+}
+
+impl Signature {
+    /// Of a file or folder; of a link itself. `None` where there is nothing.
+    pub fn of(path: &Path) -> Option<Self> {
+        path.symlink_metadata().ok().map(|metadata| Self::from(&metadata))
+    }
+
+    /// Whether a file that still looks like this may have been written since: its last change is not older than
+    /// `as_of`, a time of the file system's clock at which it was looked at, and that clock moves in ticks. (The
+    /// rule that git calls "racily clean".)
+    pub fn is_racy(&self, as_of: i64) -> bool {
+        self.changed.max(self.modified) >= as_of
+    }
+
+    pub fn same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+impl From<&Metadata> for Signature {
+    #[cfg(unix)]
+    fn from(metadata: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        Self {
+            bytes: metadata.len(),
+            modified: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+            changed: metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(),
+            inode: metadata.ino(),
+            device: metadata.dev(),
+        }
+    }
+
+    /// Without a time of change there is no telling: such a file is always read.
+    #[cfg(not(unix))]
+    fn from(metadata: &Metadata) -> Self {
+        Self { bytes: metadata.len(), modified: i64::MAX, changed: i64::MAX, inode: 0, device: 0 }
+    }
+}
+
+/// The time of the file system at `folder`, after the tick in which `last` lies.
+pub fn time_after(folder: &Path, last: i64) -> Result<i64> {
+    let probe = || -> std::io::Result<i64> { Ok(Signature::from(&tempfile::tempfile_in(folder)?.metadata()?).changed) };
+    let mut now = probe().with_context(|| format!("cannot write in {}", folder.display()))?;
+    // A tick lasts 10 milliseconds at most; a time in the future is not waited for.
+    for _ in 0..20 {
+        if now > last {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        now = probe().with_context(|| format!("cannot write in {}", folder.display()))?;
+    }
+    Ok(now)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn a_write_shows_even_when_the_time_is_set_back() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("a");
+        fs::write(&path, "one")?;
+        let before = Signature::of(&path).unwrap();
+        let as_of = time_after(folder.path(), before.changed)?;
+        assert!(!before.is_racy(as_of) && before.is_racy(before.changed));
+        fs::write(&path, "two")?;
+        let modified = UNIX_EPOCH + Duration::from_nanos(before.modified as u64);
+        fs::File::options().write(true).open(&path)?.set_modified(modified)?;
+        let after = Signature::of(&path).unwrap();
+        assert_eq!(after.modified, before.modified);
+        assert!(after != before);
+        Ok(())
+    }
+}

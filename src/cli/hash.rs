@@ -1,0 +1,85 @@
+//! `similiai hash diff`
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{Session, Variation};
+use crate::cache::{Reason, Record};
+use crate::difference;
+use crate::failure::Failure;
+use crate::pipeline::Project;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Compare two stored results: what they depend on, and what is in them
+    Diff {
+        /// An instance, or the beginning of a key or digest
+        a: String,
+        b: String,
+        /// As JSON on stdout
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&Variation::default())?;
+    let Command::Diff { a, b, json } = &arguments.command;
+    let (a, b) = (find(&project, a)?, find(&project, b)?);
+    let store = &project.store;
+    let files = |before: &str, after: &str| Some(store.contents(after)?.changes_since(&*store.contents(before)?));
+    let reasons = b.document.changes_since(&a.document, files);
+    let contents = (store.contents(&a.digest), store.contents(&b.digest));
+    let first = match &contents {
+        (Some(one), Some(two)) => {
+            let path = |file: &crate::cache::File| store.blobs.path(file.digest);
+            difference::first((one, &path), (two, &path))
+        }
+        _ => None,
+    };
+    let changes = files(&a.digest, &b.digest);
+    if *json {
+        let keys = (&a.key, &b.key);
+        return session.print_json(&json!({"keys": keys, "reasons": reasons, "files": changes, "first": first}));
+    }
+    let print = |line: String| session.screen.print(&line);
+    print(format!("{} {} → {} {}", a.document.stage, &a.key[..12], b.document.stage, &b.key[..12]));
+    reasons.iter().for_each(|reason| print(format!("  {reason}")));
+    if reasons.is_empty() {
+        print("  the same key".to_owned());
+    }
+    match (first, changes) {
+        (None, _) => print("  the same files".to_owned()),
+        (Some(first), files) => {
+            print(format!("  {}", Reason::InputChanged { name: "the result".to_owned(), files }));
+            print(format!("  first: {first}"));
+        }
+    }
+    Ok(())
+}
+
+fn find(project: &Project, name: &str) -> Result<Record> {
+    let store = &project.store;
+    let laid = if project.manifest.find(name).is_ok() { store.laid(name)? } else { None };
+    let matches = |record: &Record| match &laid {
+        Some(laid) => record.key == laid.key,
+        None => name.len() >= 4 && (record.key.starts_with(name) || record.digest.starts_with(name)),
+    };
+    let mut found: Vec<Record> = store.records()?.into_iter().filter(matches).collect();
+    match (found.len(), found.pop()) {
+        (1, Some(record)) => Ok(record),
+        (0, _) => {
+            let help = "name an instance, or at least 4 digits of a key or digest (`similiai explain INSTANCE`)";
+            Err(Failure::Usage(format!("there is no stored result `{name}`; {help}")).into())
+        }
+        (count, _) => {
+            Err(Failure::Usage(format!("{count} stored results begin with `{name}`; give more digits")).into())
+        }
+    }
+}

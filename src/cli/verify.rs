@@ -1,0 +1,168 @@
+//! `similiai verify`
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::account::{self, judge};
+use super::{Session, Variation, duration};
+use crate::cache::{Damage, Fault, Reason};
+use crate::failure::Failure;
+use crate::lock::LockFile;
+use crate::pipeline::{Event, Options, Project, Selection};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  similiai verify                   read every stored byte and every file laid
+  similiai verify --repair          and make again what is damaged, and only that
+  similiai verify --rerun           make every result again and compare with pipeline.lock, or with the stored one
+  similiai verify --rerun embed     the same for one instance")]
+pub struct Arguments {
+    #[command(flatten)]
+    variation: Variation,
+    /// Make what is damaged again
+    #[arg(long, conflicts_with = "rerun")]
+    repair: bool,
+    /// Make results again in a scratch place and compare; every one, or the instances named
+    #[arg(long, value_name = "INSTANCE", num_args = 0..)]
+    rerun: Option<Vec<String>>,
+    /// As JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Something damaged, and whose it is.
+struct Finding {
+    instance: Option<String>,
+    stage: String,
+    stored: bool,
+    files: Vec<(String, Fault)>,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&arguments.variation)?;
+    let _guard = project.store.lock()?;
+    match &arguments.rerun {
+        Some(targets) => rerun(session, &project, targets, arguments.json),
+        None => verify(session, &project, arguments),
+    }
+}
+
+fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result<()> {
+    let bar = session.screen.progress("verify").bytes("reading", 0);
+    let damage = project.store.verify(|bytes| bar.inc(bytes))?;
+    drop(bar);
+    let findings = findings(project, &damage)?;
+    let loose = damage.blobs.len();
+    if arguments.json {
+        let rows = findings.iter().map(|finding| {
+            let files = finding.files.iter().map(|(path, fault)| json!({"path": path, "fault": fault}));
+            json!({"instance": finding.instance, "stage": finding.stage, "stored": finding.stored,
+                   "files": files.collect::<Vec<_>>()})
+        });
+        let rows: Vec<_> = rows.collect();
+        session.print_json(&json!({
+            "files": damage.files, "bytes": damage.bytes, "damaged_files": damage.blobs, "damaged": rows,
+        }))?;
+    } else {
+        let size = indicatif::HumanBytes(damage.bytes);
+        session.screen.print(&format!("{} stored files, {size}: {loose} damaged", damage.files));
+        for finding in &findings {
+            for kind in [Fault::Missing, Fault::Altered] {
+                let files = finding.files.iter().filter(|(_, fault)| *fault == kind);
+                let files: Vec<String> = files.map(|(path, _)| path.clone()).collect();
+                if !files.is_empty() {
+                    let reason = if finding.stored { Reason::Stored(kind, files) } else { Reason::Laid(kind, files) };
+                    let whose = finding.instance.as_deref().unwrap_or("another result");
+                    session.screen.print(&format!("{whose} ({}): {reason}", finding.stage));
+                }
+            }
+        }
+    }
+    if findings.is_empty() && loose == 0 {
+        return Ok(());
+    }
+    if arguments.repair {
+        return repair(session, project, &damage, &findings, arguments.json);
+    }
+    let message = "something is damaged; make it again with `similiai verify --repair`";
+    Err(Failure::Damaged(message.to_owned()).into())
+}
+
+fn findings(project: &Project, damage: &Damage) -> Result<Vec<Finding>> {
+    let laid = project.store.all_laid()?;
+    let mut findings = Vec::new();
+    for (record, files) in &damage.results {
+        let instance = laid.iter().find(|(_, laid)| laid.key == record.key).map(|(name, _)| name.clone());
+        findings.push(Finding { instance, stage: record.document.stage.clone(), stored: true, files: files.clone() });
+    }
+    for (at, instance) in project.manifest.instances.iter().enumerate() {
+        let laid = laid.iter().find(|(name, _)| *name == instance.name);
+        let Some(contents) = laid.and_then(|(_, laid)| project.store.contents(&laid.digest)) else { continue };
+        let files = project.store.verify_place(&project.manifest.place(at), &contents, damage);
+        if !files.is_empty() {
+            let stage = instance.stage.kind().name.to_owned();
+            findings.push(Finding { instance: Some(instance.name.clone()), stage, stored: false, files });
+        }
+    }
+    Ok(findings)
+}
+
+fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Finding], json: bool) -> Result<()> {
+    let laid = project.store.all_laid()?;
+    let instances = &project.manifest.instances;
+    let mut places = Vec::new();
+    for (at, instance) in instances.iter().enumerate() {
+        let laid = laid.iter().find(|(name, _)| *name == instance.name);
+        if let Some(contents) = laid.and_then(|(_, laid)| project.store.contents(&laid.digest)) {
+            places.push((project.manifest.place(at), contents));
+        }
+    }
+    let places: Vec<_> = places.iter().map(|(place, contents)| (*place, &**contents)).collect();
+    project.store.mend(damage, &places)?;
+    let known = |name: &&String| instances.iter().any(|instance| instance.name == **name);
+    let targets: Vec<String> =
+        findings.iter().filter_map(|finding| finding.instance.as_ref()).filter(known).cloned().collect();
+    if targets.is_empty() {
+        return Ok(());
+    }
+    let options = Options { selection: Selection { targets, ..Selection::default() }, jobs: 1, ..Options::default() };
+    let width = instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
+    let screen = if json { session.screen.for_machines() } else { session.screen.clone() };
+    let reports = project.run(&options, &screen, &|event| {
+        if let (Event::Ended(report), false) = (event, json) {
+            session.screen.print(&account::line(report, width));
+        }
+    })?;
+    judge(&reports)
+}
+
+fn rerun(session: &Session, project: &Project, targets: &[String], json: bool) -> Result<()> {
+    let manifest = &project.manifest;
+    let targets: Vec<usize> = match targets {
+        [] => (0..manifest.instances.len()).collect(),
+        names => names.iter().map(|name| manifest.find(name)).collect::<Result<_>>()?,
+    };
+    let file = LockFile::read(&manifest.project)?;
+    let lock = file.as_ref().and_then(|file| file.profile(manifest.profile.as_deref()).ok());
+    let against = if lock.is_some() { "as locked" } else { "as stored" };
+    let width = manifest.instances.iter().map(|instance| instance.name.len()).max().context("there is no stage")?;
+    let heartbeat = session.screen.heartbeat();
+    heartbeat.started("verify --rerun");
+    let reruns = project.rerun(&targets, lock, &session.screen, &|rerun| {
+        if !json {
+            let verdict = if rerun.difference.is_none() { "same" } else { "different" };
+            let time = duration(rerun.seconds);
+            session.screen.print(&format!("{:width$}  ran {time:6}  {verdict} {against}", rerun.name));
+        }
+    })?;
+    if json {
+        let rows = reruns
+            .iter()
+            .map(|rerun| json!({"name": rerun.name, "seconds": rerun.seconds, "difference": rerun.difference}));
+        session.print_json(&json!({"against": against, "stages": rows.collect::<Vec<_>>()}))?;
+    }
+    let told = reruns.iter().filter_map(|rerun| Some(format!("{}: {}", rerun.name, rerun.difference.as_ref()?)));
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { Ok(()) } else { Err(Failure::NotReproducible(told.join("\n")).into()) }
+}

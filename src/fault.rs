@@ -1,0 +1,44 @@
+//! Named points at which a test kills the process, to see that the next run goes on.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Every point there is; `SIMILIAI_FAULT=name` kills at the first pass of one, `name:3` at the third.
+pub const POINTS: [&str; 15] = [
+    "lock-taken",
+    "blob-written",
+    "blob-placed",
+    "items-written",
+    "stage-ended",
+    "contents-placed",
+    "record-placed",
+    "place-announced",
+    "file-taken-away",
+    "file-laid",
+    "index-written",
+    "place-settled",
+    "history-written",
+    "seen-written",
+    "checkpoint-written",
+];
+
+/// Ends the process here and now, as SIGKILL would, if this is the point asked for.
+pub fn point(name: &'static str) {
+    debug_assert!(POINTS.contains(&name), "{name}");
+    static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let wanted = WANTED.get_or_init(|| {
+        let wanted = std::env::var("SIMILIAI_FAULT").ok()?;
+        Some(match wanted.split_once(':') {
+            Some((name, count)) => (name.to_owned(), count.parse().unwrap_or(1)),
+            None => (wanted, 1),
+        })
+    });
+    if let Some((wanted, count)) = wanted
+        && wanted == name
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
+    {
+        // Nothing is flushed or cleaned up.
+        let _ = signal_hook::low_level::raise(signal_hook::consts::SIGKILL);
+    }
+}

@@ -1,0 +1,40 @@
+//! SIGINT and SIGTERM: work ends between two items, and the process with 128 + the signal's number.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::failure::Failure;
+
+/// How long a step may take to end by itself. After that the process ends anyway: the store stands a kill anywhere.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// Listens from now on; a second signal ends the process at once.
+pub fn listen() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if SIGNAL.swap(signal, Ordering::Relaxed) != 0 {
+                std::process::exit(128 + signal);
+            }
+            std::thread::spawn(move || {
+                std::thread::sleep(PATIENCE);
+                std::process::exit(128 + signal);
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Fails once a signal has come.
+pub fn check() -> Result<()> {
+    match SIGNAL.load(Ordering::Relaxed) {
+        0 => Ok(()),
+        signal => Err(Failure::Interrupted(signal).into()),
+    }
+}

@@ -1,0 +1,99 @@
+//! Killed anywhere: the next run ends with the results of an undisturbed one.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use crate::fixture::{Project, contents};
+
+/// A training of two epochs that takes a moment only.
+fn short() -> Project {
+    let project = Project::new();
+    project.edit_manifest("images_per_class: 10", "images_per_class: 9");
+    project.edit_manifest(
+        "epochs: 1, images_per_class: 3,",
+        "epochs: 2, network: original, mining: drawn, triplets: {train: 16, validation: 8, batch: 8},",
+    );
+    project
+}
+
+/// What people find: all but the cache.
+fn found(project: &Project) -> Vec<(String, Vec<u8>)> {
+    let mut all = contents(&project.path("artifacts"));
+    all.retain(|(path, _)| !path.starts_with(".cache"));
+    all.extend(contents(&project.path("reports")));
+    assert!(all.len() > 90, "{}", all.len());
+    all
+}
+
+/// Kills `child` after `time`, unless it ends before; whether it was killed.
+fn kill_after(mut child: Child, time: Duration) -> bool {
+    let start = Instant::now();
+    while start.elapsed() < time && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = child.kill();
+    child.wait().unwrap().signal() == Some(9)
+}
+
+#[test]
+fn at_every_point_where_something_is_written() {
+    let undisturbed = short();
+    undisturbed.succeed("run all");
+    let expected = found(&undisturbed);
+    // Some points are passed often: the first time and later on are different states.
+    let passes = similiai::fault::POINTS.iter().flat_map(|point| {
+        let often = ["blob-written", "blob-placed", "record-placed", "file-laid", "file-taken-away"].contains(point);
+        [Some(point.to_string()), often.then(|| format!("{point}:4"))]
+    });
+    for fault in passes.flatten() {
+        let project = short();
+        if fault.starts_with("file-taken-away") {
+            project.succeed("run prepare --set prepare.images_per_class=10");
+        }
+        let killed = project.command().env("SIMILIAI_FAULT", &fault).args(["run", "all"]).status().unwrap();
+        assert_eq!(killed.signal(), Some(9), "{fault} is never passed");
+        project.succeed("run all");
+        assert!(found(&project) == expected, "{fault}");
+        project.succeed("verify");
+    }
+}
+
+#[test]
+fn at_fifty_random_moments() {
+    let undisturbed = short();
+    let start = Instant::now();
+    undisturbed.succeed("run all");
+    let (time, expected) = (start.elapsed(), found(&undisturbed));
+    let mut killed = 0;
+    for moment in 0..50u32 {
+        let project = short();
+        // Spread over the run, each a little off the even step.
+        let share = (f64::from(moment) + f64::from(moment * 7919 % 100) / 100.0) / 50.0;
+        killed += usize::from(kill_after(project.start("run all"), time.mul_f64(share)));
+        project.succeed("run all");
+        assert!(found(&project) == expected, "killed after {share} of {time:?}");
+    }
+    assert!(killed > 25, "only {killed} were killed before they ended");
+}
+
+#[test]
+fn a_signal_ends_a_run_cleanly() {
+    for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+        let project = Project::new();
+        project.succeed("run split");
+        let mut child = project.start("run train --set train.epochs=9999");
+        while !project.path("artifacts/.cache/scratch/train").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+        assert!(!project.path("artifacts/train").exists());
+        let left = similiai::files::list(&project.path("artifacts/.cache/tmp")).unwrap();
+        assert!(left.is_empty(), "{left:?}");
+        project.succeed("verify");
+        let next = project.similiai("run train --set train.epochs=9999 --dry-run");
+        assert!(next.stdout.contains("train      would run"), "{}", next.stdout);
+    }
+}

@@ -1,0 +1,82 @@
+//! What people and their programs see: plans, events, summaries, completions, the schema.
+
+use serde_json::Value;
+
+use crate::fixture::Project;
+
+#[test]
+fn the_schema_knows_every_shipped_pipeline_and_no_wrong_one() {
+    let project = Project::new();
+    let schema: Value = serde_json::from_str(&project.succeed("schema")).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| {
+        let mut yaml: serde_yaml::Value =
+            serde_yaml::from_str(&std::fs::read_to_string(root.join(path)).unwrap()).unwrap();
+        // What is merged may itself merge.
+        while serde_yaml::to_string(&yaml).unwrap().contains("<<") {
+            yaml.apply_merge().unwrap();
+        }
+        serde_json::to_value(yaml).unwrap()
+    };
+    for path in ["pipeline.yaml", "examples/ablation.yaml"] {
+        let errors: Vec<String> = schema.iter_errors(&read(path)).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{path}: {errors:?}");
+    }
+    for (pointer, wrong) in [
+        ("/stages/train/epochs", Value::from("many")),
+        ("/stages/train/network", "vgg".into()),
+        ("/stages/train/uses", "tarin".into()),
+        ("/stages/prepare/sharpen/radius", "wide".into()),
+        ("/seed", (-1).into()),
+        ("/profiles/quick/train/epochs", "few".into()),
+    ] {
+        let mut pipeline = read("pipeline.yaml");
+        *pipeline.pointer_mut(pointer).unwrap() = wrong;
+        assert!(!schema.is_valid(&pipeline), "{pointer}");
+    }
+    let mut pipeline = read("pipeline.yaml");
+    pipeline["stages"]["train"]["epohcs"] = 3.into();
+    assert!(!schema.is_valid(&pipeline));
+}
+
+#[test]
+fn a_plan_says_what_past_runs_took() {
+    let project = Project::new();
+    let plan = project.succeed("run split --dry-run");
+    assert!(!plan.contains("past runs"), "{plan}");
+    project.succeed("run split");
+    let plan = project.succeed("run split --dry-run --set prepare.size=32 --set split.test=0.5");
+    assert!(plan.contains("(last time ") && plan.contains("by past runs"), "{plan}");
+    assert!(plan.contains("split      would run  (last time 0.0s) prepare is made again"), "{plan}");
+}
+
+#[test]
+fn events_are_one_json_object_a_line() {
+    let project = Project::new();
+    let stdout = project.succeed("run split --events events.ndjson");
+    let text = std::fs::read_to_string(project.path("events.ndjson")).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["started", "ended", "started", "ended", "started", "ended", "finished"]);
+    assert_eq!(events[3]["stage"]["items"], serde_json::json!({"made": 100, "all": 100}));
+    assert_eq!(events[1]["stage"]["reasons"][0]["kind"], "first-run");
+    assert!(stdout.contains("prepare"), "people still read on stdout: {stdout}");
+}
+
+#[test]
+fn completions_and_hash_diff() {
+    let project = Project::new();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(project.succeed(&format!("completions {shell}")).contains("check-determinism"), "{shell}");
+    }
+    project.succeed("run prepare");
+    let explained: Value = serde_json::from_str(&project.succeed("explain prepare --json")).unwrap();
+    let key = explained["key"].as_str().unwrap().to_owned();
+    project.succeed("run prepare --set prepare.size=32");
+    let diff = project.succeed(&format!("hash diff {} prepare", &key[..10]));
+    assert!(diff.contains("  parameter size: 64 → 32\n"), "{diff}");
+    assert!(diff.contains("100 files (bird/00000.png, bird/00001.png, bird/00002.png, …) changed"), "{diff}");
+    assert!(diff.contains("first: bird/00000.png: 32×32 pixels where 64×64 are expected"), "{diff}");
+    assert_eq!(project.similiai("hash diff prepare 0000").status, 2);
+}
