@@ -187,8 +187,7 @@ impl Store {
     /// is taken away. What nobody stored is kept aside. `made`: its blobs were written just now.
     pub fn lay(&self, place: &Place, record: &Record, made: bool) -> Result<Laying> {
         let Some(contents) = self.contents(&record.digest) else {
-            let lost = vec!["the list of its files".to_owned()];
-            return Ok(Laying::Broken(vec![Reason::Stored(Fault::Missing, lost)]));
+            return Ok(Laying::Broken(vec![Reason::lost_list()]));
         };
         let earlier = self.laid(place.instance)?;
         let now =

@@ -81,6 +81,11 @@ impl Reason {
         reasons.iter().map(Self::to_string).collect::<Vec<_>>().join("; ")
     }
 
+    /// A result whose files are not known any more.
+    pub fn lost_list() -> Self {
+        Self::Stored(Fault::Missing, vec!["the list of its files".to_owned()])
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::FirstRun => "first-run",

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::signature::Signature;
 use super::{Contents, Fault, Place, Record, Store};
-use crate::files;
+use crate::{files, interrupt};
 
 /// What a run re-reads on its way.
 const SCRUBBED_BYTES: u64 = 1 << 20;
@@ -29,6 +29,7 @@ impl Store {
     /// Reads every stored byte.
     pub fn verify(&self, watch: impl Fn(u64) + Sync) -> Result<Damage> {
         let shelves = self.blobs.shelves()?.into_par_iter().map(|shelf| -> Result<Vec<(String, u64, bool)>> {
+            interrupt::check()?;
             let look = |digest: String| {
                 let bytes = self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
                 let sound = self.blobs.is_sound(&digest);

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Project;
-use crate::cache::{Fault, KeyDocument, Reason, Record};
+use crate::cache::{KeyDocument, Reason, Record};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,7 +71,7 @@ impl Project {
         let Some(record) = found else { return Ok((assessment(State::Stale, vec![Reason::Gone], keyed), None)) };
         let reasons = match self.store.contents(&record.digest) {
             Some(contents) => self.store.look(&self.manifest.place(place), &contents).reasons(&contents, Reason::Laid),
-            None => vec![Reason::Stored(Fault::Missing, vec!["the list of its files".to_owned()])],
+            None => vec![Reason::lost_list()],
         };
         let state = if reasons.is_empty() { State::Fresh } else { State::Stale };
         Ok((assessment(state, reasons, keyed), Some(record)))

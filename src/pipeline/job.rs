@@ -116,9 +116,17 @@ impl Job<'_> {
             store.note_use(&record.key);
             return store.lay(&place, record, false);
         }
-        Ok(match store.contents(&record.digest) {
-            Some(contents) => Laying::Done(store.look(&place, &contents).reasons(&contents, Reason::Laid)),
-            None => Laying::Broken(vec![Reason::Stored(Fault::Missing, vec!["the list of its files".to_owned()])]),
+        let Some(contents) = store.contents(&record.digest) else {
+            return Ok(Laying::Broken(vec![Reason::lost_list()]));
+        };
+        if store.laid(place.instance)?.is_some_and(|laid| laid.key == record.key) {
+            return Ok(Laying::Done(store.look(&place, &contents).reasons(&contents, Reason::Laid)));
+        }
+        let gone = contents.iter().filter(|file| !store.blobs.has(file.digest, file.bytes));
+        let gone: Vec<String> = gone.map(|file| file.path.to_owned()).collect();
+        Ok(match gone.is_empty() {
+            true => Laying::Done(Vec::new()),
+            false => Laying::Broken(vec![Reason::Stored(Fault::Missing, gone)]),
         })
     }
 

@@ -183,7 +183,7 @@ fn errors_in_the_manifest_stop_everything() {
 fn every_pipeline_and_profile_shipped_is_sound() {
     let root = env!("CARGO_MANIFEST_DIR");
     let project = Project::new();
-    for profile in ["seed", "quick", "best", "cifar10"] {
+    for profile in ["check", "seed", "quick", "best", "cifar10"] {
         let dag = project.succeed(&format!("--manifest {root}/pipeline.yaml dag --format mermaid --profile {profile}"));
         assert!(dag.contains("train --> embed"), "{dag}");
     }
