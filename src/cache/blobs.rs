@@ -125,6 +125,7 @@ impl Blobs {
         let attempt = || -> std::io::Result<()> {
             if !share_blocks(&stored, place) && fs::hard_link(&stored, place).is_err() {
                 fs::copy(&stored, place)?;
+                File::open(place)?.sync_all()?;
             }
             Ok(())
         };

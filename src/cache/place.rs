@@ -223,6 +223,11 @@ impl Store {
         for stray in &look.strays {
             self.clear(place, &place.folder().join(stray), stray, &mut aside)?;
         }
+        // Looked at in the tick of its last change: known only until the next look.
+        for looks in look.signatures.iter_mut().filter(|looks| looks.is_racy(as_of)) {
+            looks.distrust();
+        }
+        let mut last = 0;
         for (at, fault) in &look.faults {
             let file = contents.file(*at);
             let path = place.folder().join(file.path);
@@ -232,12 +237,13 @@ impl Store {
             path.parent().map_or(Ok(()), files::create_folder)?;
             self.blobs.lay(file.digest, &path)?;
             fault::point("file-laid");
-            look.signatures[*at] = Signature::of(&path).with_context(|| format!("{} is gone", path.display()))?;
+            let looks = Signature::of(&path).with_context(|| format!("{} is gone", path.display()))?;
+            last = last.max(looks.changed);
+            look.signatures[*at] = looks;
         }
-        let folders = contents.folders();
-        look.folders = folders.iter().filter_map(|name| Signature::of(&place.folder().join(name))).collect();
-        let last = look.signatures.iter().chain(&look.folders).map(|looks| looks.changed).max();
-        let as_of = if look.is_sound() { as_of } else { time_after(&self.root, last.unwrap_or(0))? };
+        // Who else wrote into the folders meanwhile is seen at the next look.
+        look.folders.iter_mut().for_each(Signature::distrust);
+        let as_of = time_after(&self.root, last)?;
         let mut reasons = if again { look.reasons(&contents, Reason::Mended) } else { Vec::new() };
         self.write_index(place, &record.digest, as_of, look)?;
         files::write_atomically(&self.laid_path(place.instance), &serde_json::to_vec(&now)?)?;

@@ -32,6 +32,11 @@ impl Signature {
         self.changed.max(self.modified) >= as_of
     }
 
+    /// Makes it one that no file has.
+    pub fn distrust(&mut self) {
+        self.changed = i64::MAX;
+    }
+
     pub fn same_file(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
