@@ -227,6 +227,11 @@ impl Context {
         made.read(&self.inputs.store.blobs)
     }
 
+    /// Whether nothing that earlier runs left may be gone on from.
+    pub fn is_anew(&self) -> bool {
+        !self.reuse
+    }
+
     /// What a file of the result may say of where it comes from: no path, time or name of a machine.
     pub fn provenance(&self) -> Result<BTreeMap<String, String>> {
         let KeyDocument { stage, version, seed, parameters, .. } = &self.document;

@@ -10,7 +10,6 @@ use super::run::{Items, Options, Ran, Report};
 use super::select::Part;
 use crate::cache::{Fault, Finished, KeyDocument, Laying, Reason, Record};
 use crate::failure::Failure;
-use crate::files;
 use crate::interrupt;
 use crate::progress::Screen;
 use crate::stage::{Context, Inputs};
@@ -137,9 +136,6 @@ impl Job<'_> {
         let slot = store.slot()?;
         let scratch = store.scratch(&instance.name, &document.key()?);
         let anew = self.options.force && self.part.named;
-        if anew {
-            files::remove_folder(&scratch)?;
-        }
         let progress = self.screen.progress(&instance.name);
         let context = Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !anew);
         instance.stage.run(&context)?;

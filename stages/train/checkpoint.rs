@@ -71,6 +71,9 @@ impl Checkpoint {
 
     /// The one that `context`'s training goes on from; what is said of it is for people.
     pub fn find(train: &Train, context: &Context) -> Result<Option<Self>> {
+        if context.is_anew() {
+            return Ok(None);
+        }
         let (mut best, mut unfit): (Option<Self>, Option<String>) = (None, None);
         for path in Self::near(&context.scratch)? {
             let (found, document) = match Self::read(&path) {

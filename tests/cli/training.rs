@@ -75,6 +75,8 @@ fn more_epochs_go_on_only_where_that_is_the_same() {
     let more = project.similiai(&format!("run train --set train.epochs=5 {constant}"));
     assert!(more.stderr.contains("goes on after epoch 3 of 5"), "{}", more.stderr);
     assert!(model(&project) == model(&whole) && log(&project) == log(&whole));
+    let forced = project.similiai(&format!("run train --force --set train.epochs=6 {constant}"));
+    assert!(forced.status == 0 && !forced.stderr.contains("goes on"), "{}", forced.stderr);
     let cosine = project.similiai("run train --set train.epochs=2");
     assert!(cosine.stderr.contains("starts anew: parameter"), "{}", cosine.stderr);
     let more = project.similiai("run train --set train.epochs=3");
