@@ -34,7 +34,13 @@ impl Blobs {
 
     /// Whether its content is the one that its name says.
     pub fn is_sound(&self, digest: &str) -> bool {
-        files::digest(&self.path(digest)).is_ok_and(|found| found == digest)
+        self.check(digest).unwrap_or(false)
+    }
+
+    /// The same, where one that cannot be read just now must not be taken for a damaged one.
+    pub fn check(&self, digest: &str) -> Result<bool> {
+        let found = files::digest(&self.path(digest));
+        Ok(found.context("the store has a file that cannot be read; see `similiai verify`")? == digest)
     }
 
     /// Stores `bytes`; gives their digest. Their folder is made durable by [`Self::sync`].

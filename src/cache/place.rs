@@ -204,7 +204,7 @@ impl Store {
             return Ok(Laying::Done(Vec::new()));
         }
         if !made {
-            let broken = self.broken(&contents, &look);
+            let broken = self.broken(&contents, &look)?;
             if !broken.is_empty() {
                 return Ok(Laying::Broken(broken));
             }
@@ -258,32 +258,23 @@ impl Store {
     }
 
     /// Reads the blobs that must be laid; damaged ones are removed, so that they are made again.
-    fn broken(&self, contents: &Contents, look: &Look) -> Vec<Reason> {
-        let faults = look.faults.par_iter().filter_map(|(at, _)| {
+    fn broken(&self, contents: &Contents, look: &Look) -> Result<Vec<Reason>> {
+        let faults = look.faults.par_iter().map(|(at, _)| {
             let file = contents.file(*at);
-            let fault = match self.blobs.signature(file.digest) {
-                None => Fault::Missing,
-                Some(_) if self.blobs.is_sound(file.digest) => return None,
-                Some(_) => Fault::Altered,
-            };
-            Some((fault, file))
+            Ok(match self.blobs.signature(file.digest) {
+                None => Some((Fault::Missing, file)),
+                Some(_) if self.blobs.check(file.digest)? => None,
+                Some(_) => Some((Fault::Altered, file)),
+            })
         });
-        let faults: Vec<_> = faults.collect();
-        let mut reasons = Vec::new();
-        for kind in [Fault::Missing, Fault::Altered] {
-            let files: Vec<_> = faults.iter().filter(|(fault, _)| *fault == kind).map(|(_, file)| file).collect();
-            if kind == Fault::Altered {
-                for file in &files {
-                    if let Err(error) = self.blobs.remove(file.digest) {
-                        tracing::debug!("{error:#}");
-                    }
-                }
-            }
-            if !files.is_empty() {
-                reasons.push(Reason::Stored(kind, files.iter().map(|file| file.path.to_owned()).collect()));
-            }
+        let faults: Vec<_> = faults.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let of = |kind: Fault| faults.iter().filter(move |(fault, _)| *fault == kind).map(|(_, file)| file);
+        for file in of(Fault::Altered).filter(|file| self.blobs.signature(file.digest).is_some()) {
+            self.blobs.remove(file.digest)?;
         }
-        reasons
+        let paths = |kind| of(kind).map(|file| file.path.to_owned()).collect::<Vec<_>>();
+        let kinds = [Fault::Missing, Fault::Altered].into_iter().map(|kind| (kind, paths(kind)));
+        Ok(kinds.filter(|(_, paths)| !paths.is_empty()).map(|(kind, paths)| Reason::Stored(kind, paths)).collect())
     }
 
     /// Removes the files of an earlier result that no result has there now.

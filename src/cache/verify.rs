@@ -113,14 +113,14 @@ impl Store {
         let start = shelves.iter().position(|shelf| last.as_str() < shelf.as_str() || last.starts_with(shelf.as_str()));
         let start = start.unwrap_or(0);
         let (mut bytes, mut read, mut damaged, mut end) = (0, 0, Vec::new(), String::new());
-        'shelves: for shelf in shelves[start..].iter().take(SCRUBBED_FILES) {
+        'shelves: for shelf in &shelves[start..] {
             for digest in self.blobs.on_shelf(shelf)?.into_iter().filter(|digest| *digest > last) {
                 if bytes >= SCRUBBED_BYTES || read >= SCRUBBED_FILES {
                     break 'shelves;
                 }
                 bytes += self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
                 read += 1;
-                if !self.blobs.is_sound(&digest) {
+                if !self.blobs.check(&digest)? {
                     self.blobs.remove(&digest)?;
                     damaged.push(digest.clone());
                 }
