@@ -108,6 +108,9 @@ fn tensors(expected: &Path, found: &Path) -> Result<String> {
             return Ok(format!("tensor {name}, value {place}: {:e} where {:e} is expected", y[place], x[place]));
         }
     }
+    if a.len() != b.len() {
+        return Ok(format!("{} tensors where {} are expected", b.len(), a.len()));
+    }
     Ok("the same tensors; what is written beside them differs".to_owned())
 }
 

@@ -45,8 +45,10 @@ impl Project {
             })
         };
         let results = instances[place].needs.iter().map(input).collect::<Result<_>>()?;
+        let kind = instances[place].stage.kind();
+        let reader = (kind.name, kind.version);
         let (instance, project) = (instances[place].name.clone(), self.manifest.project.clone());
-        Ok(Inputs { instance, project, results, store: self.store.clone() })
+        Ok(Inputs { instance, project, results, unlaid: false, reader, store: self.store.clone() })
     }
 
     fn document(&self, place: usize, inputs: &Inputs) -> Result<KeyDocument> {

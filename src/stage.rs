@@ -81,6 +81,10 @@ pub struct Inputs {
     /// The manifest's folder: relative paths in parameters start here.
     pub project: PathBuf,
     pub results: Vec<Input>,
+    /// In a plan: not all of them lie in their places, so nothing can be worked out from their files.
+    pub(crate) unlaid: bool,
+    /// The stage that reads them, with its version.
+    pub(crate) reader: (&'static str, u32),
     pub(crate) store: Arc<Store>,
 }
 
@@ -111,7 +115,11 @@ impl Inputs {
 
     /// A digest that follows from `of` alone, such as that of a part of an input; worked out once.
     pub fn fact(&self, name: &str, of: &impl Serialize, work_out: impl FnOnce() -> Result<String>) -> Result<String> {
-        self.store.seen.fact(&format!("{}/{name}", self.instance), of, work_out)
+        let name = format!("{}/{name}", self.instance);
+        self.store.seen.fact(&name, &(self.reader, of), || {
+            ensure!(!self.unlaid, "what it reads is not in its place; only a run can tell");
+            work_out()
+        })
     }
 
     /// Digests by stage; by instance where several instances of one stage are read.
@@ -182,7 +190,7 @@ impl Context {
         let mut table = if self.reuse { self.inputs.store.items(&way) } else { Table::default() };
         let digests: Vec<blake3::Hash> = items.par_iter().map(digest).collect();
         let mut made: Vec<Option<Made>> = digests
-            .iter()
+            .par_iter()
             .map(|digest| table.get(digest.as_bytes()).filter(|made| made.is_there(blobs)).cloned())
             .collect();
         let missing: Vec<usize> = (0..items.len()).filter(|place| made[*place].is_none()).collect();

@@ -11,6 +11,8 @@ use similiai::model::Model;
 use similiai::stage::{Context, Invalid, Stage, require};
 
 pub const EMBEDDINGS: &str = "embeddings.parquet";
+/// Written at a time: the pages of the file depend on it.
+const ROWS: usize = 256;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -69,7 +71,7 @@ impl Stage for Embed {
                 Ok(rows.map(|row| row.iter().flat_map(|value| value.to_le_bytes()).collect()).collect())
             },
         )?;
-        for (rows, embeddings) in rows.chunks(self.batch).zip(embeddings.chunks(self.batch)) {
+        for (rows, embeddings) in rows.chunks(ROWS).zip(embeddings.chunks(ROWS)) {
             let mut values = Vec::with_capacity(rows.len() * configuration.dimension);
             for embedding in embeddings {
                 let bytes = context.read(embedding.clone())?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -129,11 +129,21 @@ impl Blobs {
     pub fn lay(&self, digest: &str, place: &Path) -> Result<()> {
         let stored = self.path(digest);
         let attempt = || -> std::io::Result<()> {
-            if !share_blocks(&stored, place) && fs::hard_link(&stored, place).is_err() {
-                fs::copy(&stored, place)?;
-                File::open(place)?.sync_all()?;
+            if share_blocks(&stored, place) {
+                return Ok(());
             }
-            Ok(())
+            match fs::hard_link(&stored, place) {
+                // Somebody was faster: what they wrote stays.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
+                Err(_) => {
+                    let mut copy = tempfile::NamedTempFile::new_in(place.parent().unwrap_or(Path::new(".")))?;
+                    std::io::copy(&mut File::open(&stored)?, &mut copy)?;
+                    settle(copy.as_file())?;
+                    copy.persist_noclobber(place)?;
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
+            }
         };
         attempt().with_context(|| format!("cannot lay {}", place.display()))
     }

@@ -11,7 +11,7 @@ use super::{Record, Store};
 use crate::files;
 
 /// A use is noted once in so long: noting it costs a write.
-const NOTED_EVERY: Duration = Duration::from_secs(3600);
+const NOTED_EVERY: Duration = Duration::from_secs(60);
 /// What an interrupted run goes on from is kept for so long.
 const UNFINISHED: Duration = Duration::from_secs(14 * 24 * 3600);
 
@@ -39,7 +39,7 @@ pub struct Collected {
 impl Store {
     /// Notes that the result for `key` was used now.
     pub fn note_use(&self, key: &str) {
-        let path = self.results().join(format!("{key}.json"));
+        let path = self.record_path(key);
         if age(&path).is_some_and(|age| age > NOTED_EVERY) {
             let noted =
                 fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
@@ -53,7 +53,7 @@ impl Store {
         let laid: HashSet<String> = self.all_laid()?.into_iter().map(|(_, laid)| laid.key).collect();
         let mut records: Vec<(Duration, Record)> = Vec::new();
         for record in self.records()? {
-            let unused = age(&self.results().join(format!("{}.json", record.key))).unwrap_or_default();
+            let unused = age(&self.record_path(&record.key)).unwrap_or_default();
             records.push((unused, record));
         }
         records.sort_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.key.cmp(&b.key)));
@@ -83,8 +83,13 @@ impl Store {
         for (_, record) in &records {
             count(record, true);
         }
-        let mut total: u64 =
-            self.blobs.all()?.iter().filter_map(|digest| self.blobs.signature(digest)).map(|b| b.bytes).sum();
+        let all = records.iter().flat_map(|(_, record)| self.blobs_of(record)).collect::<HashMap<String, u64>>();
+        let (referred, referred_bytes): (HashSet<&String>, u64) = (all.keys().collect(), all.values().sum());
+        // What nothing refers to goes in any case, once it is old enough.
+        let stays = |digest: &String| age(&self.blobs.path(digest)).is_none_or(|age| age <= budget.grace);
+        let loose = self.blobs.all()?.into_iter().filter(|digest| !referred.contains(digest) && stays(digest));
+        let loose: u64 = loose.filter_map(|digest| self.blobs.signature(&digest)).map(|looks| looks.bytes).sum();
+        let mut total = loose + referred_bytes;
         let mut collected = Collected::default();
         for record in may_go.into_iter().rev() {
             if budget.bytes.is_some_and(|bytes| total <= bytes) {
@@ -113,6 +118,7 @@ impl Store {
                 self.blobs.remove(&digest)?;
             }
         }
+        let blobs = collected.bytes;
         let tables: HashSet<&str> = kept.iter().flat_map(|record| &record.items).map(String::as_str).collect();
         collected.bytes += self.remove_old("items", budget.grace, dry_run, |name| tables.contains(name))?;
         collected.bytes += self.remove_scratch(&laid, budget.grace, dry_run)?;
@@ -120,7 +126,7 @@ impl Store {
         collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
         let all = self.blobs.all()?;
         let stored: u64 = all.iter().filter_map(|digest| self.blobs.signature(digest)).map(|looks| looks.bytes).sum();
-        collected.kept = if dry_run { stored.saturating_sub(collected.bytes) } else { stored };
+        collected.kept = if dry_run { stored.saturating_sub(blobs) } else { stored };
         Ok(collected)
     }
 

@@ -29,11 +29,11 @@ impl Made {
         Ok(Self::Blob { bytes: bytes.len() as u64, digest: blobs.put(&bytes)? })
     }
 
-    /// Whether its blob, if it is one, has not gone.
+    /// Whether its blob, if it is one, is there and whole.
     pub fn is_there(&self, blobs: &Blobs) -> bool {
         match self {
             Self::Bytes(_) => true,
-            Self::Blob { bytes, digest } => blobs.has(digest, *bytes),
+            Self::Blob { bytes, digest } => blobs.has(digest, *bytes) && blobs.is_sound(digest),
         }
     }
 

@@ -40,8 +40,8 @@ pub struct Laid {
     pub digest: String,
     pub out: PathBuf,
     /// What lay where before, while its files are taken away.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    leaving: Option<(String, PathBuf)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    leaving: Vec<(String, PathBuf)>,
 }
 
 /// What a look at a place showed.
@@ -169,6 +169,9 @@ impl Store {
         for (at, name) in folders.iter().enumerate() {
             let path = folder.join(name);
             let looks = Signature::of(&path);
+            if looks.is_some() && !path.is_dir() && !name.is_empty() {
+                look.strays.push((*name).to_owned());
+            }
             look.folders.push(looks.unwrap_or(nothing));
             let same = known.folders.get(at).is_some_and(|then| looks == Some(*then) && !then.is_racy(known.as_of));
             if same || !place.is_owned() {
@@ -178,7 +181,7 @@ impl Store {
             let below = |entry: String| if name.is_empty() { entry } else { format!("{name}/{entry}") };
             let strange = |path: &String| contents.find(path).is_none() && !folders.contains(&path.as_str());
             // A folder that is not there has no strays.
-            look.strays.extend(files::names(&path).unwrap_or_default().into_iter().map(below).filter(strange));
+            look.strays.extend(entries(&path).into_iter().map(below).filter(strange));
         }
         look
     }
@@ -190,8 +193,12 @@ impl Store {
             return Ok(Laying::Broken(vec![Reason::lost_list()]));
         };
         let earlier = self.laid(place.instance)?;
-        let now =
-            Laid { key: record.key.clone(), digest: record.digest.clone(), out: place.out.to_owned(), leaving: None };
+        let now = Laid {
+            key: record.key.clone(),
+            digest: record.digest.clone(),
+            out: place.out.to_owned(),
+            leaving: Vec::new(),
+        };
         let again = earlier.as_ref() == Some(&now);
         let before = earlier.as_ref().and_then(|laid| self.contents(&laid.digest)).unwrap_or_default();
         files::create_folder(&self.root)?;
@@ -209,7 +216,11 @@ impl Store {
                 return Ok(Laying::Broken(broken));
             }
         }
-        let leaving = earlier.filter(|_| !again).map(|laid| laid.leaving.unwrap_or((laid.digest, laid.out)));
+        let leaving = earlier.filter(|_| !again).map(|laid| {
+            // Those before it too, where a crash left files of them.
+            laid.leaving.into_iter().chain([(laid.digest, laid.out)]).collect()
+        });
+        let leaving: Vec<(String, PathBuf)> = leaving.unwrap_or_default();
         let announced = Laid { leaving, ..now.clone() };
         if !again {
             // Before the files: what a crash leaves undone is then mended by the next run.
@@ -217,11 +228,11 @@ impl Store {
             fault::point("place-announced");
         }
         let mut aside = Vec::new();
-        if let Some((digest, out)) = announced.leaving {
-            self.take_away(place, &digest, &out, &contents, &mut aside)?;
+        for (digest, out) in &announced.leaving {
+            self.take_away(place, digest, out, &contents, &mut aside)?;
         }
         for stray in &look.strays {
-            self.clear(place, &place.folder().join(stray), stray, &mut aside)?;
+            self.keep_aside(place, &place.folder().join(stray), stray, &mut aside)?;
         }
         // Looked at in the tick of its last change: known only until the next look.
         for looks in look.signatures.iter_mut().filter(|looks| looks.is_racy(as_of)) {
@@ -321,6 +332,11 @@ impl Store {
         if stored {
             return fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
         }
+        self.keep_aside(place, path, name, aside)
+    }
+
+    fn keep_aside(&self, place: &Place, path: &Path, name: &str, aside: &mut Vec<String>) -> Result<()> {
+        let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
         let folder = self.root.join("altered").join(place.instance);
         let free = |path: &PathBuf| path.symlink_metadata().is_err();
         let numbered = (2..).map(|number| folder.join(format!("{name}.{number}")));
@@ -331,11 +347,21 @@ impl Store {
             if !metadata.is_file() {
                 return Err(error);
             }
-            fs::copy(path, &destination).and_then(|_| fs::remove_file(path))
+            fs::copy(path, &destination)?;
+            fs::File::open(&destination)?.sync_all()?;
+            fs::remove_file(path)
         });
         moved.with_context(|| format!("cannot keep {} aside as {}", path.display(), destination.display()))?;
         let shown = destination.strip_prefix(place.project).unwrap_or(&destination);
         aside.push(shown.display().to_string());
         Ok(())
     }
+}
+
+/// The names in a folder, but for those that are no Unicode.
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names
 }

@@ -60,10 +60,6 @@ impl Store {
         Self { root, blobs, seen, known: Mutex::default() }
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Trusts no look of a file: every one is read again.
     pub fn distrust(&self) {
         self.seen.distrust();
@@ -105,7 +101,7 @@ impl Store {
         self.root.join("results")
     }
 
-    fn record_path(&self, key: &str) -> PathBuf {
+    pub(super) fn record_path(&self, key: &str) -> PathBuf {
         self.results().join(format!("{key}.json"))
     }
 

@@ -55,6 +55,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         print("  the same key".to_owned());
     }
     match (first, changes) {
+        (_, None) => print("  the files of one of them are not known any more".to_owned()),
         (None, _) => print("  the same files".to_owned()),
         (Some(first), files) => {
             print(format!("  {}", Reason::InputChanged { name: "the result".to_owned(), files }));

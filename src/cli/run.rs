@@ -98,7 +98,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     };
     let reports = project.run(&options, &screen, &observe)?;
     tell(&json!({"event": "finished", "stages": reports}));
-    events.close()?;
+    let noted = events.close();
     if !arguments.json {
         if let Some(estimate) = account::estimate(&reports) {
             session.screen.print(&estimate);
@@ -107,10 +107,12 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             session.screen.print(&account::compared(&reports, lock));
         }
     }
-    if let Some(path) = &arguments.summarize {
-        append(path, &account::summary(&reports, options.lock.as_ref()))?;
-    }
+    let summarized = match &arguments.summarize {
+        Some(path) => append(path, &account::summary(&reports, options.lock.as_ref())),
+        None => Ok(()),
+    };
     judge(&reports)?;
+    noted.and(summarized)?;
     if let Some(lock) = &options.lock {
         let gone = lock.0.keys().find(|name| project.manifest.find(name).is_err());
         if let Some(name) = gone {

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::account::{self, judge};
 use super::{Session, Variation, duration};
-use crate::cache::{Damage, Fault, Reason};
+use crate::cache::{Damage, Fault, Place, Reason};
 use crate::failure::Failure;
 use crate::lock::LockFile;
 use crate::pipeline::{Event, Options, Project, Selection};
@@ -52,7 +52,7 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
     let bar = session.screen.progress("verify").bytes("reading", 0);
     let damage = project.store.verify(|bytes| bar.inc(bytes))?;
     drop(bar);
-    let findings = findings(project, &damage)?;
+    let findings = find(project, &damage)?;
     let loose = damage.blobs.len();
     if arguments.json {
         let rows = findings.iter().map(|finding| {
@@ -89,20 +89,20 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
     Err(Failure::Damaged(message.to_owned()).into())
 }
 
-fn findings(project: &Project, damage: &Damage) -> Result<Vec<Finding>> {
+fn find(project: &Project, damage: &Damage) -> Result<Vec<Finding>> {
     let laid = project.store.all_laid()?;
     let mut findings = Vec::new();
     for (record, files) in &damage.results {
         let instance = laid.iter().find(|(_, laid)| laid.key == record.key).map(|(name, _)| name.clone());
         findings.push(Finding { instance, stage: record.document.stage.clone(), stored: true, files: files.clone() });
     }
-    for (at, instance) in project.manifest.instances.iter().enumerate() {
-        let laid = laid.iter().find(|(name, _)| *name == instance.name);
-        let Some(contents) = laid.and_then(|(_, laid)| project.store.contents(&laid.digest)) else { continue };
-        let files = project.store.verify_place(&project.manifest.place(at), &contents, damage);
+    for (name, laid) in &laid {
+        let Some(contents) = project.store.contents(&laid.digest) else { continue };
+        let place = Place { instance: name, project: &project.manifest.project, out: &laid.out };
+        let files = project.store.verify_place(&place, &contents, damage);
         if !files.is_empty() {
-            let stage = instance.stage.kind().name.to_owned();
-            findings.push(Finding { instance: Some(instance.name.clone()), stage, stored: false, files });
+            let stage = project.store.record(&laid.key)?.map(|record| record.document.stage).unwrap_or_default();
+            findings.push(Finding { instance: Some(name.clone()), stage, stored: false, files });
         }
     }
     Ok(findings)
@@ -110,22 +110,25 @@ fn findings(project: &Project, damage: &Damage) -> Result<Vec<Finding>> {
 
 fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Finding], json: bool) -> Result<()> {
     let laid = project.store.all_laid()?;
+    let contents = laid.iter().filter_map(|(name, laid)| {
+        let place = Place { instance: name, project: &project.manifest.project, out: &laid.out };
+        Some((place, project.store.contents(&laid.digest)?))
+    });
+    let contents: Vec<_> = contents.collect();
+    let places: Vec<_> = contents.iter().map(|(place, contents)| (*place, &**contents)).collect();
+    // Only what lies there now is made again, never what the manifest says today instead.
     let instances = &project.manifest.instances;
-    let mut places = Vec::new();
-    for (at, instance) in instances.iter().enumerate() {
-        let laid = laid.iter().find(|(name, _)| *name == instance.name);
-        if let Some(contents) = laid.and_then(|(_, laid)| project.store.contents(&laid.digest)) {
-            places.push((project.manifest.place(at), contents));
-        }
+    let mut current: Vec<bool> = Vec::new();
+    for (assessment, instance) in project.assess()?.iter().zip(instances) {
+        let lies = laid.iter().find(|(name, _)| *name == instance.name).map(|(_, laid)| &laid.key);
+        // Without a key where something it needs is damaged.
+        let fits = assessment.key.as_ref().is_none_or(|key| Some(key) == lies);
+        current.push(lies.is_some() && fits && instance.needs.iter().all(|need| current[*need]));
     }
-    let places: Vec<_> = places.iter().map(|(place, contents)| (*place, &**contents)).collect();
+    let is_current = |name: &String| instances.iter().zip(&current).any(|(one, current)| one.name == *name && *current);
     project.store.mend(damage, &places)?;
-    let known = |name: &&String| instances.iter().any(|instance| instance.name == **name);
     let targets: Vec<String> =
-        findings.iter().filter_map(|finding| finding.instance.as_ref()).filter(known).cloned().collect();
-    if targets.is_empty() {
-        return Ok(());
-    }
+        findings.iter().filter_map(|finding| finding.instance.clone()).filter(is_current).collect();
     let options = Options { selection: Selection { targets, ..Selection::default() }, jobs: 1, ..Options::default() };
     let width = instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
     let screen = if json { session.screen.for_machines() } else { session.screen.clone() };
@@ -134,7 +137,13 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
             session.screen.print(&account::line(report, width));
         }
     })?;
-    judge(&reports)
+    judge(&reports)?;
+    let left = project.store.verify(|_| ())?;
+    if find(project, &left)?.is_empty() && left.blobs.is_empty() {
+        return Ok(());
+    }
+    let message = "what is still damaged was made with other parameters; repair it with its --profile and --set";
+    Err(Failure::Damaged(message.to_owned()).into())
 }
 
 fn rerun(session: &Session, project: &Project, targets: &[String], json: bool) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Making a result again in a scratch place, without the cache and without touching what there is.
+//! Making a result again in a scratch place, from nothing that the cache knows; only blobs may be added.
 
 use std::path::PathBuf;
 

@@ -56,8 +56,17 @@ impl Job<'_> {
             (report.state, report.reasons) = (Ran::Pending, unmade);
             return Ok(None);
         }
-        let inputs = project.inputs(*place, known)?;
-        let document = project.document(*place, &inputs)?;
+        let mut inputs = project.inputs(*place, known)?;
+        if options.dry_run {
+            inputs.unlaid = !self.needs_are_laid()?;
+        }
+        let document = match project.document(*place, &inputs) {
+            Err(error) if inputs.unlaid => {
+                (report.state, report.reasons) = (Ran::Pending, vec![Reason::Unreadable(format!("{error:#}"))]);
+                return Ok(None);
+            }
+            document => document?,
+        };
         let key = document.key()?;
         report.key = Some(key.clone());
         report.reasons = project.changes(*place, &document)?;
@@ -107,6 +116,18 @@ impl Job<'_> {
         Ok(Some(record))
     }
 
+    /// Whether the results it reads lie in their places now.
+    fn needs_are_laid(&self) -> Result<bool> {
+        let instances = &self.project.manifest.instances;
+        for need in &instances[self.place].needs {
+            let laid = self.project.store.laid(&instances[*need].name)?.map(|laid| laid.key);
+            if laid.as_ref() != self.known[*need].as_ref().map(|record| &record.key) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Lays a stored result at its place; in a dry run, only looks.
     fn take(&self, record: &Record) -> Result<Laying> {
         let Project { manifest, store } = self.project;
@@ -135,7 +156,8 @@ impl Job<'_> {
         let start = Instant::now();
         let slot = store.slot()?;
         let scratch = store.scratch(&instance.name, &document.key()?);
-        let anew = self.options.force && self.part.named;
+        // What the lock does not vouch for was made of the same items and checkpoint.
+        let anew = (self.options.force && self.part.named) || report.reasons == [Reason::NotLocked];
         let progress = self.screen.progress(&instance.name);
         let context = Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !anew);
         instance.stage.run(&context)?;
@@ -174,7 +196,8 @@ impl Job<'_> {
         let Project { manifest, store } = self.project;
         for (need, input) in manifest.instances[self.place].needs.iter().zip(&inputs.results) {
             let look = store.look(&manifest.place(*need), &input.contents);
-            if !look.is_sound() {
+            // What else somebody put there was not read.
+            if !look.faults.is_empty() {
                 let why = Reason::all(&look.reasons(&input.contents, Reason::Laid));
                 tracing::warn!("{}: {why}", input.instance);
                 return Ok(false);

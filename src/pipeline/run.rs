@@ -105,7 +105,7 @@ impl Project {
         let mut stopping = false;
         if !options.dry_run {
             for digest in self.store.scrub()? {
-                tracing::warn!("the stored file {digest} was damaged; what needs it is made again");
+                tracing::warn!("the stored file {digest} was damaged and is taken away");
             }
         }
         let history = if options.dry_run { self.store.history() } else { Vec::new() };
@@ -154,7 +154,10 @@ impl Project {
             }
         });
         if !options.dry_run {
-            self.store.seen.save()?;
+            // Lost is only that the next run reads some files again.
+            if let Err(error) = self.store.seen.save() {
+                tracing::warn!("{error:#}");
+            }
         }
         Ok(reports.into_iter().flatten().collect())
     }

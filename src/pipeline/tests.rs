@@ -38,7 +38,7 @@ impl Stage for Shout {
         let lines: Vec<&str> = text.lines().collect();
         let digest = |line: &&str| blake3::hash(line.as_bytes());
         let made = context.map(("lines", 2), &"capitals", &lines, digest, |lines| {
-            Ok(lines.iter().map(|line| line.to_uppercase().repeat(1000).into_bytes()).collect())
+            Ok(lines.iter().map(|line| line.to_uppercase().repeat(5000).into_bytes()).collect())
         })?;
         lines.iter().zip(&made).try_for_each(|(line, made)| context.place(format!("{line}.txt"), made))
     }
@@ -126,6 +126,16 @@ fn only_changed_items_are_made_again_and_the_result_is_that_of_a_clean_build() -
     assert_eq!(second.digest, whole.digest);
     let names = |folder: &Path| crate::files::list(&folder.join("artifacts/one"));
     assert_eq!(names(folder.path())?, names(clean.path())?);
+    // In place, so that what is stored is damaged with it: an item whose blob is not whole is made again too.
+    let laid = folder.path().join("artifacts/one/a.txt");
+    fs::set_permissions(&laid, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    fs::write(&laid, "b".repeat(5000))?;
+    items(folder.path(), "a\nB2\nc\ne\n")?;
+    items(clean.path(), "a\nB2\nc\ne\n")?;
+    let third = &run(&project(folder.path(), shout)?, Options::default())?[0];
+    let whole = &run(&project(clean.path(), shout)?, Options::default())?[0];
+    assert!(third.items.is_some_and(|items| items.made == 2) && third.digest == whole.digest);
+    assert_eq!(fs::read(&laid)?, "A".repeat(5000).as_bytes());
     let options = Options { force: true, ..Options::default() };
     let forced = &run(&project(folder.path(), shout)?, options)?[0];
     assert_eq!(forced.items.map(|items| items.made), Some(4));

@@ -94,6 +94,11 @@ fn strangers_are_kept_aside_where_only_results_lie_and_left_alone_elsewhere() {
     assert!(!project.path("artifacts/prepare/cat/mine.png").exists());
     assert_eq!(fs::read(project.path("artifacts/.cache/altered/prepare/cat/mine.png")).unwrap(), b"mine");
     assert_eq!(fs::read(project.path("reports/mine.txt")).unwrap(), b"mine");
+    // A copy of a result is a person's too.
+    fs::copy(project.path(SPLIT), project.path("artifacts/split/copy.csv")).unwrap();
+    project.succeed("run split --set split.test=0.5");
+    assert!(project.path("artifacts/.cache/altered/split/copy.csv").exists());
+    project.succeed("run split");
     assert_eq!(project.similiai("status --check").status, 0);
 }
 
