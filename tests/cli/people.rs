@@ -52,6 +52,15 @@ fn a_plan_says_what_past_runs_took() {
 }
 
 #[test]
+fn a_plan_does_not_take_one_result_for_another_that_lies_there() {
+    let project = Project::new();
+    project.succeed("run split --set split.test=0.3");
+    project.succeed("run train");
+    let plan = project.succeed("run train --set split.test=0.3 --dry-run");
+    assert!(plan.contains("split      cached") && plan.contains("train      would run"), "{plan}");
+}
+
+#[test]
 fn events_are_one_json_object_a_line() {
     let project = Project::new();
     let stdout = project.succeed("run split --events events.ndjson");

@@ -84,6 +84,19 @@ fn damage_is_named_by_verify_and_repaired() {
 }
 
 #[test]
+fn repair_makes_again_what_lies_there_and_nothing_else() {
+    let project = Project::new();
+    project.succeed("run prepare --set prepare.size=32");
+    overwrite(&project.path("artifacts/prepare/images.csv"), b"damaged");
+    let outcome = project.similiai("verify --repair");
+    assert_eq!(outcome.status, 4, "{}", outcome.stdout);
+    assert!(outcome.stderr.contains("made with other parameters"), "{}", outcome.stderr);
+    assert!(!outcome.stdout.contains("ran"), "{}", outcome.stdout);
+    project.succeed("verify --repair --set prepare.size=32");
+    project.succeed("verify");
+}
+
+#[test]
 fn strangers_are_kept_aside_where_only_results_lie_and_left_alone_elsewhere() {
     let project = Project::new();
     project.succeed("run all");
