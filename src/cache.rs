@@ -1,4 +1,13 @@
 //! The cache: a result is stored under the key of everything that can change it.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `key`, `reason` | the document that a key is the digest of; what differs between two, and how that is worded |
+//! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
+//! | `place`, `index`, `signature` | laying files where people look; how they looked when they were known to be right |
+//! | `items` | what a stage made of each single item |
+//! | `seen` | files outside the store, and facts worked out once |
+//! | `verify`, `gc` | finding damage; making room |
 
 mod blobs;
 mod contents;

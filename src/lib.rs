@@ -9,10 +9,11 @@
 //! | [`manifest`] | `pipeline.yaml`, checked whole, errors with line and caret |
 //! | [`stage`] | the contract of a stage: `Stage`, `Context` |
 //! | [`pipeline`] | order, ask the cache, run; what is stale and why |
-//! | [`cache`] | key → stored result → laid files |
-//! | [`lock`] | `pipeline.lock`: the digests a run must give |
-//! | [`difference`] | how two files that should be equal differ |
-//! | [`interrupt`], [`fault`] | signals; where a test kills the process |
+//! | [`cache`] | key → stored result → laid files; what changed, what is damaged, what may go |
+//! | [`lock`] | `pipeline.lock`: what results depend on, and the digests they must have |
+//! | [`difference`] | where two results that should be equal differ |
+//! | [`interrupt`] | SIGINT and SIGTERM end work between two items |
+//! | [`fault`] | the points at which a test kills the process |
 //! | [`failure`] | failures with an exit status of their own |
 //! | [`progress`] | bars on a terminal, plain lines elsewhere |
 //! | [`files`] | whole files or none, digests, errors with the path |

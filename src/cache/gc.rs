@@ -51,83 +51,64 @@ impl Store {
     /// Removes what is over the budget, never what lies at a place. The caller holds the project's lock.
     pub fn collect(&self, budget: &Budget, dry_run: bool) -> Result<Collected> {
         let laid: HashSet<String> = self.all_laid()?.into_iter().map(|(_, laid)| laid.key).collect();
-        let mut records: Vec<(Duration, Record)> = Vec::new();
-        for record in self.records()? {
-            let unused = age(&self.record_path(&record.key)).unwrap_or_default();
-            records.push((unused, record));
+        let (may_go, mut stay) = self.by_last_use(budget, &laid)?;
+        let mut uses = Uses::default();
+        for record in may_go.iter().chain(&stay) {
+            uses.add(self.blobs_of(record));
         }
-        records.sort_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.key.cmp(&b.key)));
-        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut may_go = Vec::new();
-        for (unused, record) in &records {
-            let count = seen.entry(&record.document.stage).or_default();
-            *count += 1;
-            if *count > budget.keep_last && *unused > budget.grace && !laid.contains(&record.key) {
-                may_go.push(record);
-            }
-        }
-        let mut used: HashMap<String, (usize, u64)> = HashMap::new();
-        let mut count = |record: &Record, up: bool| -> u64 {
-            let mut freed = 0;
-            for (digest, bytes) in self.blobs_of(record) {
-                let entry = used.entry(digest).or_insert((0, bytes));
-                if up {
-                    entry.0 += 1;
-                } else {
-                    entry.0 -= 1;
-                    freed += if entry.0 == 0 { entry.1 } else { 0 };
-                }
-            }
-            freed
+        let stored: Vec<(String, u64, bool)> =
+            self.blobs.all()?.into_iter().map(|digest| self.aged(digest, budget)).collect();
+        let unused = |uses: &Uses| -> Vec<&(String, u64, bool)> {
+            stored.iter().filter(|(digest, _, old)| *old && !uses.0.contains_key(digest)).collect()
         };
-        for (_, record) in &records {
-            count(record, true);
-        }
-        let all = records.iter().flat_map(|(_, record)| self.blobs_of(record)).collect::<HashMap<String, u64>>();
-        let (referred, referred_bytes): (HashSet<&String>, u64) = (all.keys().collect(), all.values().sum());
-        // What nothing refers to goes in any case, once it is old enough.
-        let stays = |digest: &String| age(&self.blobs.path(digest)).is_none_or(|age| age <= budget.grace);
-        let loose = self.blobs.all()?.into_iter().filter(|digest| !referred.contains(digest) && stays(digest));
-        let loose: u64 = loose.filter_map(|digest| self.blobs.signature(&digest)).map(|looks| looks.bytes).sum();
-        let mut total = loose + referred_bytes;
+        let bytes = |blobs: &[&(String, u64, bool)]| blobs.iter().map(|(_, bytes, _)| bytes).sum::<u64>();
+        let all: u64 = stored.iter().map(|(_, bytes, _)| bytes).sum();
         let mut collected = Collected::default();
-        for record in may_go.into_iter().rev() {
+        let mut total = all - bytes(&unused(&uses));
+        for record in may_go {
             if budget.bytes.is_some_and(|bytes| total <= bytes) {
-                break;
-            }
-            total -= count(record, false).min(total);
-            collected.results.push(record.clone());
-        }
-        let gone: HashSet<&str> = collected.results.iter().map(|record| record.key.as_str()).collect();
-        let kept: Vec<&Record> =
-            records.iter().map(|(_, record)| record).filter(|record| !gone.contains(record.key.as_str())).collect();
-        if !dry_run {
-            for key in &gone {
-                self.remove_record(key)?;
-            }
-        }
-        used.retain(|_, (count, _)| *count > 0);
-        for digest in self.blobs.all()?.into_iter().filter(|digest| !used.contains_key(digest)) {
-            let path = self.blobs.path(&digest);
-            let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-            if age(&path).is_none_or(|age| age <= budget.grace) {
+                stay.push(record);
                 continue;
             }
-            (collected.blobs, collected.bytes) = (collected.blobs + 1, collected.bytes + bytes);
-            if !dry_run {
-                self.blobs.remove(&digest)?;
-            }
+            total = total.saturating_sub(uses.remove(self.blobs_of(&record)));
+            collected.results.push(record);
         }
-        let blobs = collected.bytes;
-        let tables: HashSet<&str> = kept.iter().flat_map(|record| &record.items).map(String::as_str).collect();
+        let blobs = unused(&uses);
+        (collected.blobs, collected.bytes, collected.kept) = (blobs.len(), bytes(&blobs), all - bytes(&blobs));
+        if !dry_run {
+            collected.results.iter().try_for_each(|record| self.remove_record(&record.key))?;
+            blobs.iter().try_for_each(|(digest, ..)| self.blobs.remove(digest))?;
+        }
+        let tables: HashSet<&str> = stay.iter().flat_map(|record| &record.items).map(String::as_str).collect();
         collected.bytes += self.remove_old("items", budget.grace, dry_run, |name| tables.contains(name))?;
         collected.bytes += self.remove_scratch(&laid, budget.grace, dry_run)?;
         // Where results lay before they were parted into shared files.
         collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
-        let all = self.blobs.all()?;
-        let stored: u64 = all.iter().filter_map(|digest| self.blobs.signature(digest)).map(|looks| looks.bytes).sum();
-        collected.kept = if dry_run { stored.saturating_sub(blobs) } else { stored };
         Ok(collected)
+    }
+
+    /// The results that may go, the one unused for longest first, and those that may not.
+    fn by_last_use(&self, budget: &Budget, laid: &HashSet<String>) -> Result<(Vec<Record>, Vec<Record>)> {
+        let unused = |record: Record| (age(&self.record_path(&record.key)).unwrap_or_default(), record);
+        let mut records: Vec<(Duration, Record)> = self.records()?.into_iter().map(unused).collect();
+        records.sort_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.key.cmp(&b.key)));
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let (mut may_go, mut stay) = (Vec::new(), Vec::new());
+        for (unused, record) in records {
+            let count = seen.entry(record.document.stage.clone()).or_default();
+            *count += 1;
+            let goes = *count > budget.keep_last && unused > budget.grace && !laid.contains(&record.key);
+            if goes { may_go.push(record) } else { stay.push(record) }
+        }
+        may_go.reverse();
+        Ok((may_go, stay))
+    }
+
+    /// A blob with its length, and whether its time of grace is over.
+    fn aged(&self, digest: String, budget: &Budget) -> (String, u64, bool) {
+        let path = self.blobs.path(&digest);
+        let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        (digest, bytes, age(&path).is_some_and(|age| age > budget.grace))
     }
 
     fn blobs_of(&self, record: &Record) -> Vec<(String, u64)> {
@@ -173,6 +154,33 @@ impl Store {
             }
         }
         Ok(bytes)
+    }
+}
+
+/// How many results use a blob, with its length.
+#[derive(Default)]
+struct Uses(HashMap<String, (usize, u64)>);
+
+impl Uses {
+    fn add(&mut self, blobs: Vec<(String, u64)>) {
+        for (digest, bytes) in blobs {
+            self.0.entry(digest).or_insert((0, bytes)).0 += 1;
+        }
+    }
+
+    /// Gives the bytes that nothing uses any more.
+    fn remove(&mut self, blobs: Vec<(String, u64)>) -> u64 {
+        let mut freed = 0;
+        for (digest, _) in blobs {
+            if let Some((count, bytes)) = self.0.get_mut(&digest) {
+                *count -= 1;
+                if *count == 0 {
+                    freed += *bytes;
+                    self.0.remove(&digest);
+                }
+            }
+        }
+        freed
     }
 }
 

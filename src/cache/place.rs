@@ -187,7 +187,7 @@ impl Store {
     }
 
     /// Lays `record` at its place: right files stay, missing and wrong ones are laid, and what an earlier result left
-    /// is taken away. What nobody stored is kept aside. `made`: its blobs were written just now.
+    /// is taken away. What nobody stored is kept aside. `made`: its blobs were written or read just now.
     pub fn lay(&self, place: &Place, record: &Record, made: bool) -> Result<Laying> {
         let Some(contents) = self.contents(&record.digest) else {
             return Ok(Laying::Broken(vec![Reason::lost_list()]));

@@ -1,11 +1,13 @@
 //! `similiai verify`
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::account::{self, judge};
 use super::{Session, Variation, duration};
-use crate::cache::{Damage, Fault, Place, Reason};
+use crate::cache::{Contents, Damage, Fault, Laid, Place, Reason};
 use crate::failure::Failure;
 use crate::lock::LockFile;
 use crate::pipeline::{Event, Options, Project, Selection};
@@ -96,26 +98,30 @@ fn find(project: &Project, damage: &Damage) -> Result<Vec<Finding>> {
         let instance = laid.iter().find(|(_, laid)| laid.key == record.key).map(|(name, _)| name.clone());
         findings.push(Finding { instance, stage: record.document.stage.clone(), stored: true, files: files.clone() });
     }
-    for (name, laid) in &laid {
-        let Some(contents) = project.store.contents(&laid.digest) else { continue };
-        let place = Place { instance: name, project: &project.manifest.project, out: &laid.out };
-        let files = project.store.verify_place(&place, &contents, damage);
+    for (name, laid, contents) in with_contents(project, &laid) {
+        let files = project.store.verify_place(&place(project, name, laid), &contents, damage);
         if !files.is_empty() {
             let stage = project.store.record(&laid.key)?.map(|record| record.document.stage).unwrap_or_default();
-            findings.push(Finding { instance: Some(name.clone()), stage, stored: false, files });
+            findings.push(Finding { instance: Some(name.to_owned()), stage, stored: false, files });
         }
     }
     Ok(findings)
 }
 
+fn place<'a>(project: &'a Project, name: &'a str, laid: &'a Laid) -> Place<'a> {
+    Place { instance: name, project: &project.manifest.project, out: &laid.out }
+}
+
+/// What lies somewhere, where its files are still known; by instance, those of other manifests too.
+fn with_contents<'a>(project: &Project, laid: &'a [(String, Laid)]) -> Vec<(&'a str, &'a Laid, Arc<Contents>)> {
+    let known = laid.iter().filter_map(|(name, laid)| Some((&**name, laid, project.store.contents(&laid.digest)?)));
+    known.collect()
+}
+
 fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Finding], json: bool) -> Result<()> {
     let laid = project.store.all_laid()?;
-    let contents = laid.iter().filter_map(|(name, laid)| {
-        let place = Place { instance: name, project: &project.manifest.project, out: &laid.out };
-        Some((place, project.store.contents(&laid.digest)?))
-    });
-    let contents: Vec<_> = contents.collect();
-    let places: Vec<_> = contents.iter().map(|(place, contents)| (*place, &**contents)).collect();
+    let known = with_contents(project, &laid);
+    let places: Vec<_> = known.iter().map(|(name, laid, contents)| (place(project, name, laid), &**contents)).collect();
     // Only what lies there now is made again, never what the manifest says today instead.
     let instances = &project.manifest.instances;
     let mut current: Vec<bool> = Vec::new();

@@ -76,9 +76,14 @@ impl Job<'_> {
             locked.vouch_for(&document).map_err(Failure::NotReproducible)?;
         }
         let vouched = |record: &Record| locked.is_none_or(|locked| locked.digest == record.digest);
+        let mut anew = options.force && part.named && part.may_run;
         match project.store.record(&key)? {
-            Some(_) if options.force && part.named && part.may_run => report.reasons = vec![Reason::Forced],
-            Some(record) if !vouched(&record) => report.reasons = vec![Reason::NotLocked],
+            Some(_) if anew => report.reasons = vec![Reason::Forced],
+            Some(record) if !vouched(&record) => {
+                // The items and the checkpoint that it was made from are no better.
+                anew = true;
+                report.reasons = vec![Reason::NotLocked];
+            }
             Some(record) => match self.take(&record)? {
                 Laying::Done(mended) => {
                     // A first run that finds a result has nothing to explain.
@@ -102,7 +107,7 @@ impl Job<'_> {
             return Ok(None);
         }
         report.state = Ran::Ran;
-        let record = self.make(inputs.clone(), document.clone(), report)?;
+        let record = self.make(inputs.clone(), document.clone(), anew, report)?;
         if let Some(locked) = locked
             && locked.digest != record.digest
         {
@@ -150,14 +155,13 @@ impl Job<'_> {
         })
     }
 
-    fn make(&self, inputs: Inputs, document: KeyDocument, report: &mut Report) -> Result<Record> {
+    /// `anew`: goes on from nothing that earlier runs left.
+    fn make(&self, inputs: Inputs, document: KeyDocument, anew: bool, report: &mut Report) -> Result<Record> {
         let Project { manifest, store } = self.project;
         let instance = &manifest.instances[self.place];
         let start = Instant::now();
         let slot = store.slot()?;
         let scratch = store.scratch(&instance.name, &document.key()?);
-        // What the lock does not vouch for was made of the same items and checkpoint.
-        let anew = (self.options.force && self.part.named) || report.reasons == [Reason::NotLocked];
         let progress = self.screen.progress(&instance.name);
         let context = Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !anew);
         instance.stage.run(&context)?;
