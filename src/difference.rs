@@ -140,8 +140,8 @@ fn bytes(expected: &Path, found: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::embeddings::Row;
     use crate::embeddings::Writer;
-    use crate::listing::{Side, Split};
     use std::fs;
 
     fn how(name: &str, write: impl Fn(&Path, f32)) -> String {
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn names_the_place_in_each_kind_of_file() {
         let table = how("e.parquet", |path, value| {
-            let row = |i| Split { path: format!("{i}"), label: i, label_name: "a".into(), split: Side::Train };
+            let row = |i| Row { path: format!("{i}"), label: i, label_name: "a".into(), split: "train".into() };
             let mut writer = Writer::create(path, 2, Default::default()).unwrap();
             writer.write(&[row(0), row(1)], vec![0.0, 0.0, 0.5, value]).unwrap();
             writer.finish().unwrap();

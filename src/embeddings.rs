@@ -18,7 +18,22 @@ use parquet::schema::types::ColumnPath;
 use crate::damaged;
 use crate::listing::Split;
 
+/// The file of a pipeline's embeddings.
+pub const FILE: &str = "embeddings.parquet";
+
 const EMBEDDING: &str = "embedding";
+/// The footer's fact that names the model, by its digest.
+pub const MODEL: &str = "similiai.model";
+
+/// Name, type and meaning of each column.
+pub const COLUMNS: [(&str, &str, &str); 6] = [
+    ("id", "int32", "place in the list of paths, sorted; from 0"),
+    ("path", "string", "of the picture, below the folder of all"),
+    ("label", "int32", "of the class; -1 where there is none"),
+    ("label_name", "string", "name of the class; empty where there is none"),
+    ("split", "string", "train: learned from; test: never seen in training; empty: no part of the pipeline"),
+    (EMBEDDING, "list of float32", "the vector, without a unit; Euclidean distances tell how alike two pictures are"),
+];
 
 fn schema(dimension: usize) -> Schema {
     let item = Arc::new(Field::new("element", DataType::Float32, false));
@@ -30,6 +45,23 @@ fn schema(dimension: usize) -> Schema {
         Field::new("split", DataType::Utf8, false),
         Field::new(EMBEDDING, DataType::FixedSizeList(item, dimension as i32), false),
     ])
+}
+
+/// What stands beside an embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub path: String,
+    pub label: i32,
+    pub label_name: String,
+    /// `train`, `test`, or nothing.
+    pub split: String,
+}
+
+impl From<&Split> for Row {
+    fn from(row: &Split) -> Self {
+        let Split { path, label, label_name, split } = row.clone();
+        Self { path, label, label_name, split: split.name().to_owned() }
+    }
 }
 
 /// Writes rows by id; ids count from 0 in the order of writing.
@@ -59,10 +91,10 @@ impl Writer {
     }
 
     /// `embeddings`: (rows, dimension)
-    pub fn write(&mut self, rows: &[Split], embeddings: Vec<f32>) -> Result<()> {
+    pub fn write(&mut self, rows: &[Row], embeddings: Vec<f32>) -> Result<()> {
         let ids = Int32Array::from_iter_values(self.next..self.next + rows.len() as i32);
         self.next += rows.len() as i32;
-        let text = |pick: fn(&Split) -> &str| StringArray::from_iter_values(rows.iter().map(pick));
+        let text = |pick: fn(&'_ Row) -> &'_ str| StringArray::from_iter_values(rows.iter().map(pick));
         let item = Arc::new(Field::new("element", DataType::Float32, false));
         let floats = Arc::new(Float32Array::from(embeddings));
         let lists = FixedSizeListArray::try_new(item, self.dimension as i32, floats, None)?;
@@ -71,7 +103,7 @@ impl Writer {
             Arc::new(text(|row| &row.path)),
             Arc::new(Int32Array::from_iter_values(rows.iter().map(|row| row.label))),
             Arc::new(text(|row| &row.label_name)),
-            Arc::new(text(|row| row.split.name())),
+            Arc::new(text(|row| &row.split)),
             Arc::new(lists),
         ];
         let batch = RecordBatch::try_new(self.schema.clone(), columns)?;
@@ -105,6 +137,16 @@ impl Embeddings {
 
     pub fn is_empty(&self) -> bool {
         self.paths.is_empty()
+    }
+
+    /// Refuses embeddings of another model than the one with the digest `model`; `mend` says what to run.
+    pub fn must_be_of(&self, model: &str, name: &str, mend: &str) -> Result<()> {
+        let made_by = self.facts.get(MODEL).map(String::as_str).unwrap_or_default();
+        if made_by == model {
+            return Ok(());
+        }
+        let (has, wants) = (made_by.get(..12).unwrap_or("none"), model.get(..12).unwrap_or(model));
+        Err(damaged!("{name} was made by another model ({has}…) than the one that is here ({wants}…); {mend}"))
     }
 
     pub fn row(&self, id: usize) -> &[f32] {
@@ -151,14 +193,13 @@ impl Embeddings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listing::Side;
 
     #[test]
     fn what_is_written_is_read() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("e.parquet");
         let row =
-            |i: i32| Split { path: format!("a/{i}.png"), label: i % 2, label_name: "a".into(), split: Side::Train };
+            |i: i32| Row { path: format!("a/{i}.png"), label: i % 2, label_name: "a".into(), split: "train".into() };
         let mut writer = Writer::create(&path, 2, [("seed".to_owned(), "7".to_owned())].into())?;
         writer.write(&[row(0), row(1)], vec![0.0, 1.0, 2.0, 3.0])?;
         writer.write(&[row(2)], vec![4.0, 5.0])?;

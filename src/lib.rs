@@ -17,16 +17,18 @@
 //! | [`failure`] | failures with an exit status of their own |
 //! | [`progress`] | bars on a terminal, plain lines elsewhere |
 //! | [`files`] | whole files or none, digests, errors with the path |
-//! | [`images`] | CIFAR-10 records and PNG files |
+//! | [`images`] | CIFAR's archives, people's pictures, and how both are prepared |
 //! | [`listing`] | the CSV lists of images and of the split |
 //! | [`nn`] | differentiable ops on dfdx tensors and their kernels |
 //! | [`model`] | the networks; saved together with their configuration |
 //! | [`embeddings`] | the Parquet file: schema, writing, reading |
-//! | [`search`] | exact k-nearest neighbours |
+//! | [`search`] | nearest neighbours: exact, and by an approximate index |
+//! | [`calibration`] | what a distance means: the chance that a neighbour is of the query's class |
 //! | [`metrics`] | retrieval metrics with definition, chance level and interval |
 //! | [`charts`] | drawing with a font that comes along |
 
 pub mod cache;
+pub mod calibration;
 pub mod charts;
 pub mod cli;
 pub mod difference;

@@ -17,8 +17,13 @@ use serde::{Deserialize, Serialize};
 pub use networks::{DIMENSION, Network, Original, Residual, Residual48, Residual64, parameters, set_parameters};
 pub use views::View;
 
+use crate::calibration::Calibration;
+use crate::images::Preparation;
 use crate::nn::{Buffer, FeatureMap, normalize};
-use crate::{damaged, files};
+use crate::{damaged, embeddings, files};
+
+/// The file of a trained network.
+pub const FILE: &str = "model.safetensors";
 
 const METADATA_KEY: &str = "similiai";
 /// Images embedded at a time: bounds the memory of feature maps.
@@ -50,7 +55,19 @@ pub struct Configuration {
     pub mirrored: bool,
     /// … each in its place and moved by so many pixels to the four sides.
     pub shift: usize,
+    /// From any picture to those learned from, which are prepared already …
+    pub preparation: Preparation,
+    /// … and from those to the network's input.
     pub preprocessing: Preprocessing,
+}
+
+/// What stands in a model's metadata.
+#[derive(Serialize, Deserialize)]
+struct About {
+    #[serde(flatten)]
+    configuration: Configuration,
+    calibration: Calibration,
+    provenance: BTreeMap<String, String>,
 }
 
 /// From an RGB image to the network's input.
@@ -156,6 +173,8 @@ impl<N: Network> Embed for N {
 /// A trained network.
 pub struct Model {
     pub configuration: Configuration,
+    /// What its distances mean.
+    pub calibration: Calibration,
     /// BLAKE3 of the file it came from.
     pub digest: String,
     network: Box<dyn Embed>,
@@ -168,7 +187,7 @@ impl Model {
             SafeTensors::read_metadata(&bytes).map_err(|error| damaged!("{} is no model: {error}", path.display()))?;
         let text = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
         let text = text.ok_or_else(|| damaged!("{} does not say which network it holds", path.display()))?;
-        let configuration: Configuration = serde_json::from_str(text)
+        let About { configuration, calibration, .. } = serde_json::from_str(text)
             .map_err(|error| damaged!("{}: its configuration is damaged: {error}", path.display()))?;
         let known = (DIMENSION, configuration.network.preprocessing());
         if (configuration.dimension, configuration.preprocessing.clone()) != known {
@@ -180,7 +199,22 @@ impl Model {
             NetworkName::Residual48 => Box::new(load_weights::<Residual48>(path)?),
             NetworkName::Residual64 => Box::new(load_weights::<Residual64>(path)?),
         };
-        Ok(Self { configuration, digest: blake3::hash(&bytes).to_hex().to_string(), network })
+        Ok(Self { configuration, calibration, digest: blake3::hash(&bytes).to_hex().to_string(), network })
+    }
+
+    /// What a file of its embeddings says of them.
+    pub fn facts(&self) -> Result<BTreeMap<String, String>> {
+        let configuration = &self.configuration;
+        let facts = [
+            (embeddings::MODEL, self.digest.clone()),
+            ("similiai.dimension", configuration.dimension.to_string()),
+            ("similiai.metric", "euclidean".to_owned()),
+            ("similiai.preparation", serde_json::to_string(&configuration.preparation)?),
+            ("similiai.preprocessing", serde_json::to_string(&configuration.preprocessing)?),
+            ("similiai.mirrored", configuration.mirrored.to_string()),
+            ("similiai.shift", configuration.shift.to_string()),
+        ];
+        Ok(facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
     /// (images, dimension); fails on an embedding that is not finite.
@@ -202,11 +236,12 @@ fn load_weights<N: Network>(path: &Path) -> Result<N> {
     Ok(network)
 }
 
-/// Writes `model.safetensors`: dfdx writes the tensors, the configuration joins them as metadata, with `provenance`.
+/// Writes `model.safetensors`: dfdx writes the tensors, and the rest joins them as metadata.
 pub fn save<N: Network>(
     network: &N,
     configuration: &Configuration,
-    provenance: &BTreeMap<String, String>,
+    calibration: Calibration,
+    provenance: BTreeMap<String, String>,
     path: &Path,
 ) -> Result<()> {
     let bare = path.with_extension("tensors");
@@ -214,9 +249,8 @@ pub fn save<N: Network>(
     let bytes = files::read(&bare)?;
     let tensors = SafeTensors::deserialize(&bytes).context("dfdx wrote tensors that cannot be read")?;
     // One entry, as several would be in no fixed order.
-    let mut about = serde_json::to_value(configuration)?;
-    about["provenance"] = serde_json::to_value(provenance)?;
-    let entry = (METADATA_KEY.to_owned(), about.to_string());
+    let about = About { configuration: configuration.clone(), calibration, provenance };
+    let entry = (METADATA_KEY.to_owned(), serde_json::to_value(&about)?.to_string());
     let metadata = Some(HashMap::from([entry]));
     let bytes = safetensors::serialize(tensors.tensors(), &metadata).map_err(|error| anyhow!("{error}"))?;
     files::write(path, &bytes)?;
@@ -226,6 +260,7 @@ pub fn save<N: Network>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::{Filter, Sharpen};
 
     #[test]
     fn embeddings_have_length_one_and_mirror_images_the_same() {
@@ -236,8 +271,18 @@ mod tests {
             let name = NetworkName::Residual;
             let preprocessing = name.preprocessing();
             let shift = if mirrored { 2 } else { 0 };
-            Configuration { network: name, dimension: DIMENSION, normalize: true, mirrored, shift, preprocessing }
-                .embed(&network, images)
+            let preparation = Preparation { size: 64, filter: Filter::Lanczos, sharpen: Sharpen::default() };
+            let (network_name, dimension, normalize) = (name, DIMENSION, true);
+            let configuration = Configuration {
+                network: network_name,
+                dimension,
+                normalize,
+                mirrored,
+                shift,
+                preparation,
+                preprocessing,
+            };
+            configuration.embed(&network, images)
         };
         let (plain, mirrored) = (embed(false, &images), embed(true, &images));
         let (one, two) = mirrored.split_at(DIMENSION);

@@ -12,7 +12,7 @@ mod chain;
 mod conv;
 mod dense;
 mod frame;
-mod kernels;
+pub(crate) mod kernels;
 mod normalize;
 mod passes;
 mod pointwise;

@@ -36,6 +36,9 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
     /// Parameters that cannot change the output, and so stay out of the key.
     const UNKEYED: &'static [&'static str] = &[];
 
+    /// What commands outside the pipeline find in its result.
+    const GIVES: Option<Gives> = None;
+
     /// Range checks; `Err` names the parameter and says what would be right.
     fn check(&self) -> Result<(), Invalid> {
         Ok(())
@@ -49,6 +52,19 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
 
     /// Reads only `context`'s inputs and writes only below its output folder.
     fn run(&self, context: &Context) -> Result<()>;
+}
+
+/// What a result is to those who ask about pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gives {
+    /// Prepared pictures, by the paths that embeddings name.
+    Pictures,
+    /// [`crate::model::FILE`]
+    Model,
+    /// [`crate::embeddings::FILE`]
+    Embeddings,
+    /// [`crate::search::INDEX`]
+    Index,
 }
 
 /// A parameter outside its range.
@@ -312,6 +328,7 @@ pub struct Kind {
     pub version: u32,
     pub about: &'static str,
     pub needs: &'static [&'static str],
+    pub gives: Option<Gives>,
     /// Every parameter with its default.
     pub defaults: fn() -> Result<serde_yaml::Value>,
     /// JSON Schema of the parameters.
@@ -326,6 +343,7 @@ pub const fn kind<S: Stage>() -> Kind {
         version: S::VERSION,
         about: S::ABOUT,
         needs: S::NEEDS,
+        gives: S::GIVES,
         defaults: || Ok(serde_yaml::to_value(S::default())?),
         schema: || schema::<S>(),
         parse: |value| Ok(Box::new(Typed(serde_path_to_error::deserialize::<_, S>(value)?))),

@@ -1,5 +1,6 @@
 //! benchmark: how well do the embeddings find images of the same class? Figures, a page and pictures.
 
+mod approximate;
 mod page;
 mod pictures;
 mod protocols;
@@ -10,11 +11,15 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use similiai::embeddings::Embeddings;
+use similiai::calibration::Calibration;
+use similiai::embeddings::{self, Embeddings};
+use similiai::listing::Side;
 use similiai::metrics::METRICS;
+use similiai::model::{self, Model};
 use similiai::stage::{Context, Invalid, Stage, require};
 use similiai::{damaged, files};
 
+use approximate::Curve;
 use protocols::{Example, Protocol};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -34,7 +39,12 @@ impl Default for Benchmark {
 struct Findings {
     protocols: Vec<Protocol>,
     examples: Vec<Example>,
+    /// Of the approximate index, if there is one.
+    curve: Option<Curve>,
     embeddings: Embeddings,
+    /// Of the file with the embeddings.
+    digest: String,
+    calibration: Calibration,
     /// PNG bytes by id, of the images in the examples.
     pictures: BTreeMap<usize, Vec<u8>>,
     provenance: BTreeMap<String, String>,
@@ -42,7 +52,7 @@ struct Findings {
 
 impl Stage for Benchmark {
     const NAME: &'static str = "benchmark";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "measures retrieval and writes the report";
     const NEEDS: &'static [&'static str] = &["prepare", "train", "embed"];
 
@@ -51,28 +61,33 @@ impl Stage for Benchmark {
     }
 
     fn run(&self, context: &Context) -> Result<()> {
-        let embeddings = Embeddings::read(&context.input("embed")?.join(super::embed::EMBEDDINGS))?;
+        let path = context.input("embed")?.join(embeddings::FILE);
+        let (embeddings, digest) = (Embeddings::read(&path)?, files::digest(&path)?);
         let train = context.input("train")?;
-        if embeddings.facts.get("similiai.model") != Some(&files::digest(&train.join(super::train::MODEL))?) {
+        let model = Model::load(&train.join(model::FILE))?;
+        if embeddings.facts.get("similiai.model") != Some(&model.digest) {
             return Err(damaged!("the embeddings were not made by the model of `train`; both must be of one training"));
         }
-        let protocols = protocols::evaluate(&embeddings, context)?;
-        let examples = protocols::examples(&embeddings, self.examples, context);
+        let protocols = protocols::evaluate(&embeddings, &model.calibration, context)?;
+        let examples = protocols::examples(&embeddings, self.examples, context)?;
+        let curve = approximate::curve(&embeddings, &digest, &protocols::ids(&embeddings, Side::Test), context)?;
         let folder = context.input("prepare")?;
         let mut pictures = BTreeMap::new();
         for id in examples.iter().flat_map(Example::ids) {
             pictures.insert(id, files::read(&folder.join(&embeddings.paths[id]))?);
         }
-        let provenance = context.provenance()?;
-        let findings = Findings { protocols, examples, embeddings, pictures, provenance };
+        let (provenance, calibration) = (context.provenance()?, model.calibration);
+        let findings = Findings { protocols, examples, curve, embeddings, digest, calibration, pictures, provenance };
         context.progress.tell(&findings.table());
 
         let output = |name: &str| context.output.join(name);
         files::write(&output("results.json"), (serde_json::to_string_pretty(&findings.results())? + "\n").as_bytes())?;
         pictures::neighbours(&findings, &output("benchmark_neighbours.png"))?;
         pictures::scores(&findings, &output("benchmark_scores.png"))?;
-        let curves = files::read(&train.join(super::train::CURVES))?;
-        let page = page::render(&findings, &curves, context.seed);
+        let calibration = output("benchmark_calibration.png");
+        pictures::calibration(&findings, &calibration)?;
+        let (training, calibration) = (files::read(&train.join(super::train::CURVES))?, files::read(&calibration)?);
+        let page = page::render(&findings, (&training, &calibration), context.seed);
         files::write(&output("index.html"), page.as_bytes())
     }
 }
@@ -91,7 +106,10 @@ impl Findings {
                     .collect();
                 (
                     protocol.name.to_owned(),
-                    json!({"queries": protocol.queries, "gallery": protocol.gallery, "metrics": metrics}),
+                    json!({
+                        "queries": protocol.queries, "gallery": protocol.gallery, "metrics": metrics,
+                        "calibration": protocol.reliability,
+                    }),
                 )
             })
             .collect();
@@ -108,7 +126,10 @@ impl Findings {
                 json!({"query": item(example.query), "results": neighbours.collect::<Vec<_>>()})
             })
             .collect();
-        json!({"schema": 1, "protocols": protocols, "examples": examples, "provenance": self.provenance})
+        json!({
+            "schema": 1, "protocols": protocols, "examples": examples, "approximate": self.curve,
+            "provenance": self.provenance,
+        })
     }
 
     /// For the console.

@@ -1,16 +1,17 @@
 //! embed: every image becomes a vector, in one Parquet file.
 
+mod npy;
+
 use anyhow::Result;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::embeddings::Writer;
+use similiai::embeddings::{self, Row, Writer};
 use similiai::images::read_png;
 use similiai::listing::{self, Split};
-use similiai::model::Model;
-use similiai::stage::{Context, Invalid, Stage, require};
+use similiai::model::{self, Model};
+use similiai::stage::{Context, Gives, Invalid, Stage, require};
 
-pub const EMBEDDINGS: &str = "embeddings.parquet";
 /// Written at a time: the pages of the file depend on it.
 const ROWS: usize = 256;
 
@@ -19,22 +20,33 @@ const ROWS: usize = 256;
 pub struct Embed {
     /// Images held in memory at a time; the result does not depend on it.
     batch: usize,
+    /// Parquet, which other stages read; and with npy also the original project's six files for NumPy.
+    formats: Vec<Format>,
+}
+
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Parquet,
+    Npy,
 }
 
 impl Default for Embed {
     fn default() -> Self {
-        Self { batch: 256 }
+        Self { batch: 256, formats: vec![Format::Parquet] }
     }
 }
 
 impl Stage for Embed {
     const NAME: &'static str = "embed";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "embeds every image with the trained network";
     const NEEDS: &'static [&'static str] = &["prepare", "split", "train"];
+    const GIVES: Option<Gives> = Some(Gives::Embeddings);
     const UNKEYED: &'static [&'static str] = &["batch"];
 
     fn check(&self) -> Result<(), Invalid> {
+        require(self.formats.contains(&Format::Parquet), "formats", "must contain parquet, which other stages read")?;
         require((1..=8192).contains(&self.batch), "batch", "must be 1 to 8192")
     }
 
@@ -43,19 +55,15 @@ impl Stage for Embed {
         let folder = context.input("prepare")?;
         let mut rows: Vec<Split> = listing::read(&context.input("split")?.join(super::split::LIST))?;
         rows.sort_by(|a, b| a.path.cmp(&b.path));
-        let model = Model::load(&context.input("train")?.join(super::train::MODEL))?;
-        let configuration = &model.configuration;
-        let facts = [
-            ("similiai.model", model.digest.clone()),
-            ("similiai.dimension", configuration.dimension.to_string()),
-            ("similiai.metric", "euclidean".to_owned()),
-            ("similiai.preprocessing", serde_json::to_string(&configuration.preprocessing)?),
-            ("similiai.mirrored", configuration.mirrored.to_string()),
-            ("similiai.shift", configuration.shift.to_string()),
-        ];
-        let mut all = context.provenance()?;
-        all.extend(facts.into_iter().map(|(key, value)| (key.to_owned(), value)));
-        let mut writer = Writer::create(&context.output.join(EMBEDDINGS), configuration.dimension, all)?;
+        let model = Model::load(&context.input("train")?.join(model::FILE))?;
+        let dimension = model.configuration.dimension;
+        let mut facts = context.provenance()?;
+        facts.extend(model.facts()?);
+        let mut writer = Writer::create(&context.output.join(embeddings::FILE), dimension, facts)?;
+        let mut arrays = match self.formats.contains(&Format::Npy) {
+            true => Some(npy::Arrays::create(&context.output, &rows, dimension)?),
+            false => None,
+        };
         let digests = rows.iter().map(|row| prepared.digest_of(&row.path)).collect::<Result<Vec<_>>>()?;
         let pictures: Vec<(&Split, blake3::Hash)> = rows.iter().zip(digests).collect();
         let embeddings = context.map(
@@ -66,19 +74,23 @@ impl Stage for Embed {
             |pictures| {
                 let read = |(row, _): &&(&Split, _)| read_png(&folder.join(&row.path));
                 let images = pictures.par_iter().map(read).collect::<Result<Vec<_>>>()?;
-                let values = model.embed(images)?;
-                let rows = values.chunks_exact(configuration.dimension);
+                let rows = model.embed(images)?;
+                let rows = rows.chunks_exact(dimension);
                 Ok(rows.map(|row| row.iter().flat_map(|value| value.to_le_bytes()).collect()).collect())
             },
         )?;
         for (rows, embeddings) in rows.chunks(ROWS).zip(embeddings.chunks(ROWS)) {
-            let mut values = Vec::with_capacity(rows.len() * configuration.dimension);
+            let mut values = Vec::with_capacity(rows.len() * dimension);
             for embedding in embeddings {
                 let bytes = context.read(embedding.clone())?;
                 values.extend(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)));
             }
-            writer.write(rows, values)?;
+            if let Some(arrays) = &mut arrays {
+                arrays.write(rows, &values)?;
+            }
+            writer.write(&rows.iter().map(Row::from).collect::<Vec<_>>(), values)?;
         }
+        arrays.map_or(Ok(()), npy::Arrays::finish)?;
         writer.finish()
     }
 }

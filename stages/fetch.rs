@@ -1,6 +1,7 @@
-//! fetch: an archive of images, from a path or an address, verified member by member.
+//! fetch: images from an archive or a folder, at a path or an address, verified member by member.
 
 mod download;
+mod folder;
 mod unpack;
 
 use std::collections::BTreeMap;
@@ -20,10 +21,9 @@ use download::Download;
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fetch {
-    /// A path, or a file://, http:// or https:// address.
+    /// A path, or a file://, http:// or https:// address: of an archive in CIFAR-10's or CIFAR-100's binary layout, of
+    /// a gzip-compressed tar of `<class>/<picture>`, or of a folder of them.
     source: String,
-    /// Layout of the archive.
-    format: Format,
     /// Digests of the archive, in hexadecimal; checked where given.
     sha256: Option<String>,
     md5: Option<String>,
@@ -33,17 +33,10 @@ pub struct Fetch {
     retries: u32,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize, JsonSchema)]
-enum Format {
-    #[serde(rename = "cifar-10")]
-    Cifar10,
-}
-
 impl Default for Fetch {
     fn default() -> Self {
         Self {
             source: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz".into(),
-            format: Format::Cifar10,
             sha256: None,
             md5: None,
             timeout: 30,
@@ -79,8 +72,8 @@ fn hexadecimal(text: &Option<String>, digits: usize) -> bool {
 
 impl Stage for Fetch {
     const NAME: &'static str = "fetch";
-    const VERSION: u32 = 1;
-    const ABOUT: &'static str = "downloads or opens the archive, verifies it and unpacks its members";
+    const VERSION: u32 = 2;
+    const ABOUT: &'static str = "downloads or opens the images, verifies and unpacks them";
     // Where it came from does not matter: its content, or its address, stands in `reads`.
     const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries"];
 
@@ -95,6 +88,7 @@ impl Stage for Fetch {
 
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let content = match self.source(&inputs.project)? {
+            Source::File(path) if path.is_dir() => folder::digest(&path, inputs)?,
             Source::File(path) => inputs.file_digest(&path)?,
             Source::Address(address) => address.to_string(),
         };
@@ -102,8 +96,17 @@ impl Stage for Fetch {
     }
 
     fn run(&self, context: &Context) -> Result<()> {
-        let Format::Cifar10 = self.format;
         let (reader, length): (Box<dyn Read>, u64) = match self.source(&context.inputs.project)? {
+            Source::File(path) if path.is_dir() => {
+                let digest = self.sha256.as_ref().map(|_| "sha256").or(self.md5.as_ref().map(|_| "md5"));
+                if let Some(digest) = digest {
+                    bail!(
+                        "{} is a folder, and {digest} is that of an archive; set fetch.{digest}=null",
+                        path.display()
+                    );
+                }
+                return folder::copy(&path, context);
+            }
             Source::File(path) => {
                 let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 let length = file.metadata().with_context(|| format!("cannot read {}", path.display()))?.len();
@@ -117,7 +120,7 @@ impl Stage for Fetch {
         };
         let bar = context.progress.bytes("downloading and unpacking", length);
         let mut archive = Watched { reader, bar, sha256: sha2::Sha256::new(), md5: md5::Md5::new() };
-        unpack::cifar10(&mut archive, &self.source, &context.output)?;
+        unpack::unpack(&mut archive, &self.source, &context.output)?;
         archive.compare(self)
     }
 }

@@ -4,6 +4,7 @@ mod benchmark;
 mod compare;
 mod embed;
 mod fetch;
+mod index;
 mod prepare;
 mod split;
 mod train;
@@ -16,6 +17,7 @@ pub static KINDS: &[Kind] = &[
     kind::<split::Split>(),
     kind::<train::Train>(),
     kind::<embed::Embed>(),
+    kind::<index::Index>(),
     kind::<benchmark::Benchmark>(),
     kind::<compare::Compare>(),
 ];

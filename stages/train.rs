@@ -12,15 +12,17 @@ mod watch;
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::model::{Configuration, DIMENSION, NetworkName, Original, Residual, Residual48, Residual64};
-use similiai::stage::{Context, Inputs, Invalid, Stage, require};
+use similiai::files;
+use similiai::model::{self, Configuration, DIMENSION, NetworkName, Original, Residual, Residual48, Residual64};
+use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+
+use super::prepare::PREPARATION;
 
 pub use log::{Epoch, LOG};
 
-pub const MODEL: &str = "model.safetensors";
 pub const CURVES: &str = "training_curves.png";
 
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
@@ -40,7 +42,9 @@ pub struct Train {
     schedule: Schedule,
     margin: f64,
     mining: Mining,
-    /// Images of each class in a batch (mining `batch-all`).
+    /// Classes in a batch; of more classes, as many take turns (mining `batch-all`).
+    classes_per_batch: usize,
+    /// Images of each of them in a batch (mining `batch-all`).
     images_per_class: usize,
     /// How often each image of a batch is in it, each time augmented anew (mining `batch-all`).
     views: usize,
@@ -150,6 +154,7 @@ impl Default for Train {
             schedule: Schedule::Cosine,
             margin: 0.2,
             mining: Mining::BatchAll,
+            classes_per_batch: 20,
             images_per_class: 8,
             views: 2,
             plain_per_class: 4,
@@ -165,9 +170,10 @@ impl Default for Train {
 
 impl Stage for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "trains the network with a triplet loss";
     const NEEDS: &'static [&'static str] = &["prepare", "split"];
+    const GIVES: Option<Gives> = Some(Gives::Model);
 
     fn check(&self) -> Result<(), Invalid> {
         require((1..=10_000).contains(&self.epochs), "epochs", "must be 1 to 10000")?;
@@ -179,6 +185,7 @@ impl Stage for Train {
         require((0.0..=1.0).contains(&self.weight_decay), "weight_decay", "must be 0 to 1")?;
         require((0.0..1.0).contains(&self.warm_up), "warm_up", "must be 0 or more and below 1")?;
         require(self.margin > 0.0 && self.margin <= 10.0, "margin", "must be above 0, at most 10")?;
+        require((2..=256).contains(&self.classes_per_batch), "classes_per_batch", "must be 2 to 256")?;
         require((2..=256).contains(&self.images_per_class), "images_per_class", "must be 2 to 256")?;
         let Drawn { train, validation, batch } = self.triplets;
         require(
@@ -206,7 +213,7 @@ impl Stage for Train {
         self.augment.check()
     }
 
-    /// Only the pictures of the training side: a changed test picture trains nothing again.
+    /// Only the pictures of the training side, with how they were prepared: a changed test picture trains nothing again.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let (prepare, split) = (inputs.result("prepare")?, inputs.result("split")?);
         let of = (prepare.contents.digest(), split.contents.digest());
@@ -215,7 +222,11 @@ impl Stage for Train {
     }
 
     fn run(&self, context: &Context) -> Result<()> {
+        let preparation = context.input("prepare")?.join(PREPARATION);
+        let preparation = serde_json::from_slice(&files::read(&preparation)?)
+            .with_context(|| format!("{} is damaged", preparation.display()))?;
         let configuration = Configuration {
+            preparation,
             network: self.network,
             dimension: DIMENSION,
             normalize: self.normalize,
@@ -224,7 +235,7 @@ impl Stage for Train {
             preprocessing: self.network.preprocessing(),
         };
         let data = data::load(self, context, configuration.preprocessing.clone())?;
-        let path = context.output.join(MODEL);
+        let path = context.output.join(model::FILE);
         let epochs = match self.network {
             NetworkName::Original => fit::fit::<Original>(self, context, &data, &configuration, &path)?,
             NetworkName::Residual => fit::fit::<Residual>(self, context, &data, &configuration, &path)?,

@@ -29,14 +29,13 @@ def in_environment(name, packages):
     os.execv(python, [str(python), *sys.argv])
 
 
-class Ours:
-    """`cargo bench --bench steps`, fed with commands."""
+class Bench:
+    """`cargo bench --bench NAME`, fed with commands."""
 
-    def __init__(self, network, batch, *options):
-        build = ["cargo", "bench", "--quiet", "--bench", "steps", "--no-run"]
+    def __init__(self, name, *arguments):
+        build = ["cargo", "bench", "--quiet", "--bench", name, "--no-run"]
         subprocess.run(build, cwd=ROOT, check=True)
-        command = [*build[:-1], "--", network, str(batch), *options]
-        self.batch = batch
+        command = [*build[:-1], "--", *map(str, arguments)]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -53,6 +52,14 @@ class Ours:
         if not answer:
             sys.exit(f"our side stopped at `{command}`")
         return float(answer)
+
+
+class Ours(Bench):
+    """Our side of a training or an inference."""
+
+    def __init__(self, network, batch, *options):
+        super().__init__("steps", network, batch, *options)
+        self.batch = batch
 
     def speed(self, command, count):
         """Images a second."""

@@ -6,15 +6,15 @@
 use super::simd::{Vector, kernels};
 
 /// Pixels (or weight rows) of a tile.
-pub(super) const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 8;
 /// Channels of a tile.
-pub(super) const LANES: usize = 32;
+pub(crate) const LANES: usize = 32;
 
 pub(super) type Tile = [[f32; LANES]; ROWS];
 
 /// Where values stand in an image: the first one, the distance between rows, and between pixels.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Window {
+pub(crate) struct Window {
     pub start: usize,
     pub row: usize,
     pub pixel: usize,
@@ -22,7 +22,7 @@ pub(super) struct Window {
 
 /// Outputs of one row of pixels: `lanes` channels from `start`, each pixel `pixel` values after the one before.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Target {
+pub(crate) struct Target {
     pub start: usize,
     pub pixel: usize,
     pub pixels: usize,

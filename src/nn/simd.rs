@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 pub const VARIABLE: &str = "SIMILIAI_SIMD";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -16,7 +16,7 @@ pub(super) enum Unit {
 
 /// A vector unit that this CPU has. Results do not depend on which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Simd(pub(super) Unit);
+pub struct Simd(pub(crate) Unit);
 
 static CHOSEN: LazyLock<Result<Simd, String>> = LazyLock::new(|| match std::env::var(VARIABLE) {
     Ok(name) => Simd::named(&name),
@@ -64,13 +64,13 @@ impl Simd {
     }
 
     /// The same where `Err` was dealt with at the start of the program.
-    pub(super) fn current() -> Self {
+    pub(crate) fn current() -> Self {
         CHOSEN.as_ref().copied().unwrap_or(Self(Unit::Portable))
     }
 }
 
 /// A vector register of 32-bit floats.
-pub(super) trait Vector: Copy {
+pub(crate) trait Vector: Copy {
     const WIDTH: usize;
     /// # Safety
     /// The CPU must have the type's instructions; `from` must be valid for `WIDTH` reads.
@@ -224,4 +224,4 @@ macro_rules! kernels {
     )*};
 }
 
-pub(super) use kernels;
+pub(crate) use kernels;

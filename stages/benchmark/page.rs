@@ -3,9 +3,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use similiai::embeddings::{COLUMNS, FILE};
 use similiai::metrics::METRICS;
+use similiai::search::Parameters;
 
 use super::Findings;
+use super::approximate::{Curve, K};
 use super::protocols::{Example, Protocol};
 
 const STYLE: &str = "
@@ -24,9 +27,7 @@ figure.right b { color: var(--right); } figure.wrong b { color: var(--wrong); }
 code { overflow-wrap: anywhere; }
 ";
 
-pub fn render(findings: &Findings, curves: &[u8], seed: u64) -> String {
-    let facts = &findings.embeddings.facts;
-    let fact = |name: &str| facts.get(name).map(String::as_str).unwrap_or_default();
+pub fn render(findings: &Findings, (training, calibration): (&[u8], &[u8]), seed: u64) -> String {
     let first = &findings.protocols[0];
     let page = html! {
         (DOCTYPE)
@@ -45,19 +46,27 @@ pub fn render(findings: &Findings, curves: &[u8], seed: u64) -> String {
                 h2 { "Retrieval" }
                 @for protocol in &findings.protocols { (table(protocol)) }
                 h2 { "Training" }
-                (picture(curves, "Loss and held-out precision by epoch", "wide"))
+                (picture(training, "Loss and held-out precision by epoch", "wide"))
+                h2 { "What a distance means" }
+                p.soft {
+                    "Fitted to held-out training pictures: the chance that a neighbour at some distance is of the query's "
+                    "class. Here it is held against the test pictures' five nearest neighbours: "
+                    @for (place, protocol) in findings.protocols.iter().enumerate() {
+                        @if place > 0 { ", " }
+                        (protocol.name) " off by " b { (format!("{:.3}", protocol.reliability.expected_error)) } " on average"
+                    }
+                    " (expected calibration error, ten groups). A dot's size is its share of the neighbours."
+                }
+                (picture(calibration, "Chance foretold against share that was right", "wide"))
+                @if let Some(curve) = &findings.curve { (approximate(curve)) }
                 h2 { "Neighbours" }
                 p.soft {
                     "Queries drawn at random from the test images, and their nearest training images. "
-                    "✓ and a solid frame: the query's class. ✗ and a dashed frame: another class. Below each its distance."
+                    "✓ and a solid frame: the query's class. ✗ and a dashed frame: another class. Below each its distance "
+                    "and the chance, by its distance, that it is of the query's class."
                 }
                 @for example in &findings.examples { (row(findings, example)) }
-                h2 { "Provenance" }
-                table {
-                    tr { th { "model (BLAKE3)" } td { code { (fact("similiai.model")) } } }
-                    tr { th { "preprocessing" } td { code { (fact("similiai.preprocessing")) } } }
-                    tr { th { "distance" } td { (fact("similiai.metric")) } }
-                }
+                (card(findings))
                 p.soft { "Intervals are 95 % percentile bootstrap intervals over queries. The same seed and inputs give the same bytes of this page." }
             }
         }
@@ -86,6 +95,53 @@ fn table(protocol: &Protocol) -> Markup {
     }
 }
 
+fn approximate(curve: &Curve) -> Markup {
+    let Parameters { m, ef_construction, .. } = curve.parameters;
+    html! {
+        h2 { "Approximate search" }
+        p.soft {
+            "The index (HNSW, M " (m) ", ef_construction " (ef_construction) ") against exact search: " (curve.queries)
+            " queries among all " (curve.gallery) " pictures. Exact search measures " (curve.gallery) " distances for each."
+        }
+        table {
+            thead { tr { th { "ef" } th { "recall@" (K) } th { "distances measured for a query" } } }
+            tbody {
+                @for point in &curve.points {
+                    tr {
+                        td.number { (point.ef) }
+                        td.number { b { (format!("{:.4}", point.recall)) } }
+                        td.number { (format!("{:.0}", point.distances)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the Parquet file holds and where it comes from.
+fn card(findings: &Findings) -> Markup {
+    let Findings { embeddings, digest, .. } = findings;
+    html! {
+        h2 { "Data card" }
+        p { "The embeddings are " code { (FILE) } ": " (embeddings.len()) " rows, sorted by " code { "id" } ", for any Parquet reader." }
+        table {
+            thead { tr { th { "column" } th { "type" } th { "what it is" } } }
+            tbody {
+                @for (name, kind, what) in COLUMNS {
+                    tr { td { code { (name) } } td { (kind) } td { (what) } }
+                }
+            }
+        }
+        p.soft { "Its footer says how the rows were made:" }
+        table {
+            tr { th { "file (BLAKE3)" } td { code { (digest) } } }
+            @for (name, value) in &embeddings.facts {
+                tr { th { (name.strip_prefix("similiai.").unwrap_or(name)) } td { code { (value) } } }
+            }
+        }
+    }
+}
+
 fn row(findings: &Findings, example: &Example) -> Markup {
     let names = &findings.embeddings.label_names;
     let image = |id: usize| picture(&findings.pictures[&id], &findings.embeddings.paths[id], "");
@@ -96,7 +152,7 @@ fn row(findings: &Findings, example: &Example) -> Markup {
                 @let right = names[neighbour.id] == names[example.query];
                 figure class=(if right { "right" } else { "wrong" }) {
                     (image(neighbour.id))
-                    figcaption { b { (if right { "✓ " } else { "✗ " }) (names[neighbour.id]) } br; (format!("{:.3}", neighbour.distance)) }
+                    figcaption { b { (if right { "✓ " } else { "✗ " }) (names[neighbour.id]) } br; (format!("{:.3} · {:.0} %", neighbour.distance, 100.0 * findings.calibration.learned.chance(neighbour.distance))) }
                 }
             }
         }

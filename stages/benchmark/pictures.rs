@@ -73,6 +73,41 @@ fn marked(area: &Area, name: &str, right: bool, (left, top): (i32, i32)) -> Resu
     text(area, name, (left + 20, top + PICTURE + 8), 16, &color)
 }
 
+/// Chance foretold against share that was right, a dot a group; on the diagonal where they are the same.
+pub fn calibration(findings: &Findings, path: &Path) -> Result<()> {
+    const SIDE: i32 = 320;
+    let (left, top) = (70, 50);
+    let at = |x: f64, y: f64| {
+        let pixels = |value: f64| (value * f64::from(SIDE)).round() as i32;
+        (left + pixels(x), top + SIDE - pixels(y))
+    };
+    charts::draw(path, &findings.provenance, ((left + SIDE + 30) as u32, (top + SIDE + 60) as u32), |area| {
+        for tenth in (0..=10).step_by(2) {
+            let value = f64::from(tenth) / 10.0;
+            area.draw(&PathElement::new([at(0.0, value), at(1.0, value)], FAINT)).map_err(fault)?;
+            let (x, y) = at(0.0, value);
+            text(area, &format!("{value:.1}"), (x - 36, y - 8), 15, &INK)?;
+            let (x, y) = at(value, 0.0);
+            text(area, &format!("{value:.1}"), (x - 8, y + 8), 15, &INK)?;
+        }
+        area.draw(&PathElement::new([at(0.0, 0.0), at(1.0, 1.0)], INK)).map_err(fault)?;
+        for (place, protocol) in findings.protocols.iter().enumerate() {
+            let color = [BLUE, ORANGE][place % 2];
+            let start = left + place as i32 * 170;
+            area.draw(&Rectangle::new([(start, 16), (start + 16, 32)], color.filled())).map_err(fault)?;
+            text(area, protocol.name, (start + 22, 16), 17, &INK)?;
+            let most = protocol.reliability.groups.iter().map(|group| group.neighbours).max().unwrap_or(1);
+            for group in &protocol.reliability.groups {
+                // As large as its share of the neighbours.
+                let radius = 3.0 + 7.0 * (group.neighbours as f64 / most as f64).sqrt();
+                let dot = Circle::new(at(group.foretold, group.right), radius.round() as i32, color.mix(0.8).filled());
+                area.draw(&dot).map_err(fault)?;
+            }
+        }
+        text(area, "across: chance foretold · up: share of the query's class", (left - 40, top + SIDE + 32), 15, &INK)
+    })
+}
+
 /// Bars with their intervals, and the chance level as a line across.
 pub fn scores(findings: &Findings, path: &Path) -> Result<()> {
     let (left, bar, gap) = (70, 30, 34);

@@ -1,56 +1,86 @@
-//! Unpacking CIFAR-10's archive as a stream: only the members the format names, and those only if they are sound.
+//! Unpacking an archive as a stream: only what its layout names, and that only if it is sound.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Component, Path};
 
 use anyhow::{Context, Result, anyhow};
 use flate2::bufread::GzDecoder;
-use similiai::images::{cifar10, class_names};
+use similiai::images::{LAYOUTS, Layout, class_name, is_picture};
 use similiai::{damaged, files};
 use tar::{Archive, EntryType};
 
 use super::download::Lost;
 
-/// Names file, batches, an HTML page and headers: no sound archive unpacks to more than this.
-const MOST_BYTES: u64 = (cifar10::BATCHES.len() * cifar10::MOST_RECORDS * cifar10::RECORD) as u64 + (1 << 20);
+/// Names file, batches, an HTML page and headers: no sound archive of a binary layout unpacks to more than this …
+const MOST_BYTES: u64 = 6 * 10_000 * 3_074 + (1 << 20);
+/// … and no other one to more than so many times its own length: pictures are compressed already.
+const MOST_TIMES: u64 = 100;
 const MOST_NAME_BYTES: u64 = 4096;
+const MOST_PICTURE_BYTES: u64 = 1 << 30;
+
+/// A member to take.
+enum Wanted {
+    Names(&'static Layout),
+    Batch(&'static Layout),
+    /// A picture of a class.
+    Picture(String),
+}
 
 /// Unpacks the gzip-compressed tar `archive`, called `name` in messages, into `folder`.
-pub fn cifar10(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> {
-    let mut gzip = GzDecoder::new(BufReader::with_capacity(1 << 18, archive));
+pub fn unpack(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> {
+    let packed = Cell::new(0);
+    let counted = Counted { reader: archive, count: &packed };
+    let mut gzip = GzDecoder::new(BufReader::with_capacity(1 << 18, counted));
     let mut found: Vec<String> = Vec::new();
+    let mut layout = None;
     {
-        let mut tar = Archive::new(Bounded { reader: &mut gzip, left: MOST_BYTES });
+        let mut tar = Archive::new(Bounded { reader: &mut gzip, packed: &packed, unpacked: 0 });
         let entries = tar.entries().map_err(|error| broken(name, &error))?;
         for entry in entries {
             let mut entry = entry.map_err(|error| broken(name, &error))?;
             let path = entry.path().map_err(|error| broken(name, &error))?.into_owned();
-            if let Some(member) = named_by_format(&path, entry.header().entry_type(), name)? {
-                if found.contains(&member) {
-                    return Err(damaged!("{name}: the member {} stands there twice", path.display()));
-                }
-                let size = entry.size();
-                unpack_member(&mut entry, &member, size, &path, name, folder)?;
-                found.push(member);
+            let Some((member, wanted)) = wanted(&path, entry.header().entry_type(), name)? else { continue };
+            if found.contains(&member) {
+                return Err(damaged!("{name}: the member {} stands there twice", path.display()));
             }
+            let of = match &wanted {
+                Wanted::Names(layout) | Wanted::Batch(layout) => Some(layout.names),
+                Wanted::Picture(_) => None,
+            };
+            if *layout.get_or_insert(of) != of {
+                return Err(damaged!("{name}: the member {} is of another layout than those before", path.display()));
+            }
+            let member = Member { name: &member, size: entry.size(), path: &path, archive: name, folder };
+            match &wanted {
+                Wanted::Names(layout) => member.names(layout, &mut entry)?,
+                Wanted::Batch(layout) => member.batch(layout, &mut entry)?,
+                Wanted::Picture(class) => member.picture(class, &mut entry)?,
+            }
+            found.push(member.name.to_owned());
         }
         // The archive ends with zeros, whatever their number.
         let mut rest = tar.into_inner();
         nothing_but(&mut rest, Some(0), name)?;
     }
     nothing_but(&mut gzip.into_inner(), None, name)?;
-    if !found.iter().any(|member| member == cifar10::NAMES) {
-        return Err(damaged!("{name}: the member {} with the class names is missing", cifar10::NAMES));
+    match layout.flatten() {
+        Some(names) if !found.iter().any(|member| member == names) => {
+            Err(damaged!("{name}: the member {names} with the class names is missing"))
+        }
+        Some(names) if found.len() == 1 => {
+            Err(damaged!("{name}: there is no batch of images in it, only their names in {names}"))
+        }
+        None if found.is_empty() => {
+            Err(damaged!("{name}: there are neither batches of CIFAR-10 or CIFAR-100 in it nor <class>/<picture>"))
+        }
+        _ => Ok(()),
     }
-    if found.len() == 1 {
-        return Err(damaged!("{name}: there is no batch of images in it, such as {}", cifar10::BATCHES[0]));
-    }
-    Ok(())
 }
 
-/// The plain name of a member to take; `None` for one to pass over; an error for one that no honest archive has.
-fn named_by_format(path: &Path, kind: EntryType, name: &str) -> Result<Option<String>> {
+/// Where a member is to go, and what it is; `None` for one to pass over; an error for one that no honest archive has.
+fn wanted(path: &Path, kind: EntryType, name: &str) -> Result<Option<(String, Wanted)>> {
     let shown = path.display();
     if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(damaged!("{name}: the member {shown} would be written outside its folder"));
@@ -59,47 +89,97 @@ fn named_by_format(path: &Path, kind: EntryType, name: &str) -> Result<Option<St
         return Err(damaged!("{name}: the member {shown} is a link, a device or another special file"));
     }
     let plain = path.file_name().and_then(|plain| plain.to_str()).unwrap_or_default();
-    let known = plain == cifar10::NAMES || cifar10::BATCHES.contains(&plain);
-    Ok((known && matches!(kind, EntryType::Regular | EntryType::Continuous)).then(|| plain.to_owned()))
+    if !matches!(kind, EntryType::Regular | EntryType::Continuous) || plain.starts_with('.') {
+        return Ok(None);
+    }
+    for layout in &LAYOUTS {
+        if plain == layout.names {
+            return Ok(Some((plain.to_owned(), Wanted::Names(layout))));
+        }
+        if layout.batches.contains(&plain) {
+            return Ok(Some((plain.to_owned(), Wanted::Batch(layout))));
+        }
+    }
+    if !is_picture(path) {
+        return Ok(None);
+    }
+    let class = path.parent().and_then(Path::file_name).and_then(|class| class.to_str()).unwrap_or_default();
+    if class.is_empty() {
+        return Err(damaged!("{name}: the picture {shown} is in no folder that names its class"));
+    }
+    Ok(Some((format!("{class}/{plain}"), Wanted::Picture(class.to_owned()))))
 }
 
-fn unpack_member(entry: &mut impl Read, member: &str, size: u64, path: &Path, name: &str, folder: &Path) -> Result<()> {
-    let shown = path.display();
-    let target = folder.join(member);
-    if member == cifar10::NAMES {
+struct Member<'a> {
+    /// Where it goes.
+    name: &'a str,
+    size: u64,
+    /// In the archive.
+    path: &'a Path,
+    archive: &'a str,
+    folder: &'a Path,
+}
+
+impl Member<'_> {
+    /// How it is called in messages.
+    fn shown(&self) -> String {
+        format!("{}: the member {}", self.archive, self.path.display())
+    }
+
+    fn names(&self, layout: &Layout, entry: &mut impl Read) -> Result<()> {
         let mut text = String::new();
         let read = entry.take(MOST_NAME_BYTES + 1).read_to_string(&mut text);
-        read.map_err(|error| fault(&error, format!("{name}: the member {shown} is no text")))?;
-        if size > MOST_NAME_BYTES {
-            return Err(damaged!("{name}: the member {shown} has {size} bytes; class names are shorter"));
+        read.map_err(|error| fault(&error, format!("{} is no text", self.shown())))?;
+        if self.size > MOST_NAME_BYTES {
+            return Err(damaged!("{} has {} bytes; class names are shorter", self.shown(), self.size));
         }
-        class_names(&text, &format!("{name}: {shown}"))?;
-        return files::write(&target, text.as_bytes());
+        layout.class_names(&text, &format!("{}: {}", self.archive, self.path.display()))?;
+        files::write(&self.folder.join(self.name), text.as_bytes())
     }
-    let records = size / cifar10::RECORD as u64;
-    if !size.is_multiple_of(cifar10::RECORD as u64) || records == 0 || records > cifar10::MOST_RECORDS as u64 {
-        return Err(damaged!(
-            "{name}: the member {shown} has {size} bytes, where 1 to {} records of {} are right",
-            cifar10::MOST_RECORDS,
-            cifar10::RECORD
-        ));
-    }
-    let write_error = || format!("cannot write {}", target.display());
-    let mut file = BufWriter::new(File::create(&target).with_context(write_error)?);
-    let mut bytes = vec![0; cifar10::RECORD];
-    for record in 0..records {
-        entry
-            .read_exact(&mut bytes)
-            .map_err(|error| fault(&error, format!("{name}: the member {shown} ends in record {record}")))?;
-        if usize::from(bytes[0]) >= cifar10::CLASSES {
+
+    fn batch(&self, layout: &Layout, entry: &mut impl Read) -> Result<()> {
+        let (length, most) = (layout.record() as u64, layout.most_records);
+        let records = self.size / length;
+        if !self.size.is_multiple_of(length) || records == 0 || records > most as u64 {
             return Err(damaged!(
-                "{name}: the member {shown} has label {} in record {record}; labels go from 0 to 9",
-                bytes[0]
+                "{} has {} bytes, where 1 to {most} records of {length} are right",
+                self.shown(),
+                self.size
             ));
         }
-        file.write_all(&bytes).with_context(write_error)?;
+        let target = self.folder.join(self.name);
+        let write_error = || format!("cannot write {}", target.display());
+        let mut file = BufWriter::new(File::create(&target).with_context(write_error)?);
+        let mut bytes = vec![0; layout.record()];
+        for record in 0..records {
+            let read = entry.read_exact(&mut bytes);
+            read.map_err(|error| fault(&error, format!("{} ends in record {record}", self.shown())))?;
+            let label = layout.label(&bytes);
+            if usize::from(label) >= layout.classes {
+                let last = layout.classes - 1;
+                return Err(damaged!(
+                    "{} has label {label} in record {record}; labels go from 0 to {last}",
+                    self.shown()
+                ));
+            }
+            file.write_all(&bytes).with_context(write_error)?;
+        }
+        file.flush().with_context(write_error)
     }
-    file.flush().with_context(write_error)
+
+    /// As it is: whether it can be decoded is seen where it is decoded.
+    fn picture(&self, class: &str, entry: &mut impl Read) -> Result<()> {
+        class_name(class, self.archive)?;
+        if self.size > MOST_PICTURE_BYTES {
+            return Err(damaged!("{} has {} bytes, more than any picture that is read", self.shown(), self.size));
+        }
+        files::create_folder(&self.folder.join(class))?;
+        let target = self.folder.join(self.name);
+        let mut bytes = Vec::new();
+        let read = entry.read_to_end(&mut bytes);
+        read.map_err(|error| fault(&error, format!("{} ends before its time", self.shown())))?;
+        files::write(&target, &bytes)
+    }
 }
 
 fn broken(name: &str, error: &std::io::Error) -> anyhow::Error {
@@ -128,22 +208,37 @@ fn nothing_but(reader: &mut impl Read, filler: Option<u8>, name: &str) -> Result
     }
 }
 
-/// Refuses to unpack more than the format allows.
-struct Bounded<R> {
+/// Counts what passes.
+struct Counted<'a, R> {
     reader: R,
-    left: u64,
+    count: &'a Cell<u64>,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        if self.left == 0 {
-            return Err(std::io::Error::other(format!(
-                "it unpacks to more than {MOST_BYTES} bytes, which the format never does"
-            )));
+        let count = self.reader.read(buffer)?;
+        self.count.set(self.count.get() + count as u64);
+        Ok(count)
+    }
+}
+
+/// Refuses to unpack more than an honest archive of that length holds.
+struct Bounded<'a, R> {
+    reader: R,
+    packed: &'a Cell<u64>,
+    unpacked: u64,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = MOST_BYTES.max(MOST_TIMES * self.packed.get());
+        if self.unpacked >= most {
+            let what = format!("it unpacks to more than {most} bytes, which no such archive of pictures does");
+            return Err(std::io::Error::other(what));
         }
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let most = buffer.len().min(usize::try_from(most - self.unpacked).unwrap_or(usize::MAX));
         let count = self.reader.read(&mut buffer[..most])?;
-        self.left -= count as u64;
+        self.unpacked += count as u64;
         Ok(count)
     }
 }

@@ -17,6 +17,7 @@ use similiai::nn::{Mixed, Triplets};
 use similiai::stage::Context;
 
 use super::{Mining, Train};
+use crate::stages::prepare::PREPARATION;
 
 /// Decoded images with their labels.
 pub struct Set {
@@ -77,9 +78,10 @@ fn rows(split: &Path) -> Result<Vec<Split>> {
     Ok(rows.into_iter().filter(|row| row.split == Side::Train).collect())
 }
 
-/// Of all that [`load`] reads: those rows, and their pictures among `prepared`.
+/// Of all that [`load`] reads: those rows, and their pictures among `prepared`, with how they were prepared.
 pub fn digest(prepared: &Contents, split: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
+    hasher.update(prepared.digest_of(PREPARATION)?.as_bytes());
     for Split { path, label, .. } in rows(split)? {
         let place = prepared.find(&path).with_context(|| format!("{path} is in the split, but not prepared"))?;
         hasher.update(format!("{path}\0{label}\0{}\n", prepared.file(place).digest).as_bytes());
@@ -106,7 +108,11 @@ pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> R
         let count = ((members.len() as f64 * train.validation).round() as usize).max(2);
         if members.len() < count + 2 {
             let name = &rows[members[0]].label_name;
-            return Err(damaged!("class `{name}` has {} training pictures; at least 4 are needed", members.len()));
+            let (has, needs) = (members.len(), count + 2);
+            return Err(damaged!(
+                "class `{name}` has {has} training pictures, and {needs} are needed: {count} are held out to watch the \
+                 training by, and 2 must be left to learn from; add pictures, or take the class away"
+            ));
         }
         members[..count].iter().for_each(|place| held_out[*place] = true);
     }
@@ -145,7 +151,7 @@ impl Data {
         let mut rng = context.rng(&format!("batches of epoch {epoch}"));
         match train.mining {
             Mining::BatchAll => {
-                let batches = self.class_batches(train.images_per_class, &mut rng);
+                let batches = self.class_batches((train.classes_per_batch, train.images_per_class), &mut rng);
                 batches.into_iter().map(|places| self.views(train, places, &mut rng)).collect()
             }
             Mining::Drawn => {
@@ -160,14 +166,26 @@ impl Data {
         }
     }
 
-    /// `each` images of every class a batch; small classes come round more often.
-    fn class_batches(&self, each: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
+    /// `each` images of every class a batch, or of `most` classes in turn; small classes come round more often.
+    fn class_batches(&self, (most, each): (usize, usize), rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
         let classes = &self.learned.classes;
-        let steps = self.learned.labels.len().div_ceil(each * classes.len());
+        let most = most.min(classes.len());
+        let steps = self.learned.labels.len().div_ceil(each * most);
         let mut orders: Vec<Vec<usize>> = classes.iter().map(|_| Vec::new()).collect();
+        let mut turns: Vec<usize> = Vec::new();
         let steps = (0..steps).map(|_| {
+            let mut chosen: Vec<usize> = (0..classes.len()).collect();
+            if most < classes.len() {
+                if turns.len() < most {
+                    turns.clone_from(&chosen);
+                    turns.shuffle(rng);
+                }
+                chosen = turns.split_off(turns.len() - most);
+                chosen.sort_unstable();
+            }
             let mut images = Vec::new();
-            for (class, order) in classes.iter().zip(&mut orders) {
+            for class in chosen {
+                let (class, order) = (&classes[class], &mut orders[class]);
                 let each = each.min(class.len());
                 if order.len() < each {
                     *order = class.clone();
@@ -297,7 +315,7 @@ mod tests {
     #[test]
     fn class_batches_hold_each_class_without_repeats() {
         let data = data();
-        let batches = data.class_batches(2, &mut rng(1, "test"));
+        let batches = data.class_batches((16, 2), &mut rng(1, "test"));
         assert_eq!(batches.len(), 2);
         for batch in batches {
             let labels: Vec<u8> = batch.iter().map(|place| data.learned.labels[*place]).collect();
@@ -307,6 +325,17 @@ mod tests {
             places.dedup();
             assert_eq!(places.len(), 6);
         }
+    }
+
+    #[test]
+    fn many_classes_take_turns() {
+        let data = data();
+        let batches = data.class_batches((1, 2), &mut rng(1, "test"));
+        let mut classes: Vec<u8> = batches.iter().map(|batch| data.learned.labels[batch[0]]).collect();
+        assert!(batches.iter().all(|batch| batch.len() == 2) && batches.len() == 5, "{batches:?}");
+        classes.truncate(3);
+        classes.sort_unstable();
+        assert_eq!(classes, [0, 1, 2]);
     }
 
     #[test]

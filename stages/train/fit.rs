@@ -15,7 +15,7 @@ use super::checkpoint::Checkpoint;
 use super::data::{Batch, Data};
 use super::log::Epoch;
 use super::loss::Seen;
-use super::measure::JUDGED_BY;
+use super::measure::{JUDGED_BY, calibrate};
 use super::training::Training;
 use super::watch::Watch;
 use super::{Schedule, Train};
@@ -75,7 +75,7 @@ pub fn fit<N: Network>(
         training.measure(train, data, configuration)?;
     }
     let network = training.best.map(|(_, network)| network).unwrap_or(training.network);
-    save(&network, configuration, &context.provenance()?, path)?;
+    save(&network, configuration, calibrate(data, configuration, &network)?, context.provenance()?, path)?;
     Ok(training.epochs)
 }
 

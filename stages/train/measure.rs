@@ -1,9 +1,11 @@
 //! What the held-out pictures say of a network.
 
+use anyhow::Result;
+use similiai::calibration::{Calibration, Curve, NEIGHBOURS};
 use similiai::metrics::{METRICS, Ranking};
 use similiai::model::{Configuration, DIMENSION, Network};
 use similiai::nn::triplet_loss;
-use similiai::search::{Gallery, Neighbour};
+use similiai::search::{Gallery, Neighbour, Query};
 
 use super::Train;
 use super::data::Data;
@@ -12,7 +14,12 @@ use super::data::Data;
 pub const JUDGED_BY: usize = 5;
 
 /// Their triplet loss among each other, and their precision as queries to the pictures learned from.
-pub fn measure<N: Network>(train: &Train, data: &Data, configuration: &Configuration, network: &N) -> (f64, f64) {
+pub fn measure<N: Network>(
+    train: &Train,
+    data: &Data,
+    configuration: &Configuration,
+    network: &N,
+) -> Result<(f64, f64)> {
     // The plain pictures: all views would take ten times as long.
     let plain = Configuration { mirrored: false, shift: 0, ..configuration.clone() };
     let embed = |images| plain.embed(network, images);
@@ -21,8 +28,8 @@ pub fn measure<N: Network>(train: &Train, data: &Data, configuration: &Configura
     let (chosen, triplets) = &data.validation;
     let points: Vec<f32> = chosen.iter().flat_map(|place| rows[*place]).copied().collect();
     let loss = triplet_loss(&points, DIMENSION, triplets, train.margin).loss;
-    let gallery = Gallery::new(gallery.chunks_exact(DIMENSION).enumerate());
-    let queries: Vec<_> = rows.iter().map(|row| (*row, JUDGED_BY, None)).collect();
+    let gallery = Gallery::of_rows(DIMENSION, &gallery)?;
+    let queries: Vec<Query> = rows.iter().map(|row| Query::nearest(row, JUDGED_BY)).collect();
     let precision = |(query, neighbours): (usize, Vec<Neighbour>)| {
         let ranking = Ranking {
             label: data.held_out.labels[query].into(),
@@ -32,6 +39,27 @@ pub fn measure<N: Network>(train: &Train, data: &Data, configuration: &Configura
         };
         (METRICS[0].of)(&ranking)
     };
-    let sum: f64 = gallery.nearest_all(&queries).into_iter().enumerate().map(precision).sum();
-    (loss, sum / rows.len() as f64)
+    let sum: f64 = gallery.search(&queries)?.into_iter().enumerate().map(precision).sum();
+    Ok((loss, sum / rows.len() as f64))
+}
+
+/// What the network's distances mean, by the held-out pictures: as queries to the pictures learned from, and to each
+/// other.
+pub fn calibrate<N: Network>(data: &Data, configuration: &Configuration, network: &N) -> Result<Calibration> {
+    let embed = |images| configuration.embed(network, images);
+    let (queries, learned) = (embed(&data.held_out.images), embed(&data.learned.images));
+    let curve = |gallery: &[f32], labels: &[u8], themselves: bool| {
+        let query = |(id, row)| Query { without: themselves.then_some(id), ..Query::nearest(row, NEIGHBOURS) };
+        let asked: Vec<Query> = queries.chunks_exact(DIMENSION).enumerate().map(query).collect();
+        let found = Gallery::of_rows(DIMENSION, gallery)?.search(&asked)?;
+        let pairs = found.into_iter().enumerate().flat_map(|(query, neighbours)| {
+            let label = data.held_out.labels[query];
+            neighbours.into_iter().map(move |neighbour| (neighbour.distance, labels[neighbour.id] == label))
+        });
+        anyhow::Ok(Curve::fit(pairs.collect()))
+    };
+    Ok(Calibration {
+        learned: curve(&learned, &data.learned.labels, false)?,
+        unseen: curve(&queries, &data.held_out.labels, true)?,
+    })
 }

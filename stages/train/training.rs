@@ -81,7 +81,7 @@ impl<N: Network> Training<N> {
     /// What the held-out pictures say of the last epoch.
     pub fn measure(&mut self, train: &Train, data: &Data, configuration: &Configuration) -> Result<()> {
         let Some(epoch) = self.epochs.last_mut() else { return Ok(()) };
-        let (loss, precision) = measure(train, data, configuration, &self.network);
+        let (loss, precision) = measure(train, data, configuration, &self.network)?;
         (epoch.validation_triplet_loss, epoch.validation_precision) = (Some(loss), Some(precision));
         if train.keep == Keep::Best && self.best.as_ref().is_none_or(|(best, _)| precision >= *best) {
             self.best = Some((precision, self.network.clone()));

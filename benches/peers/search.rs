@@ -1,0 +1,57 @@
+//! Our side of the comparison with other search libraries: reads commands from standard input, one a line, and answers
+//! each with the seconds it took.
+//!
+//! `search DIMENSION K GALLERY QUERIES`, two files of little-endian 32-bit floats; then `arrange 0`, `batch 0` (all
+//! queries at once), `one COUNT` (the first ones, each by itself), or `dump FILE`: the ids found by the last command,
+//! k a row, as little-endian 64-bit integers.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use similiai::files;
+use similiai::search::{Gallery, Neighbour, Query};
+
+fn main() -> Result<()> {
+    // `cargo bench` adds an argument of its own.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let [dimension, k, gallery, queries] = &arguments[..] else {
+        println!("usage: search DIMENSION K GALLERY QUERIES, then commands on standard input");
+        return Ok(());
+    };
+    let (dimension, k) = (dimension.parse()?, k.parse()?);
+    let (gallery, queries) = (floats(gallery)?, floats(queries)?);
+    let queries: Vec<Query> = queries.chunks_exact(dimension).map(|row| Query::nearest(row, k)).collect();
+    let gallery = Gallery::of_rows(dimension, &gallery)?;
+    let mut found = Vec::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        let (command, argument) = line.split_once(' ').context("a command and its argument")?;
+        let start = Instant::now();
+        match command {
+            "arrange" => gallery.arrange(),
+            "batch" => found = gallery.search(&queries)?,
+            "one" => {
+                found.clear();
+                for query in &queries[..argument.parse()?] {
+                    found.extend(gallery.search(&[*query])?);
+                }
+            }
+            "dump" => dump(&found, argument)?,
+            other => bail!("unknown command {other}"),
+        }
+        println!("{}", start.elapsed().as_secs_f64());
+        std::io::stdout().flush()?;
+    }
+    Ok(())
+}
+
+fn floats(path: &str) -> Result<Vec<f32>> {
+    Ok(files::read(Path::new(path))?.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+}
+
+fn dump(found: &[Vec<Neighbour>], path: &str) -> Result<()> {
+    let ids: Vec<u8> = found.iter().flatten().flat_map(|neighbour| (neighbour.id as u64).to_le_bytes()).collect();
+    files::write(Path::new(path), &ids)
+}

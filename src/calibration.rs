@@ -1,0 +1,156 @@
+//! What a distance means to people: the chance that a neighbour at that distance is of the query's class.
+
+use serde::{Deserialize, Serialize};
+
+/// Below this chance a neighbour is no close match: it is more likely of another class.
+pub const CLOSE: f64 = 0.5;
+/// Neighbours of each held-out picture that a curve is fitted to.
+pub const NEIGHBOURS: usize = 10;
+/// A curve has at most so many points, each from at least so many pairs.
+const POINTS: usize = 20;
+const PAIRS: usize = 25;
+
+/// Fitted to pictures that were held out of the training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// For neighbours among the pictures learned from …
+    pub learned: Curve,
+    /// … and among pictures never seen in training, whose distances are other ones.
+    pub unseen: Curve,
+}
+
+/// A falling line through (distance, chance).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Curve(Vec<(f64, f64)>);
+
+/// Pairs that were pooled.
+struct Block {
+    distances: f64,
+    same: f64,
+    count: f64,
+}
+
+impl Block {
+    fn distance(&self) -> f64 {
+        self.distances / self.count
+    }
+
+    /// Never quite 0 or 1 (Laplace's rule of succession).
+    fn chance(&self) -> f64 {
+        (self.same + 1.0) / (self.count + 2.0)
+    }
+}
+
+impl Curve {
+    /// Isotonic regression by pooling adjacent violators (Ayer et al. 1955) over `pairs` of (distance, same class) in
+    /// groups of equal size.
+    pub fn fit(mut pairs: Vec<(f32, bool)>) -> Self {
+        pairs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let group = pairs.len().div_ceil(POINTS).max(PAIRS);
+        let mut blocks: Vec<Block> = Vec::new();
+        for pairs in pairs.chunks(group) {
+            let distances = pairs.iter().map(|pair| f64::from(pair.0)).sum();
+            let same = pairs.iter().filter(|pair| pair.1).count() as f64;
+            let mut block = Block { distances, same, count: pairs.len() as f64 };
+            while let Some(before) = blocks.pop_if(|before| before.chance() <= block.chance()) {
+                block = Block {
+                    distances: before.distances + block.distances,
+                    same: before.same + block.same,
+                    count: before.count + block.count,
+                };
+            }
+            blocks.push(block);
+        }
+        Self(blocks.iter().map(|block| (block.distance(), block.chance())).collect())
+    }
+
+    /// Between two points on the straight line; beyond the ends as at them.
+    pub fn chance(&self, distance: f32) -> f64 {
+        let (points, distance) = (&self.0, f64::from(distance));
+        let after = points.partition_point(|point| point.0 <= distance);
+        match (after.checked_sub(1).map(|before| points[before]), points.get(after)) {
+            (Some((x, y)), Some((next_x, next_y))) => y + (next_y - y) * (distance - x) / (next_x - x),
+            (Some((_, chance)), None) | (None, Some(&(_, chance))) => chance,
+            (None, None) => 0.0,
+        }
+    }
+}
+
+/// What was foretold of neighbours, and what came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reliability {
+    /// Mean difference between the chance foretold and the share that was right, over groups of equal chance, each by
+    /// its size (Naeini et al. 2015, "expected calibration error").
+    pub expected_error: f64,
+    pub groups: Vec<Group>,
+}
+
+/// Neighbours of about the same chance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Group {
+    pub neighbours: usize,
+    /// Mean chance foretold.
+    pub foretold: f64,
+    /// Share of them that are of the query's class.
+    pub right: f64,
+}
+
+impl Reliability {
+    /// Over tenths of the chance foretold, from pairs of (chance, same class).
+    pub fn of(pairs: &[(f64, bool)]) -> Self {
+        let group = |tenth: usize| {
+            let within = pairs.iter().filter(|(chance, _)| ((chance * 10.0) as usize).min(9) == tenth);
+            let (mut neighbours, mut foretold, mut right) = (0, 0.0, 0);
+            for (chance, same) in within {
+                neighbours += 1;
+                foretold += chance;
+                right += usize::from(*same);
+            }
+            let count = (neighbours as f64).max(1.0);
+            Group { neighbours, foretold: foretold / count, right: right as f64 / count }
+        };
+        let groups: Vec<Group> = (0..10).map(group).filter(|group| group.neighbours > 0).collect();
+        let weighted = |group: &Group| group.neighbours as f64 * (group.foretold - group.right).abs();
+        let expected_error = groups.iter().map(weighted).sum::<f64>() / (pairs.len() as f64).max(1.0);
+        Self { expected_error, groups }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_curve_never_rises_and_stays_between_0_and_1(
+            pairs in prop::collection::vec((0.0f32..2.0, any::<bool>()), 0..400),
+        ) {
+            let curve = Curve::fit(pairs);
+            let chances: Vec<f64> = (0..=40).map(|i| curve.chance(i as f32 * 0.05)).collect();
+            prop_assert!(chances.windows(2).all(|pair| pair[1] <= pair[0]), "{chances:?}");
+            prop_assert!(chances.iter().all(|chance| (0.0..1.0).contains(chance)));
+        }
+    }
+
+    #[test]
+    fn a_known_chance_is_found_again() {
+        // Of every ten pairs at distance d, 10 · (1 − d) are of the same class.
+        let pairs = (0..1000).map(|i| {
+            let tenth = i / 100;
+            (tenth as f32 / 10.0, i % 10 >= tenth)
+        });
+        let pairs: Vec<(f32, bool)> = pairs.collect();
+        let curve = Curve::fit(pairs.clone());
+        for tenth in 1..10 {
+            let distance = tenth as f32 / 10.0;
+            assert!((curve.chance(distance) - f64::from(1.0 - distance)).abs() < 0.03, "{distance}");
+        }
+        let foretold: Vec<(f64, bool)> = pairs.iter().map(|(d, same)| (curve.chance(*d), *same)).collect();
+        let reliability = Reliability::of(&foretold);
+        assert!(reliability.expected_error < 0.02 && reliability.groups.len() >= 9, "{reliability:?}");
+        let wrong: Vec<(f64, bool)> = pairs.iter().map(|(_, same)| (0.95, *same)).collect();
+        let of_wrong = Reliability::of(&wrong);
+        assert!((of_wrong.expected_error - 0.40).abs() < 1e-9 && of_wrong.groups[0].neighbours == 1000, "{of_wrong:?}");
+    }
+}

@@ -1,0 +1,179 @@
+//! Picture files: PNG, JPEG and WebP as people have them, and the PNG files written here.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::Path;
+
+use anyhow::Result;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+
+use crate::{damaged, files};
+
+/// What the names of picture files end with.
+pub const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+/// A picture that claims more is not decoded.
+pub const MOST_PIXELS: u64 = 200_000_000;
+/// What stands behind what is transparent.
+const BACKGROUND: u8 = 255;
+
+/// Whether the name is that of a picture file.
+pub fn is_picture(path: &Path) -> bool {
+    let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+}
+
+/// A picture as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel, on white where it is
+/// transparent, grey as equal red, green and blue.
+///
+/// # Errors
+/// If `bytes` are no PNG, JPEG or WebP, are damaged or truncated, or claim more than [`MOST_PIXELS`]; `name` stands in
+/// the message.
+pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
+    let broken = |error: ImageError| match error {
+        ImageError::Unsupported(what) => damaged!("{name} is a kind of picture that cannot be read here: {what}"),
+        error => damaged!("{name} is a damaged or truncated picture: {error}"),
+    };
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    let Some(format) = reader.format() else {
+        return Err(damaged!("{name} is no picture: it begins neither as PNG nor as JPEG or WebP"));
+    };
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(8 * MOST_PIXELS);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(broken)?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > MOST_PIXELS {
+        let most = MOST_PIXELS / 1_000_000;
+        return Err(damaged!("{name} has {width} × {height} pixels, more than the {most} million that are read"));
+    }
+    if pixels == 0 {
+        return Err(damaged!("{name} has no pixels"));
+    }
+    // The decoder fills up with grey what a truncated file does not have.
+    if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
+        return Err(damaged!("{name} is a truncated picture: its end is missing"));
+    }
+    let orientation = decoder.orientation().map_err(broken)?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    image.apply_orientation(orientation);
+    if !image.color().has_alpha() {
+        return Ok(image.into_rgb8());
+    }
+    let image = image.into_rgba8();
+    Ok(RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let [red, green, blue, alpha] = image.get_pixel(x, y).0.map(u32::from);
+        let over = |value: u32| ((value * alpha + u32::from(BACKGROUND) * (255 - alpha) + 127) / 255) as u8;
+        Rgb([over(red), over(green), over(blue)])
+    }))
+}
+
+/// Whether the end marker follows the scan of the main picture (ITU-T T.81, annex B): within a scan, 0xFF is never
+/// followed by 0xD9 otherwise.
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some([0xFF, marker, rest @ ..]) = bytes.get(at..) {
+        match (marker, rest) {
+            (0xFF, _) => at += 1,
+            (0xDA, _) => return rest.windows(2).any(|pair| pair == [0xFF, 0xD9]),
+            (_, [high, low, ..]) => at += 2 + usize::from(u16::from_be_bytes([*high, *low])),
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// One of the PNG files written here.
+pub fn read_png(path: &Path) -> Result<RgbImage> {
+    let bytes = files::read(path)?;
+    let image = image::load_from_memory_with_format(&bytes, ImageFormat::Png);
+    let image = image.map_err(|error| damaged!("{} is no readable PNG: {error}", path.display()))?;
+    Ok(image.into_rgb8())
+}
+
+/// As PNG, with `texts` beside the pixels.
+pub fn encode_png(image: &RgbImage, texts: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fast);
+    texts.iter().try_for_each(|(name, text)| encoder.add_itxt_chunk(name.clone(), text.clone()))?;
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(image.as_raw())?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::codecs::jpeg::JpegEncoder;
+    use image::{ImageBuffer, ImageEncoder, Luma, Rgba};
+
+    fn png(image: DynamicImage) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    fn jpeg(exif: Option<Vec<u8>>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut encoder = JpegEncoder::new(&mut bytes);
+        exif.into_iter().for_each(|exif| encoder.set_exif_metadata(exif).unwrap());
+        let picture = RgbImage::from_fn(16, 8, |x, _| Rgb([if x < 8 { 0 } else { 255 }; 3]));
+        encoder.encode_image(&picture).unwrap();
+        bytes
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        decode(bytes, "it").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn depths_and_transparency_become_plain_colour() {
+        let deep = ImageBuffer::from_pixel(2, 1, Luma([0x8040u16]));
+        assert_eq!(decode(&png(deep.into()), "it").unwrap().get_pixel(0, 0).0, [128; 3]);
+        let clear = ImageBuffer::from_fn(2, 1, |x, _| Rgba([200u8, 0, 0, [0, 128][x as usize]]));
+        let seen = decode(&png(clear.into()), "it").unwrap();
+        assert_eq!((seen.get_pixel(0, 0).0, seen.get_pixel(1, 0).0), ([255; 3], [227, 127, 127]));
+    }
+
+    #[test]
+    fn a_picture_is_turned_as_its_camera_says() {
+        // A TIFF header and one entry: orientation (0x0112), short, 1 value, 6: turn by 90° clockwise.
+        let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0".to_vec();
+        let (plain, turned) = (decode(&jpeg(None), "it").unwrap(), decode(&jpeg(Some(exif)), "it").unwrap());
+        assert_eq!((plain.dimensions(), turned.dimensions()), ((16, 8), (8, 16)));
+        assert!(turned.get_pixel(4, 2).0[0] < 50 && turned.get_pixel(4, 13).0[0] > 200);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said() {
+        assert!(message(b"hello, this is text").contains("no picture"));
+        assert!(message(b"").contains("no picture"));
+        assert!(message(b"GIF89a\x01\0\x01\0\0\0\0").contains("cannot be read here"));
+        let good = jpeg(None);
+        for length in [good.len() - 2, good.len() / 2, 30] {
+            assert!(message(&good[..length]).contains("truncated"), "{length}");
+        }
+        let good = png(RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8, y as u8, (x * y) as u8])).into());
+        assert!(message(&good[..good.len() / 2]).contains("truncated"));
+    }
+
+    #[test]
+    fn a_picture_that_claims_too_many_pixels_is_not_decoded() {
+        let mut bytes = Vec::new();
+        let encoder = image::codecs::png::PngEncoder::new(&mut bytes);
+        encoder.write_image(&[0], 1, 1, image::ExtendedColorType::L8).unwrap();
+        bytes[16..24].copy_from_slice(&[0, 0, 0x40, 0, 0, 0, 0x40, 0]);
+        let crc = crc32(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&crc.to_be_bytes());
+        assert!(message(&bytes).contains("16384 × 16384 pixels, more than"), "{}", message(&bytes));
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        crc.sum()
+    }
+}

@@ -1,0 +1,99 @@
+//! From any picture to the square, sharpened one that networks here are trained on.
+
+use image::RgbImage;
+use image::imageops::{self, FilterType};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How pictures are prepared. It stands beside prepared pictures and in every model's metadata, so that a picture asked
+/// about is prepared as those were that the model learned from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Preparation {
+    /// Side of the square, in pixels.
+    pub size: u32,
+    pub filter: Filter,
+    pub sharpen: Sharpen,
+}
+
+/// How images are made larger or smaller.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    Nearest,
+    Bilinear,
+    Bicubic,
+    Lanczos,
+}
+
+/// Unsharp mask: each value moves away from its blurred neighbourhood.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sharpen {
+    /// Standard deviation of the Gaussian blur, in pixels.
+    pub radius: f64,
+    /// Share of the difference that is added; 0 leaves the image as it is.
+    pub amount: f64,
+    /// Differences smaller than this, in steps of 1/255, stay.
+    pub threshold: u8,
+}
+
+impl Default for Sharpen {
+    fn default() -> Self {
+        Self { radius: 1.0, amount: 0.5, threshold: 0 }
+    }
+}
+
+impl Preparation {
+    /// The largest square in the middle, resized and sharpened.
+    pub fn apply(&self, image: &RgbImage) -> RgbImage {
+        let filter = match self.filter {
+            Filter::Nearest => FilterType::Nearest,
+            Filter::Bilinear => FilterType::Triangle,
+            Filter::Bicubic => FilterType::CatmullRom,
+            Filter::Lanczos => FilterType::Lanczos3,
+        };
+        let (width, height) = image.dimensions();
+        let side = width.min(height);
+        let square = imageops::crop_imm(image, (width - side) / 2, (height - side) / 2, side, side);
+        self.sharpen.apply(imageops::resize(&*square, self.size, self.size, filter))
+    }
+}
+
+impl Sharpen {
+    fn apply(&self, mut image: RgbImage) -> RgbImage {
+        let blurred = imageops::blur(&image, self.radius as f32);
+        for (value, blurred) in image.iter_mut().zip(blurred.iter()) {
+            let difference = i16::from(*value) - i16::from(*blurred);
+            if difference.unsigned_abs() >= u16::from(self.threshold) {
+                *value = (f64::from(*value) + self.amount * f64::from(difference)).round().clamp(0.0, 255.0) as u8;
+            }
+        }
+        image
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_square_is_from_the_middle() {
+        let wide = RgbImage::from_fn(30, 10, |x, _| image::Rgb([if (10..20).contains(&x) { 200 } else { 0 }; 3]));
+        let sharpen = Sharpen { amount: 0.0, ..Sharpen::default() };
+        let seen = Preparation { size: 8, filter: Filter::Nearest, sharpen }.apply(&wide);
+        assert_eq!(seen, RgbImage::from_pixel(8, 8, image::Rgb([200; 3])));
+    }
+
+    #[test]
+    fn sharpening_steepens_an_edge_and_leaves_flat_parts() {
+        let edge = RgbImage::from_fn(16, 4, |x, _| image::Rgb([if x < 8 { 100 } else { 150 }; 3]));
+        let sharp = Sharpen { radius: 1.0, amount: 1.0, threshold: 0 }.apply(edge.clone());
+        assert_eq!(sharp.get_pixel(0, 0), edge.get_pixel(0, 0));
+        assert!(sharp.get_pixel(7, 0).0[0] < 100 && sharp.get_pixel(8, 0).0[0] > 150);
+        let none = Sharpen { radius: 1.0, amount: 0.0, threshold: 0 }.apply(edge.clone());
+        assert_eq!(none, edge);
+        let high = Sharpen { radius: 1.0, amount: 1.0, threshold: 100 }.apply(edge.clone());
+        assert_eq!(high, edge);
+    }
+}

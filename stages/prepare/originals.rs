@@ -1,0 +1,157 @@
+//! The images that are prepared: records of a binary archive, or picture files in a folder for each class.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use image::RgbImage;
+use serde::Serialize;
+use similiai::images::{Layout, Record, decode};
+use similiai::listing::Side;
+use similiai::stage::Input;
+use similiai::{damaged, files};
+
+/// How many of each class are passed over, and how many are taken; all where none is said.
+#[derive(Clone, Copy, Serialize)]
+pub struct Selection {
+    pub skip: usize,
+    pub per_class: Option<usize>,
+}
+
+pub struct Original {
+    pub label: u8,
+    /// Within its class.
+    pub place: usize,
+    pub part: Side,
+    pixels: Pixels,
+}
+
+enum Pixels {
+    Record(Record),
+    File { path: PathBuf, name: String, digest: blake3::Hash },
+}
+
+pub struct Originals {
+    pub originals: Vec<Original>,
+    /// The name of each label.
+    pub classes: Vec<String>,
+}
+
+impl Original {
+    pub fn digest(&self) -> blake3::Hash {
+        match &self.pixels {
+            Pixels::Record(record) => blake3::hash(&record.planes),
+            Pixels::File { digest, .. } => *digest,
+        }
+    }
+
+    pub fn image(&self) -> Result<RgbImage> {
+        match &self.pixels {
+            Pixels::Record(record) => Ok(record.image()),
+            // Not by its name: what is made of it is kept by its content.
+            Pixels::File { path, .. } => decode(&files::read(path)?, "it"),
+        }
+    }
+
+    /// Of its file, below the folder of all; empty where it had none of its own.
+    pub fn name(&self) -> &str {
+        match &self.pixels {
+            Pixels::Record(_) => "",
+            Pixels::File { name, .. } => name,
+        }
+    }
+}
+
+pub fn load(fetched: &Input, selection: Selection) -> Result<Originals> {
+    let mut originals = Vec::new();
+    let classes = match Layout::of(&fetched.folder) {
+        Some(layout) => records(layout, fetched, selection, |record, place| {
+            let (label, part) = (record.label, if record.official_test { Side::Test } else { Side::Train });
+            originals.push(Original { label, place, part, pixels: Pixels::Record(record) });
+        })?,
+        None => {
+            let classes = folders(fetched, selection)?;
+            for (label, pictures) in classes.values().enumerate() {
+                for (place, name) in pictures {
+                    let (path, name, digest) =
+                        (fetched.folder.join(name), (*name).to_owned(), fetched.contents.digest_of(name)?);
+                    let (label, pixels) = (u8::try_from(label)?, Pixels::File { path, name, digest });
+                    originals.push(Original { label, place: *place, part: Side::Train, pixels });
+                }
+            }
+            classes.into_keys().map(str::to_owned).collect()
+        }
+    };
+    Ok(Originals { originals, classes })
+}
+
+/// Of all that [`load`] gives.
+pub fn digest(fetched: &Input, selection: Selection) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    match Layout::of(&fetched.folder) {
+        Some(layout) => {
+            let names = records(layout, fetched, selection, |record, _| {
+                hasher.update(&[record.label, u8::from(record.official_test)]).update(&record.planes);
+            })?;
+            hasher.update(names.join("\n").as_bytes());
+        }
+        None => {
+            for (place, name) in folders(fetched, selection)?.values().flatten() {
+                hasher.update(format!("{name}\0{place}\0{}\n", fetched.contents.digest_of(name)?).as_bytes());
+            }
+        }
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn records(
+    layout: &Layout,
+    fetched: &Input,
+    selection: Selection,
+    mut visit: impl FnMut(Record, usize),
+) -> Result<Vec<String>> {
+    let mut counts = vec![0; layout.classes];
+    let Selection { skip, per_class } = selection;
+    let names = layout.select(&fetched.folder, (skip, per_class), |record, place| {
+        counts[usize::from(record.label)] = place + 1;
+        visit(record, place);
+        Ok(())
+    })?;
+    names.iter().zip(counts).try_for_each(|(name, count)| selection.suffices(name, count))?;
+    Ok(names)
+}
+
+/// The pictures of each class with their places, by name.
+fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<(usize, &str)>>> {
+    let mut classes: BTreeMap<&str, Vec<(usize, &str)>> = BTreeMap::new();
+    for file in fetched.contents.iter() {
+        let (class, _) = file.path.split_once('/').with_context(|| format!("{} is in no class", file.path))?;
+        let pictures = classes.entry(class).or_default();
+        pictures.push((pictures.len(), file.path));
+    }
+    let most = usize::from(u8::MAX) + 1;
+    if classes.len() > most {
+        return Err(damaged!("there are {} classes; at most {most} can be told apart", classes.len()));
+    }
+    for (class, pictures) in &mut classes {
+        selection.suffices(class, pictures.len())?;
+        let end = selection.per_class.map_or(pictures.len(), |count| selection.skip + count);
+        *pictures = pictures[selection.skip..end].to_vec();
+    }
+    Ok(classes)
+}
+
+impl Selection {
+    /// `count`: pictures of the class, or as many of them as were looked at.
+    fn suffices(&self, class: &str, count: usize) -> Result<()> {
+        let needed = self.skip + self.per_class.unwrap_or(1);
+        if count >= needed {
+            return Ok(());
+        }
+        let or_skip = if self.skip > 0 { ", or lower skip_per_class" } else { "" };
+        Err(damaged!(
+            "there are {count} pictures of class `{class}`, fewer than the {needed} asked for; lower images_per_class, \
+             set it to null for all of them{or_skip}"
+        ))
+    }
+}
