@@ -1,11 +1,16 @@
 //! The command line: arguments, one file a command, and the exit status.
 
 mod account;
+mod asking;
 mod dag;
+mod duplicates;
+mod embed;
 mod explain;
 mod gc;
 mod hash;
 mod lock;
+mod page;
+mod query;
 mod run;
 mod schema;
 mod status;
@@ -63,6 +68,12 @@ struct Cli {
 enum Command {
     /// Run the pipeline, or the instances named and what they need; what is cached is not run again
     Run(run::Arguments),
+    /// Find the pictures that look like one: of the pipeline's, or of your own
+    Query(query::Arguments),
+    /// Embed pictures of your own into a Parquet file
+    Embed(embed::Arguments),
+    /// Find copies of pictures, within a folder or between two; nothing is deleted
+    Duplicates(duplicates::Arguments),
     /// Show what is fresh, stale or missing, and why; runs nothing
     Status(status::Arguments),
     /// Show what an instance's result depends on, and what changed since its last one
@@ -145,6 +156,9 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
     let session = Session { kinds, manifest: cli.manifest, screen };
     match &cli.command {
         Command::Run(arguments) => run::run(&session, arguments),
+        Command::Query(arguments) => query::run(&session, arguments),
+        Command::Embed(arguments) => embed::run(&session, arguments),
+        Command::Duplicates(arguments) => duplicates::run(&session, arguments),
         Command::Status(arguments) => status::run(&session, arguments),
         Command::Explain(arguments) => explain::run(&session, arguments),
         Command::Dag(arguments) => dag::run(&session, arguments),

@@ -139,6 +139,15 @@ impl Embeddings {
         self.paths.is_empty()
     }
 
+    /// Adds `others` of the same model; their ids come after.
+    pub fn append(&mut self, others: Self) {
+        self.paths.extend(others.paths);
+        self.labels.extend(others.labels);
+        self.label_names.extend(others.label_names);
+        self.splits.extend(others.splits);
+        self.values.extend(others.values);
+    }
+
     /// Refuses embeddings of another model than the one with the digest `model`; `mend` says what to run.
     pub fn must_be_of(&self, model: &str, name: &str, mend: &str) -> Result<()> {
         let made_by = self.facts.get(MODEL).map(String::as_str).unwrap_or_default();
@@ -164,12 +173,13 @@ impl Embeddings {
         }
         for batch in builder.build().map_err(|error| wrong(error.to_string()))? {
             let batch = batch.map_err(|error| wrong(error.to_string()))?;
-            all.append(&batch).ok_or_else(|| wrong("its columns are not those of an embeddings file".to_owned()))?;
+            all.append_batch(&batch)
+                .ok_or_else(|| wrong("its columns are not those of an embeddings file".to_owned()))?;
         }
         Ok(all)
     }
 
-    fn append(&mut self, batch: &RecordBatch) -> Option<()> {
+    fn append_batch(&mut self, batch: &RecordBatch) -> Option<()> {
         let text = |name: &str| -> Option<Vec<String>> {
             let column = batch.column_by_name(name)?.as_any().downcast_ref::<StringArray>()?;
             column.iter().map(|text| text.map(str::to_owned)).collect()

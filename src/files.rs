@@ -62,6 +62,18 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(folder)
 }
 
+/// The same, where `write` fills a file whose path it is given.
+pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_folder(folder)?;
+    let failed = || format!("cannot write {}", path.display());
+    let file = temporary().tempfile_in(folder).with_context(failed)?;
+    write(file.path())?;
+    file.as_file().sync_all().with_context(failed)?;
+    file.persist(path).with_context(failed)?;
+    sync_folder(folder)
+}
+
 /// Makes names added to, moved within or removed from `folder` durable.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     let synced = File::open(folder).and_then(|opened| opened.sync_all());

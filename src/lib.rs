@@ -24,6 +24,8 @@
 //! | [`embeddings`] | the Parquet file: schema, writing, reading |
 //! | [`search`] | nearest neighbours: exact, and by an approximate index |
 //! | [`calibration`] | what a distance means: the chance that a neighbour is of the query's class |
+//! | [`finder`] | a gallery that is asked, and its answers |
+//! | [`collection`] | people's own pictures: found, embedded, remembered |
 //! | [`metrics`] | retrieval metrics with definition, chance level and interval |
 //! | [`charts`] | drawing with a font that comes along |
 
@@ -31,11 +33,13 @@ pub mod cache;
 pub mod calibration;
 pub mod charts;
 pub mod cli;
+pub mod collection;
 pub mod difference;
 pub mod embeddings;
 pub mod failure;
 pub mod fault;
 pub mod files;
+pub mod finder;
 pub mod images;
 pub mod interrupt;
 pub mod listing;

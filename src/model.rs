@@ -202,6 +202,11 @@ impl Model {
         Ok(Self { configuration, calibration, digest: blake3::hash(&bytes).to_hex().to_string(), network })
     }
 
+    /// Any picture as those that the model learned from.
+    pub fn prepare(&self, image: &RgbImage) -> RgbImage {
+        self.configuration.preparation.apply(image)
+    }
+
     /// What a file of its embeddings says of them.
     pub fn facts(&self) -> Result<BTreeMap<String, String>> {
         let configuration = &self.configuration;

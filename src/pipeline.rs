@@ -2,6 +2,7 @@
 
 mod apart;
 mod assess;
+mod given;
 mod job;
 mod run;
 mod select;
@@ -14,6 +15,7 @@ use anyhow::{Context as _, Result};
 
 pub use apart::Rerun;
 pub use assess::{Assessment, State};
+pub use given::Given;
 pub use run::{Event, Items, Options, Ran, Report};
 pub use select::Selection;
 

@@ -2,8 +2,9 @@
 //! each with the seconds it took.
 //!
 //! `search DIMENSION K GALLERY QUERIES`, two files of little-endian 32-bit floats; then `arrange 0`, `batch 0` (all
-//! queries at once), `one COUNT` (the first ones, each by itself), or `dump FILE`: the ids found by the last command,
-//! k a row, as little-endian 64-bit integers.
+//! queries at once), `one COUNT` (the first ones, each by itself), `link M,EF_CONSTRUCTION` (build the approximate index),
+//! `graph EF` (all queries by it), or `dump FILE`: the ids found by the last command, k a row, as little-endian 64-bit
+//! integers.
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use similiai::files;
-use similiai::search::{Gallery, Neighbour, Query};
+use similiai::search::{Gallery, Graph, Neighbour, Parameters, Query};
 
 fn main() -> Result<()> {
     // `cargo bench` adds an argument of its own.
@@ -23,7 +24,8 @@ fn main() -> Result<()> {
     let (dimension, k) = (dimension.parse()?, k.parse()?);
     let (gallery, queries) = (floats(gallery)?, floats(queries)?);
     let queries: Vec<Query> = queries.chunks_exact(dimension).map(|row| Query::nearest(row, k)).collect();
-    let gallery = Gallery::of_rows(dimension, &gallery)?;
+    let (rows, gallery) = (&gallery, Gallery::of_rows(dimension, &gallery)?);
+    let mut graph = None;
     let mut found = Vec::new();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -37,6 +39,17 @@ fn main() -> Result<()> {
                 for query in &queries[..argument.parse()?] {
                     found.extend(gallery.search(&[*query])?);
                 }
+            }
+            "link" => {
+                let (m, ef_construction) = argument.split_once(',').context("link M,EF_CONSTRUCTION")?;
+                let (m, ef_construction) = (m.parse()?, ef_construction.parse()?);
+                let parameters = Parameters { m, ef_construction, ..Parameters::default() };
+                graph = Some(Graph::build("", dimension, rows, parameters, || Ok(()))?);
+            }
+            "graph" => {
+                let graph = graph.as_ref().context("link comes first")?;
+                let answers = graph.search_all(&queries, argument.parse()?)?;
+                found = answers.into_iter().map(|(neighbours, _)| neighbours).collect();
             }
             "dump" => dump(&found, argument)?,
             other => bail!("unknown command {other}"),

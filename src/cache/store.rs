@@ -93,6 +93,11 @@ impl Store {
         Ok(file)
     }
 
+    /// What is kept of pictures that are no part of the pipeline.
+    pub fn of_people(&self) -> PathBuf {
+        self.root.join("people")
+    }
+
     fn unfinished(&self) -> PathBuf {
         self.root.join("tmp")
     }

@@ -31,7 +31,7 @@ pub fn is_picture(path: &Path) -> bool {
 pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
     let broken = |error: ImageError| match error {
         ImageError::Unsupported(what) => damaged!("{name} is a kind of picture that cannot be read here: {what}"),
-        error => damaged!("{name} is a damaged or truncated picture: {error}"),
+        error => damaged!("{name} is a damaged or truncated picture: {}", error.to_string().trim_end()),
     };
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
     let Some(format) = reader.format() else {

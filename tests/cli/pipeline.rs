@@ -77,6 +77,12 @@ fn neighbours_in_the_report_are_those_of_the_parquet_file() {
 #[test]
 fn gives_the_same_bytes_with_one_thread_and_with_three() {
     let (one, three) = (Project::new(), Project::new());
+    for project in [&one, &three] {
+        project.edit_manifest("  benchmark:", "  index: {uses: index, needs: [embed]}\n  benchmark:");
+        project.edit_manifest("[prepare, train, embed], out", "[prepare, train, embed, index], out");
+        project
+            .edit_manifest("needs: [prepare, split, train]", "needs: [prepare, split, train], formats: [parquet, npy]");
+    }
     for options in ["", " --profile seed"] {
         for project in [&one, &three] {
             let text = std::fs::read_to_string(project.path("pipeline.yaml")).unwrap();

@@ -1,0 +1,104 @@
+//! `similiai duplicates`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use maud::html;
+use serde_json::json;
+
+use super::asking::{Trained, judge};
+use super::{Session, Variation, page};
+use crate::failure::Failure;
+use crate::files;
+use crate::finder::{COPY, Finder};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Nothing is ever deleted. Each group is a picture and all that are at most D from it.
+
+Examples:
+  similiai duplicates ~/Pictures                      copies within one folder
+  similiai duplicates ~/Pictures /media/card          what is on the card already
+  similiai duplicates ~/Pictures --html copies.html   to look at")]
+pub struct Arguments {
+    /// Compare the pictures below this folder …
+    first: PathBuf,
+    /// … with those below this one, instead of with each other
+    second: Option<PathBuf>,
+    /// How far apart copies may be
+    #[arg(long, value_name = "D", default_value_t = COPY, allow_negative_numbers = true)]
+    threshold: f32,
+    /// By the network that made the embeddings of this instance (needed where there are several)
+    #[arg(long, value_name = "INSTANCE")]
+    of: Option<String>,
+    /// As JSON on stdout
+    #[arg(long)]
+    json: bool,
+    /// Write a page with the pictures to FILE
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    if arguments.threshold.is_nan() || arguments.threshold < 0.0 {
+        return Err(Failure::Usage(format!("--threshold {} must be 0 or more", arguments.threshold)).into());
+    }
+    let project = session.project(&Variation::default())?;
+    let trained = Trained::load(&project, arguments.of.as_deref())?;
+    let mut all = trained.collect(session, &project, std::slice::from_ref(&arguments.first))?;
+    let mut between = None;
+    if let Some(second) = &arguments.second {
+        apart(&arguments.first, second)?;
+        between = Some(all.embeddings.len());
+        let others = trained.collect(session, &project, std::slice::from_ref(second))?;
+        all.embeddings.append(others.embeddings);
+        all.bad.extend(others.bad);
+    }
+    let paths = all.embeddings.paths.clone();
+    let groups = match paths.is_empty() {
+        true => Vec::new(),
+        false => {
+            Finder::new(all.embeddings, trained.model.calibration.clone())?.copies(arguments.threshold, between)?
+        }
+    };
+    if arguments.json {
+        let group = |group: &Vec<crate::search::Neighbour>| -> Vec<_> {
+            group.iter().map(|it| json!({"path": paths[it.id], "distance": it.distance})).collect()
+        };
+        session
+            .print_json(&json!({"pictures": paths.len(), "groups": groups.iter().map(group).collect::<Vec<_>>()}))?;
+    } else {
+        for group in &groups {
+            let lines: Vec<String> = group.iter().map(|it| format!("{:.4}  {}", it.distance, paths[it.id])).collect();
+            session.screen.print(&(lines.join("\n") + "\n"));
+        }
+        let copies: usize = groups.iter().map(|group| group.len() - 1).sum();
+        session.screen.print(&format!("{} pictures: {copies} copies in {} groups", paths.len(), groups.len()));
+    }
+    if let Some(path) = &arguments.html {
+        let body = html! {
+            @for group in &groups {
+                h2 { (group.len()) " pictures" }
+                div.row {
+                    @for it in group {
+                        (page::figure(Path::new(&paths[it.id]), &paths[it.id], &[format!("{:.4}", it.distance)]))
+                    }
+                }
+            }
+        };
+        let about = "Below each picture: its distance from the first of its group.";
+        files::write_atomically(path, page::whole("Copies", about, body).as_bytes())?;
+        tracing::info!("the page is {}", path.display());
+    }
+    judge(&all.bad)
+}
+
+/// Two folders of which one holds the other have every picture twice.
+fn apart(one: &Path, other: &Path) -> Result<()> {
+    let (Ok(a), Ok(b)) = (one.canonicalize(), other.canonicalize()) else { return Ok(()) };
+    if a.starts_with(&b) || b.starts_with(&a) {
+        let (one, other) = (one.display(), other.display());
+        return Err(Failure::Usage(format!("one of {one} and {other} lies within the other; name just one")).into());
+    }
+    Ok(())
+}

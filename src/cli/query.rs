@@ -1,0 +1,262 @@
+//! `similiai query`
+
+mod draw;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use image::RgbImage;
+use maud::html;
+
+use super::asking::{Trained, judge};
+use super::{Session, Variation, page};
+use crate::embeddings::Embeddings;
+use crate::failure::Failure;
+use crate::files;
+use crate::finder::{Answer, Asked, Finder, Wish};
+use crate::images::decode;
+use crate::pipeline::Project;
+use crate::search::Graph;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+The pictures are prepared and embedded as those that the network learned from. A distance is shown with the chance that
+a neighbour at that distance is of the query's class, fitted to pictures held out of the training; of pictures unlike all
+that the network learned from it says little.
+
+Examples:
+  similiai query photo.jpg                     the five nearest of the pipeline's pictures
+  similiai query --id 7 -k 10 --json           those of picture 7 of the pipeline, for programs
+  similiai query photo.jpg --in ~/Pictures     of your own pictures; the second time is quick
+  similiai query *.jpg --gallery mine.parquet  of pictures that `similiai embed` embedded")]
+pub struct Arguments {
+    /// Pictures: PNG, JPEG or WebP; - for standard input
+    #[arg(value_name = "IMAGE", required_unless_present = "ids")]
+    images: Vec<String>,
+    /// Pictures of the gallery, by their id; may stand more than once
+    #[arg(long = "id", value_name = "N")]
+    ids: Vec<usize>,
+    /// How many neighbours (default: 5, or all where there are fewer)
+    #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    k: Option<u32>,
+    /// Search the pictures below this folder; may stand more than once
+    #[arg(long = "in", value_name = "FOLDER")]
+    folders: Vec<PathBuf>,
+    /// Search the pictures in this file of `similiai embed`
+    #[arg(long, value_name = "FILE", conflicts_with = "folders")]
+    gallery: Option<PathBuf>,
+    /// Search the pipeline's pictures, embedded by this instance (needed where there are several)
+    #[arg(long, value_name = "INSTANCE")]
+    of: Option<String>,
+    /// Fold copies (resized, recompressed) of an answer into it
+    #[arg(long)]
+    distinct: bool,
+    /// Search by the pipeline's index instead of exactly, looking at EF candidates (default: the index's own)
+    #[arg(long, value_name = "EF", num_args = 0..=1, conflicts_with_all = ["folders", "gallery"])]
+    approximate: Option<Option<usize>>,
+    /// As JSON on stdout, a line for each picture
+    #[arg(long)]
+    json: bool,
+    /// Write a page with the pictures to FILE
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Show that page (default FILE: reports/query.html)
+    #[arg(long)]
+    open: bool,
+}
+
+/// What is searched.
+struct Gallery {
+    finder: Finder,
+    graph: Option<Graph>,
+    /// Where its paths start.
+    folder: PathBuf,
+    /// Its pictures are prepared already.
+    prepared: bool,
+    bad: Vec<String>,
+}
+
+/// A picture that is asked about.
+struct Question {
+    name: String,
+    vector: Vec<f32>,
+    id: Option<usize>,
+    /// To be shown beside the answer.
+    picture: Option<RgbImage>,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&Variation::default())?;
+    let trained = Trained::load(&project, arguments.of.as_deref())?;
+    let mut gallery = Gallery::open(session, arguments, &project, &trained)?;
+    let questions = gallery.questions(arguments, &trained)?;
+    let ef = |graph: &Graph| arguments.approximate.flatten().unwrap_or(graph.parameters().ef);
+    let wish = Wish {
+        k: arguments.k.map(|k| k as usize),
+        distinct: arguments.distinct,
+        graph: gallery.graph.as_ref().map(|graph| (graph, ef(graph))),
+    };
+    let mut answers = Vec::new();
+    for question in questions {
+        let asked = Asked { name: question.name.clone(), vector: &question.vector, id: question.id };
+        answers.push((gallery.finder.answer(&asked, &wish)?, question.picture));
+    }
+    for (answer, picture) in &answers {
+        if arguments.json {
+            session.print_json(answer)?;
+        } else {
+            session.screen.print(&gallery.table(answer));
+            draw::strip(picture.as_ref(), &answer.results, &gallery.folder);
+        }
+    }
+    if arguments.open || arguments.html.is_some() {
+        let path = arguments.html.clone().unwrap_or_else(|| project.manifest.project.join("reports/query.html"));
+        files::write_atomically(&path, gallery.page(&answers)?.as_bytes())?;
+        tracing::info!("the page is {}", path.display());
+        if arguments.open {
+            opener::open(&path).with_context(|| format!("cannot show {}; open it yourself", path.display()))?;
+        }
+    }
+    judge(&gallery.bad)
+}
+
+impl Gallery {
+    fn open(session: &Session, arguments: &Arguments, project: &Project, trained: &Trained) -> Result<Self> {
+        let (mut folder, mut bad, mut graph) = (PathBuf::new(), Vec::new(), None);
+        let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
+        let embeddings = if let Some(path) = &arguments.gallery {
+            let embeddings = Embeddings::read(path)?;
+            let name = path.display().to_string();
+            embeddings.must_be_of(&trained.model.digest, &name, &format!("run `similiai embed … -o {name}` again"))?;
+            embeddings
+        } else if own {
+            let collection = trained.collect(session, project, &arguments.folders)?;
+            bad = collection.bad;
+            collection.embeddings
+        } else {
+            folder = trained.pictures(project)?;
+            if arguments.approximate.is_some() {
+                graph = Some(trained.graph(project)?);
+            }
+            trained.embeddings()?
+        };
+        let finder = Finder::new(embeddings, trained.model.calibration.clone())?;
+        Ok(Self { finder, graph, folder, prepared: !own, bad })
+    }
+
+    /// All that is asked; a picture that cannot be read goes to the bad ones.
+    fn questions(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<Question>> {
+        let mut questions = Vec::new();
+        for id in &arguments.ids {
+            if *id >= self.finder.embeddings.len() {
+                let last = self.finder.embeddings.len() - 1;
+                return Err(Failure::Usage(format!("there is no picture {id}: ids go from 0 to {last}")).into());
+            }
+            questions.push(self.known(*id, format!("id {id}")));
+        }
+        for name in &arguments.images {
+            match self.place(name) {
+                Some(id) => questions.push(self.known(id, name.clone())),
+                None => match unknown(name, trained) {
+                    Ok(question) => questions.push(question),
+                    Err(error) => self.bad.push(format!("{error:#}")),
+                },
+            }
+        }
+        Ok(questions)
+    }
+
+    /// A picture that stands in the gallery.
+    fn known(&self, id: usize, name: String) -> Question {
+        let picture = super::asking::thumbnail(&self.path(id), page::SIDE).ok();
+        Question { name, vector: self.finder.vector(id).to_vec(), id: Some(id), picture }
+    }
+
+    fn path(&self, id: usize) -> PathBuf {
+        self.folder.join(&self.finder.embeddings.paths[id])
+    }
+
+    /// Where the gallery has this very file.
+    fn place(&self, name: &str) -> Option<usize> {
+        let path = Path::new(name).canonicalize().ok()?;
+        let paths = &self.finder.embeddings.paths;
+        if self.prepared {
+            let below = path.strip_prefix(self.folder.canonicalize().ok()?).ok()?;
+            return paths.iter().position(|other| Path::new(other) == below);
+        }
+        let file_name = path.file_name()?;
+        let same = |other: &String| {
+            let other = Path::new(other);
+            other.file_name() == Some(file_name) && other.canonicalize().is_ok_and(|other| other == path)
+        };
+        paths.iter().position(same)
+    }
+
+    fn table(&self, answer: &Answer) -> String {
+        let mut lines = vec![match answer.results.first() {
+            Some(best) if !answer.close => {
+                format!(
+                    "{}: no close match (the nearest is of its class with a chance of {:.0} %)",
+                    answer.query,
+                    100.0 * best.chance
+                )
+            }
+            _ => answer.query.clone(),
+        }];
+        let of =
+            |pick: fn(&crate::finder::Hit) -> &str| answer.results.iter().map(|hit| pick(hit).chars().count()).max();
+        let (class, split) = (of(|hit| &hit.label_name).unwrap_or(0), of(|hit| &hit.split).unwrap_or(0));
+        for hit in &answer.results {
+            let copies = match hit.copies.len() {
+                0 => String::new(),
+                count => format!("  (+{count} copies)"),
+            };
+            let columns = format!("{:>4}  {:.4}  {:>3.0} %  ", hit.rank, hit.distance, 100.0 * hit.chance);
+            let class = if class > 0 { format!("{:class$}  ", hit.label_name) } else { String::new() };
+            let split = if split > 0 { format!("{:split$}  ", hit.split) } else { String::new() };
+            lines.push(format!("{columns}{class}{split}{}{copies}", self.path(hit.id).display()));
+        }
+        lines.join("\n")
+    }
+
+    fn page(&self, answers: &[(Answer, Option<RgbImage>)]) -> Result<String> {
+        let rows = answers.iter().map(|(answer, picture)| -> Result<maud::Markup> {
+            let hits = answer.results.iter().map(|hit| -> Result<maud::Markup> {
+                let caption = [
+                    format!("{:.3} · {:.0} %", hit.distance, 100.0 * hit.chance),
+                    format!("{} {}", hit.label_name, hit.split).trim().to_owned(),
+                ];
+                Ok(page::figure(&self.path(hit.id), &hit.path, &caption))
+            });
+            let hits = hits.collect::<Result<Vec<_>>>()?;
+            Ok(html! {
+                h2 { (answer.query) @if !answer.close { span.soft { " no close match" } } }
+                div.row {
+                    @if let Some(picture) = picture { (page::shown(picture, "query", &["the query".to_owned()])?) }
+                    @for hit in hits { (hit) }
+                }
+            })
+        });
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let about =
+            "Below each picture: its distance, and the chance by that distance that it is of the query's class.";
+        Ok(page::whole("Nearest pictures", about, html! { @for row in rows { (row) } }))
+    }
+}
+
+/// A picture from anywhere.
+fn unknown(name: &str, trained: &Trained) -> Result<Question> {
+    let bytes = if name == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        bytes
+    } else {
+        files::read(Path::new(name))?
+    };
+    let name = if name == "-" { "standard input" } else { name };
+    let image = decode(&bytes, name)?;
+    let vector = trained.model.embed(vec![trained.model.prepare(&image)])?;
+    let picture = image::DynamicImage::from(image).thumbnail(page::SIDE, page::SIDE).into_rgb8();
+    Ok(Question { name: name.to_owned(), vector, id: None, picture: Some(picture) })
+}
