@@ -1,0 +1,70 @@
+"""Reads the embeddings with the very lines that the README shows for other tools, and compares their five nearest with
+those of `similiai query`, for 50 pictures.
+
+Usage: python3 tests/readers.py SIMILIAI [TOOL...], in a folder with the embeddings; the tools beside NumPy default to
+duckdb, pandas, polars and pyarrow.
+"""
+
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {"DuckDB": "duckdb", "pandas": "pandas", "polars": "polars", "pyarrow": "pyarrow", "Spark": "pyspark",
+            "Hugging Face datasets": "datasets"}
+# The picture that the README asks about.
+SHOWN = re.compile(r"\b7\b")
+
+if len(sys.argv) < 2:
+    sys.exit(__doc__)
+tools = sys.argv[2:] or ["duckdb", "pandas", "polars", "pyarrow"]
+folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "readers"
+if Path(sys.prefix) != folder:
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True, clear=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "numpy", "pyarrow", *tools], check=True)
+    os.execv(python, [str(python), *sys.argv])
+
+blocks = {}
+for language, block in re.findall(r"^```(sql|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S):
+    if "embeddings.parquet" in block:
+        blocks[block.splitlines()[0].lstrip("-# ")] = (language, block)
+wanted = [name for name, package in PACKAGES.items() if package in tools]
+if missing := [name for name in wanted if name not in blocks]:
+    sys.exit(f"the README shows nothing for {', '.join(missing)}")
+
+count = int(subprocess.run([folder / "bin" / "python", "-c", "import pyarrow.parquet as p; "
+            "print(p.read_metadata('artifacts/embed/embeddings.parquet').num_rows)"],
+            check=True, capture_output=True, text=True).stdout)
+ids = sorted(random.Random(42).sample(range(count), 50))
+ask = [sys.argv[1], "query", "-k", "5", "--json", *(f"--id={id}" for id in ids)]
+answers = map(json.loads, subprocess.run(ask, check=True, capture_output=True, text=True).stdout.splitlines())
+expected = [[hit["path"] for hit in answer["results"]] for answer in answers]
+failed = 0
+for name in wanted:
+    language, block = blocks[name]
+    for id, paths in zip(ids, expected):
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown):
+            lines = SHOWN.sub(str(id), block)
+            if language == "sql":
+                import duckdb
+
+                print(duckdb.sql(lines).fetchall())
+            else:
+                exec(lines, {})
+        found = re.findall(r"[\w-]+/\d{5}\.png", shown.getvalue())
+        if found != paths:
+            print(f"{name}, picture {id}: {found}\n  where similiai finds {paths}")
+            failed += 1
+    print(f"{name}: {len(ids)} pictures compared", flush=True)
+print(f"{len(wanted) * len(ids) - failed} passed, {failed} failed")
+sys.exit(failed > 0)
