@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub const CLOSE: f64 = 0.5;
 /// Neighbours of each held-out picture that a curve is fitted to.
 pub const NEIGHBOURS: usize = 10;
-/// A curve has at most so many points, each from at least so many pairs.
+/// For these a curve has at most so many points, each from at least so many pairs.
 const POINTS: usize = 20;
 const PAIRS: usize = 25;
 
@@ -42,13 +42,25 @@ impl Block {
 }
 
 impl Curve {
-    /// Isotonic regression by pooling adjacent violators (Ayer et al. 1955) over `pairs` of (distance, same class) in
-    /// groups of equal size.
-    pub fn fit(mut pairs: Vec<(f32, bool)>) -> Self {
-        pairs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let group = pairs.len().div_ceil(POINTS).max(PAIRS);
+    /// Isotonic regression by pooling adjacent violators (Ayer et al. 1955) over pairs of (distance, same class) in
+    /// groups: `near` ones, of nearest neighbours, in groups of equal size; beyond them any others, `far`, in groups each
+    /// twice the size of the one before, so that no picture unlike all others is taken for a near one.
+    pub fn fit(mut near: Vec<(f32, bool)>, mut far: Vec<(f32, bool)>) -> Self {
+        let sort = |pairs: &mut Vec<(f32, bool)>| pairs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        sort(&mut near);
+        let last = near.last().map_or(0.0, |pair| pair.0);
+        far.retain(|pair| pair.0 > last);
+        sort(&mut far);
+        let size = near.len().div_ceil(POINTS).max(PAIRS);
+        let mut groups: Vec<&[(f32, bool)]> = near.chunks(size).collect();
+        let (mut rest, mut size) = (&far[..], size);
+        while !rest.is_empty() {
+            let (group, others) = rest.split_at(size.min(rest.len()));
+            groups.push(group);
+            (rest, size) = (others, 2 * size);
+        }
         let mut blocks: Vec<Block> = Vec::new();
-        for pairs in pairs.chunks(group) {
+        for pairs in groups {
             let distances = pairs.iter().map(|pair| f64::from(pair.0)).sum();
             let same = pairs.iter().filter(|pair| pair.1).count() as f64;
             let mut block = Block { distances, same, count: pairs.len() as f64 };
@@ -124,13 +136,23 @@ mod tests {
     proptest! {
         #[test]
         fn a_curve_never_rises_and_stays_between_0_and_1(
-            pairs in prop::collection::vec((0.0f32..2.0, any::<bool>()), 0..400),
+            near in prop::collection::vec((0.0f32..1.0, any::<bool>()), 0..400),
+            far in prop::collection::vec((0.0f32..2.0, any::<bool>()), 0..400),
         ) {
-            let curve = Curve::fit(pairs);
+            let curve = Curve::fit(near, far);
             let chances: Vec<f64> = (0..=40).map(|i| curve.chance(i as f32 * 0.05)).collect();
             prop_assert!(chances.windows(2).all(|pair| pair[1] <= pair[0]), "{chances:?}");
             prop_assert!(chances.iter().all(|chance| (0.0..1.0).contains(chance)));
         }
+    }
+
+    #[test]
+    fn what_is_farther_than_all_neighbours_is_judged_by_other_pairs() {
+        let near: Vec<(f32, bool)> = (0..100).map(|i| (i as f32 / 1000.0, true)).collect();
+        let far = (0..900).map(|i| (i as f32 / 1000.0, i < 300)).collect();
+        assert!(Curve::fit(near.clone(), Vec::new()).chance(0.9) > 0.9);
+        let curve = Curve::fit(near, far);
+        assert!(curve.chance(0.05) > 0.9 && curve.chance(0.8) < 0.1, "{curve:?}");
     }
 
     #[test]
@@ -141,7 +163,7 @@ mod tests {
             (tenth as f32 / 10.0, i % 10 >= tenth)
         });
         let pairs: Vec<(f32, bool)> = pairs.collect();
-        let curve = Curve::fit(pairs.clone());
+        let curve = Curve::fit(pairs.clone(), Vec::new());
         for tenth in 1..10 {
             let distance = tenth as f32 / 10.0;
             assert!((curve.chance(distance) - f64::from(1.0 - distance)).abs() < 0.03, "{distance}");

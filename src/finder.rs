@@ -172,7 +172,7 @@ mod tests {
     fn finder(values: &[f32]) -> Finder {
         let count = values.len();
         let pairs = (0..200).map(|i| (i as f32 / 100.0, i < 100)).collect();
-        let curve = Curve::fit(pairs);
+        let curve = Curve::fit(pairs, Vec::new());
         let embeddings = Embeddings {
             dimension: 1,
             paths: (0..count).map(|id| format!("{id}.png")).collect(),

@@ -1,6 +1,7 @@
 //! Nearest neighbours by Euclidean distance.
 
 mod approximate;
+mod best;
 mod exact;
 mod kernels;
 

@@ -6,12 +6,12 @@
 //! number of threads and the vector unit.
 
 use std::borrow::Cow;
-use std::collections::BinaryHeap;
 use std::sync::OnceLock;
 
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
+use super::best::{Best, ROUNDOFF};
 use super::kernels::{screen, squared_distances};
 use super::{Neighbour, Query};
 use crate::nn::Simd;
@@ -25,8 +25,6 @@ const BLOCK: usize = 128;
 const ROWS_AT_ONCE: usize = 2048;
 /// Queries answered before the next ones are drawn from a stream.
 const AT_ONCE: usize = 4096;
-/// Unit roundoff of 32-bit floats.
-const ROUNDOFF: f64 = 1.0 / (1u64 << 24) as f64;
 
 /// The vectors that are searched, each under its id.
 pub struct Gallery<'a> {
@@ -120,10 +118,7 @@ impl<'a> Gallery<'a> {
             let mut of_block = of_block.to_vec();
             let mut bests = of_block.swap_remove(0);
             for others in of_block {
-                bests
-                    .iter_mut()
-                    .zip(others)
-                    .for_each(|(best, other)| other.heap.into_iter().for_each(|it| best.offer(it)));
+                bests.iter_mut().zip(others).for_each(|(best, other)| best.join(other));
             }
             bests.into_iter().map(Best::sorted)
         });
@@ -173,7 +168,7 @@ impl<'a> Gallery<'a> {
         };
         let parts: Vec<Best> = self.rows.par_chunks(ROWS_AT_ONCE * self.dimension).enumerate().map(some).collect();
         let mut best = Best::new(query);
-        parts.into_iter().flat_map(|part| part.heap).for_each(|neighbour| best.offer(neighbour));
+        parts.into_iter().for_each(|part| best.join(part));
         best.sorted()
     }
 
@@ -253,51 +248,6 @@ impl Panels {
     fn error(&self, dimension: usize, length: f64) -> f64 {
         let steps = 1.1 * dimension as f64 + 24.0;
         steps * ROUNDOFF * (length + self.longest).powi(2)
-    }
-}
-
-/// The best neighbours found so far.
-#[derive(Clone)]
-struct Best {
-    most: usize,
-    reach: f32,
-    without: Option<usize>,
-    /// The worst on top.
-    heap: BinaryHeap<Neighbour>,
-}
-
-impl Best {
-    fn new(query: &Query) -> Self {
-        let Query { most, reach, without, .. } = *query;
-        Self { most, reach, without, heap: BinaryHeap::new() }
-    }
-
-    fn offer(&mut self, neighbour: Neighbour) {
-        if self.without == Some(neighbour.id) || neighbour.distance > self.reach || self.most == 0 {
-            return;
-        }
-        if self.heap.len() < self.most {
-            self.heap.push(neighbour);
-        } else if let Some(mut worst) = self.heap.peek_mut()
-            && neighbour < *worst
-        {
-            *worst = neighbour;
-        }
-    }
-
-    /// The greatest squared distance that may still be of use; its root may be rounded up or down.
-    fn most_squared(&self) -> f64 {
-        let worst = self.heap.peek().filter(|_| self.heap.len() >= self.most).map(|worst| worst.distance);
-        f64::from(worst.unwrap_or(self.reach).min(self.reach)).powi(2) * (1.0 + 8.0 * ROUNDOFF)
-    }
-
-    /// The greatest score that may still be of use.
-    fn limit(&self, offset: f64) -> f32 {
-        ((self.most_squared() + offset) as f32).next_up()
-    }
-
-    fn sorted(self) -> Vec<Neighbour> {
-        self.heap.into_sorted_vec()
     }
 }
 

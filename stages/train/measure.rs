@@ -13,6 +13,9 @@ use super::data::Data;
 /// Neighbours by which an epoch is judged.
 pub const JUDGED_BY: usize = 5;
 
+/// Held-out pictures that are compared with all others, not only with their neighbours.
+const WITH_ALL: usize = 200;
+
 /// Their triplet loss among each other, and their precision as queries to the pictures learned from.
 pub fn measure<N: Network>(
     train: &Train,
@@ -51,12 +54,18 @@ pub fn calibrate<N: Network>(data: &Data, configuration: &Configuration, network
     let curve = |gallery: &[f32], labels: &[u8], themselves: bool| {
         let query = |(id, row)| Query { without: themselves.then_some(id), ..Query::nearest(row, NEIGHBOURS) };
         let asked: Vec<Query> = queries.chunks_exact(DIMENSION).enumerate().map(query).collect();
-        let found = Gallery::of_rows(DIMENSION, gallery)?.search(&asked)?;
-        let pairs = found.into_iter().enumerate().flat_map(|(query, neighbours)| {
-            let label = data.held_out.labels[query];
-            neighbours.into_iter().map(move |neighbour| (neighbour.distance, labels[neighbour.id] == label))
-        });
-        anyhow::Ok(Curve::fit(pairs.collect()))
+        let gallery = Gallery::of_rows(DIMENSION, gallery)?;
+        let pairs = |places: Vec<usize>, most: usize| {
+            let asked: Vec<Query> = places.iter().map(|place| Query { most, ..asked[*place] }).collect();
+            let found = gallery.search(&asked)?.into_iter().zip(places).flat_map(|(neighbours, query)| {
+                let label = data.held_out.labels[query];
+                neighbours.into_iter().map(move |neighbour| (neighbour.distance, labels[neighbour.id] == label))
+            });
+            anyhow::Ok(found.collect::<Vec<(f32, bool)>>())
+        };
+        let all = 0..asked.len();
+        let some = all.clone().step_by(all.len().div_ceil(WITH_ALL).max(1)).collect();
+        anyhow::Ok(Curve::fit(pairs(all.collect(), NEIGHBOURS)?, pairs(some, usize::MAX)?))
     };
     Ok(Calibration {
         learned: curve(&learned, &data.learned.labels, false)?,

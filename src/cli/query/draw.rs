@@ -14,8 +14,18 @@ const GAP: u32 = 8;
 /// Lines of the terminal that a strip is high.
 const LINES: u32 = 8;
 
+/// What the names of terminals contain that answer when they are asked for their protocol; others might never answer.
+const KNOWN: [&str; 12] = [
+    "kitty", "ghostty", "iterm", "wezterm", "konsole", "foot", "mlterm", "contour", "mintty", "rio", "sixel", "rlogin",
+];
+
 fn can_show() -> bool {
-    std::io::stdout().is_terminal()
+    let names = ["TERM", "TERM_PROGRAM", "LC_TERMINAL"].map(|name| std::env::var(name).unwrap_or_default());
+    let names = names.join(" ").to_lowercase();
+    let known = KNOWN.iter().any(|name| names.contains(name)) || std::env::var_os("KONSOLE_VERSION").is_some();
+    known
+        && std::io::stdin().is_terminal()
+        && std::io::stdout().is_terminal()
         && (viuer::get_kitty_support() != KittySupport::None
             || viuer::is_iterm_supported()
             || viuer::is_sixel_supported())
