@@ -35,6 +35,11 @@ impl Block {
         self.distances / self.count
     }
 
+    /// Whether the chance would not fall from `before` to this one.
+    fn violates(&self, before: &Self) -> bool {
+        before.same * self.count <= self.same * before.count || before.chance() <= self.chance()
+    }
+
     /// Never quite 0 or 1 (Laplace's rule of succession).
     fn chance(&self) -> f64 {
         (self.same + 1.0) / (self.count + 2.0)
@@ -52,19 +57,12 @@ impl Curve {
         far.retain(|pair| pair.0 > last);
         sort(&mut far);
         let size = near.len().div_ceil(POINTS).max(PAIRS);
-        let mut groups: Vec<&[(f32, bool)]> = near.chunks(size).collect();
-        let (mut rest, mut size) = (&far[..], size);
-        while !rest.is_empty() {
-            let (group, others) = rest.split_at(size.min(rest.len()));
-            groups.push(group);
-            (rest, size) = (others, 2 * size);
-        }
         let mut blocks: Vec<Block> = Vec::new();
-        for pairs in groups {
+        for pairs in groups(&near, size, 1).into_iter().chain(groups(&far, size, 2)) {
             let distances = pairs.iter().map(|pair| f64::from(pair.0)).sum();
             let same = pairs.iter().filter(|pair| pair.1).count() as f64;
             let mut block = Block { distances, same, count: pairs.len() as f64 };
-            while let Some(before) = blocks.pop_if(|before| before.chance() <= block.chance()) {
+            while let Some(before) = blocks.pop_if(|before| block.violates(before)) {
                 block = Block {
                     distances: before.distances + block.distances,
                     same: before.same + block.same,
@@ -86,6 +84,18 @@ impl Curve {
             (None, None) => 0.0,
         }
     }
+}
+
+/// Parts of `pairs`, each `growth` times the size of the one before; what is left at the end joins the last.
+fn groups(pairs: &[(f32, bool)], mut size: usize, growth: usize) -> Vec<&[(f32, bool)]> {
+    let (mut rest, mut groups) = (pairs, Vec::new());
+    while !rest.is_empty() {
+        let next = if rest.len() < 2 * size { rest.len() } else { size };
+        let (group, others) = rest.split_at(next);
+        groups.push(group);
+        (rest, size) = (others, growth * size);
+    }
+    groups
 }
 
 /// What was foretold of neighbours, and what came of it.

@@ -1,10 +1,10 @@
 //! Pictures of people in files and folders of their own: found, embedded, and remembered by their content.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use image::RgbImage;
 use rayon::prelude::*;
 use walkdir::WalkDir;
@@ -12,57 +12,82 @@ use walkdir::WalkDir;
 use crate::cache::{Made, Seen, Store, Table};
 use crate::embeddings::{Embeddings, Row};
 use crate::failure::Failure;
-use crate::images::{decode, is_picture};
+use crate::images::{decode, is_picture, read_picture};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::{files, interrupt};
 
-/// Pictures decoded before they are embedded and remembered.
+/// Pictures decoded before they are embedded.
 const BATCH: usize = 64;
+/// What is embedded is kept so often, should the program be ended.
+const KEPT_EVERY: Duration = Duration::from_secs(10);
+/// Raise it whenever a picture is decoded, prepared or embedded otherwise than before.
+const VERSION: u32 = 1;
 
 /// A picture file.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// As it was named, or below the folder that was named.
     pub path: String,
-    /// Of the folder it lies in, where that lies in a folder that was named; empty otherwise.
+    /// Of the folder it lies in, where that lies in a folder that was named; empty otherwise. Folders of the same name
+    /// are one class.
     pub class: String,
 }
 
-/// Every picture named, and those below every folder named, each once, by path. What hides is passed over.
+/// What was found in files and folders.
+#[derive(Debug, Default)]
+pub struct Search {
+    /// By path, each file once, however often it was named or linked.
+    pub found: Vec<Found>,
+    /// What cannot be looked at, each with the reason.
+    pub bad: Vec<String>,
+}
+
+/// Every file named, and all pictures below every folder named. What hides is passed over.
 ///
 /// # Errors
-/// If a name is that of nothing, or of a file that is no picture by its name.
-pub fn find(sources: &[PathBuf]) -> Result<Vec<Found>> {
-    let mut found = BTreeSet::new();
+/// If a name is that of nothing.
+pub fn find(sources: &[PathBuf]) -> Result<Search> {
+    let (mut files, mut bad): (BTreeMap<PathBuf, Found>, _) = Default::default();
+    let mut add = |path: &Path, class: &str, bad: &mut Vec<String>| {
+        let Some(name) = path.to_str() else {
+            bad.push(format!("{} has a name that is not valid Unicode", path.display()));
+            return;
+        };
+        let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let found = files.entry(file).or_insert_with(|| Found { path: name.to_owned(), class: class.to_owned() });
+        if found.class.is_empty() {
+            class.clone_into(&mut found.class);
+        }
+    };
     for source in sources {
         if !source.exists() {
             return Err(Failure::Usage(format!("there is no file or folder {}", source.display())).into());
         }
         if source.is_file() {
-            found.insert(Found { path: text(source)?, class: String::new() });
+            add(source, "", &mut bad);
             continue;
         }
-        let shown =
-            |entry: &walkdir::DirEntry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
-        for entry in WalkDir::new(source).into_iter().filter_entry(shown) {
-            let entry = entry.with_context(|| format!("cannot list {}", source.display()))?;
+        let hidden = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+        for entry in WalkDir::new(source).into_iter().filter_entry(|entry| entry.depth() == 0 || !hidden(entry)) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    bad.push(format!("{error}"));
+                    continue;
+                }
+            };
             // A link to a picture is one too; a link to a folder might lead round in a circle.
             if !is_picture(entry.path()) || !entry.path().is_file() {
                 continue;
             }
-            let class = match entry.depth() {
-                0 | 1 => None,
-                _ => entry.path().parent().and_then(Path::file_name).and_then(|class| class.to_str()),
-            };
-            found.insert(Found { path: text(entry.path())?, class: class.unwrap_or_default().to_owned() });
+            let class = entry.path().parent().filter(|_| entry.depth() > 1).and_then(Path::file_name);
+            add(entry.path(), class.and_then(|class| class.to_str()).unwrap_or_default(), &mut bad);
         }
     }
-    Ok(found.into_iter().collect())
-}
-
-fn text(path: &Path) -> Result<String> {
-    Ok(path.to_str().with_context(|| format!("{} is not valid Unicode", path.display()))?.to_owned())
+    let mut found: Vec<Found> = files.into_values().collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Search { found, bad })
 }
 
 /// Pictures with their embeddings.
@@ -76,71 +101,68 @@ pub struct Collection {
 }
 
 /// Embeds pictures. What `memory` has, by content, is taken from there.
-pub fn embed(found: Vec<Found>, model: &Model, memory: &mut Memory, progress: &Progress) -> Result<Collection> {
-    let dimension = model.configuration.dimension;
+pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Progress) -> Result<Collection> {
+    let Search { found, mut bad } = search;
     let bar = progress.bar("pictures", found.len() as u64);
-    let digests: Vec<Result<String>> = found
-        .par_iter()
-        .map(|picture| {
-            interrupt::check()?;
-            memory
-                .seen
-                .digest(&Path::new(&picture.path).canonicalize().unwrap_or_else(|_| PathBuf::from(&picture.path)))
-        })
-        .collect();
-    interrupt::check()?;
-    let known = |digest: &Result<String>| digest.as_ref().ok().is_some_and(|digest| memory.get(digest).is_some());
-    let missing: Vec<usize> = (0..found.len()).filter(|place| !known(&digests[*place])).collect();
-    bar.resume((found.len() - missing.len()) as u64);
-    let faults = Mutex::new(HashMap::new());
-    let mut made = 0;
-    for places in missing.chunks(BATCH) {
+    let known = found.par_iter().map(|picture| {
         interrupt::check()?;
-        let picture = |place: &usize| -> Option<(usize, RgbImage)> {
-            let path = &found[*place].path;
-            let read = match &digests[*place] {
-                Ok(_) => files::read(Path::new(path)).and_then(|bytes| Ok(model.prepare(&decode(&bytes, path)?))),
-                Err(error) => Err(anyhow::anyhow!("{error:#}")),
-            };
-            read.map(|image| (*place, image))
-                .map_err(|error| {
-                    let mut faults = faults.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    faults.insert(*place, format!("{error:#}"));
-                })
-                .ok()
-        };
-        let (places_read, images): (Vec<usize>, Vec<RgbImage>) =
-            places.par_iter().filter_map(picture).collect::<Vec<_>>().into_iter().unzip();
-        let rows = model.embed(images)?;
-        for (place, row) in places_read.iter().zip(rows.chunks_exact(dimension)) {
-            if let Ok(digest) = &digests[*place] {
-                memory.insert(digest, row)?;
+        // One that cannot be read says so where it is decoded.
+        let path = Path::new(&picture.path);
+        let digest = memory.seen.digest(&path.canonicalize().unwrap_or_else(|_| path.to_owned())).ok();
+        Ok(digest.and_then(|digest| blake3::Hash::from_hex(digest).ok()).filter(|digest| memory.get(digest).is_some()))
+    });
+    let mut digests: Vec<Option<blake3::Hash>> = known.collect::<Result<_>>()?;
+    let missing: Vec<usize> = (0..found.len()).filter(|place| digests[*place].is_none()).collect();
+    bar.resume((found.len() - missing.len()) as u64);
+    let mut made = 0;
+    let mut work = || -> Result<()> {
+        let mut kept = Instant::now();
+        for places in missing.chunks(BATCH) {
+            interrupt::check()?;
+            let read = places.par_iter().map(|place| (*place, memory.read(model, &found[*place].path)));
+            let (mut fresh, mut images) = (Vec::new(), Vec::new());
+            for (place, read) in read.collect::<Vec<_>>() {
+                match read {
+                    Ok((digest, image)) => {
+                        digests[place] = Some(digest);
+                        // A copy of one just read has its embedding too.
+                        if let Some(image) = image.filter(|_| !fresh.contains(&digest)) {
+                            fresh.push(digest);
+                            images.push(image);
+                        }
+                    }
+                    Err(error) => bad.push(format!("{error:#}")),
+                }
+            }
+            made += fresh.len();
+            let rows = model.embed(images)?;
+            for (digest, row) in fresh.iter().zip(rows.chunks_exact(model.configuration.dimension)) {
+                memory.insert(digest, row);
+            }
+            bar.inc(places.len() as u64);
+            if kept.elapsed() > KEPT_EVERY {
+                memory.save();
+                kept = Instant::now();
             }
         }
-        made += places_read.len();
-        bar.inc(places.len() as u64);
-    }
+        Ok(())
+    };
+    let done = work();
     memory.save();
-    let faults = faults.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let (mut good, mut values) = (Vec::new(), Vec::new());
-    for (place, picture) in found.iter().enumerate() {
-        if let Some(row) = digests[place].as_ref().ok().and_then(|digest| memory.get(digest)) {
-            good.push(picture);
-            values.extend(row);
-        }
-    }
+    done?;
+    let rows: Vec<Option<Vec<f32>>> = digests.iter().map(|digest| memory.get(digest.as_ref()?)).collect();
+    let good: Vec<&Found> = found.iter().zip(&rows).filter(|(_, row)| row.is_some()).map(|(found, _)| found).collect();
     let classes: BTreeSet<&str> = good.iter().map(|it| it.class.as_str()).filter(|class| !class.is_empty()).collect();
-    let label = |class: &str| classes.iter().position(|other| *other == class).map_or(-1, |place| place as i32);
+    let labels: HashMap<&str, i32> = classes.into_iter().zip(0..).collect();
     let embeddings = Embeddings {
-        dimension,
+        dimension: model.configuration.dimension,
         paths: good.iter().map(|picture| picture.path.clone()).collect(),
-        labels: good.iter().map(|picture| label(&picture.class)).collect(),
+        labels: good.iter().map(|picture| labels.get(picture.class.as_str()).copied().unwrap_or(-1)).collect(),
         label_names: good.iter().map(|picture| picture.class.clone()).collect(),
         splits: vec![String::new(); good.len()],
-        values,
+        values: rows.into_iter().flatten().flatten().collect(),
         facts: model.facts()?,
     };
-    let bad = (0..found.len()).filter_map(|place| faults.get(&place).cloned()).collect();
     Ok(Collection { embeddings, bad, made })
 }
 
@@ -160,35 +182,46 @@ impl Collection {
 
 /// The embeddings that one model made of pictures, by the pictures' content.
 pub struct Memory {
+    folder: PathBuf,
     seen: Seen,
     table: Table,
 }
 
 impl Memory {
     /// Beside what `store` has of the pipeline.
-    pub fn open(store: &Store, model: &Model) -> Result<Self> {
+    pub fn open(store: &Store, model: &Model) -> Self {
         let folder = store.of_people();
-        files::create_folder(&folder)?;
-        Ok(Self { seen: Seen::new(&folder), table: Table::read(&folder, &model.digest) })
+        let way = blake3::hash(format!("{VERSION} {}", model.digest).as_bytes()).to_hex();
+        Self { seen: Seen::new(&folder), table: Table::read(&folder, &way), folder }
     }
 
-    fn get(&self, picture: &str) -> Option<Vec<f32>> {
-        let picture = blake3::Hash::from_hex(picture).ok()?;
+    /// The digest of a picture, and the picture as `model` wants it where its embedding is not known.
+    fn read(&self, model: &Model, path: &str) -> Result<(blake3::Hash, Option<RgbImage>)> {
+        let bytes = read_picture(Path::new(path))?;
+        let digest = blake3::hash(&bytes);
+        if self.get(&digest).is_some() {
+            return Ok((digest, None));
+        }
+        Ok((digest, Some(model.prepare(&decode(&bytes, path)?))))
+    }
+
+    fn get(&self, picture: &blake3::Hash) -> Option<Vec<f32>> {
         match self.table.get(picture.as_bytes())? {
             Made::Bytes(bytes) => Some(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()),
             Made::Blob { .. } => None,
         }
     }
 
-    fn insert(&mut self, picture: &str, row: &[f32]) -> Result<()> {
+    fn insert(&mut self, picture: &blake3::Hash, row: &[f32]) {
         let bytes = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.table.insert(*blake3::Hash::from_hex(picture)?.as_bytes(), Made::Bytes(bytes));
-        Ok(())
+        self.table.insert(*picture.as_bytes(), Made::Bytes(bytes));
     }
 
     /// For the next time; where that cannot be written, the next time just takes longer.
     fn save(&mut self) {
-        if let Err(error) = self.table.write().and_then(|()| self.seen.save()) {
+        let saved =
+            files::create_folder(&self.folder).and_then(|()| self.table.write()).and_then(|()| self.seen.save());
+        if let Err(error) = saved {
             tracing::warn!("the embeddings cannot be kept for the next time: {error:#}");
         }
     }

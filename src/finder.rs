@@ -14,6 +14,9 @@ use crate::search::{Gallery, Graph, Neighbour, Query};
 /// Pictures nearer than this to each other are taken for copies of one: resized, recompressed or slightly cropped.
 pub const COPY: f32 = 0.1;
 
+/// Pictures whose copies are sought at a time: all of these may have many.
+const AT_ONCE: usize = 64;
+
 /// Embeddings ready to be searched.
 pub struct Finder {
     /// Without their values, which the gallery has.
@@ -136,26 +139,31 @@ impl Finder {
     /// Sets of pictures that are at most `reach` from the first of them by id, each picture in one set at most. With
     /// `between`, the first of each is one of the ids before it, and the others are not.
     pub fn copies(&self, reach: f32, between: Option<usize>) -> Result<Vec<Vec<Neighbour>>> {
-        let firsts = between.unwrap_or(self.gallery.len());
-        let queries = (0..firsts).map(|id| Query::within(self.vector(id), reach).without(id));
+        let all = self.gallery.len();
+        let seconds = between.map(|first| (first..all).flat_map(|id| self.vector(id)).copied().collect::<Vec<f32>>());
+        let seconds = seconds.map(|rows| Gallery::of_rows(self.embeddings.dimension, rows)).transpose()?;
+        let (gallery, offset) = (seconds.as_ref().unwrap_or(&self.gallery), between.unwrap_or(0));
         let (mut sets, mut taken) = (Vec::new(), HashSet::new());
-        self.gallery.stream(queries, |id, near| {
-            if taken.contains(&id) {
-                return Ok(());
+        let mut next = 0..between.unwrap_or(all);
+        loop {
+            let ids: Vec<usize> = next.by_ref().filter(|id| !taken.contains(id)).take(AT_ONCE).collect();
+            if ids.is_empty() {
+                return Ok(sets);
             }
-            let free = |it: &Neighbour| match between {
-                Some(first) => it.id >= first && !taken.contains(&it.id),
-                None => it.id > id && !taken.contains(&it.id),
-            };
-            let others: Vec<Neighbour> = near.into_iter().filter(free).collect();
-            if !others.is_empty() {
-                taken.insert(id);
-                taken.extend(others.iter().map(|it| it.id));
-                sets.push([vec![Neighbour { id, distance: 0.0 }], others].concat());
+            let queries: Vec<Query> = ids.iter().map(|id| Query::within(self.vector(*id), reach)).collect();
+            for (id, near) in ids.into_iter().zip(gallery.search(&queries)?) {
+                if taken.contains(&id) {
+                    continue;
+                }
+                let near = near.into_iter().map(|it| Neighbour { id: it.id + offset, ..it });
+                let others: Vec<Neighbour> = near.filter(|it| it.id > id && !taken.contains(&it.id)).collect();
+                if !others.is_empty() {
+                    taken.insert(id);
+                    taken.extend(others.iter().map(|it| it.id));
+                    sets.push([vec![Neighbour { id, distance: 0.0 }], others].concat());
+                }
             }
-            Ok(())
-        })?;
-        Ok(sets)
+        }
     }
 }
 

@@ -133,6 +133,9 @@ impl Stage for Prepare {
             listed.push(Listed { path, label: original.label.into(), label_name, part: original.part });
         }
         self.judge(&skipped)?;
+        if let Some(empty) = classes.iter().find(|class| !listed.iter().any(|row| row.label_name == **class)) {
+            return Err(damaged!("no picture of class `{empty}` can be read; mend them, or take the class away"));
+        }
         let output = |name: &str| context.output.join(name);
         listed.sort_by(|a, b| a.path.cmp(&b.path));
         listing::write(&output(LIST), &listed)?;

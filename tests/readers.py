@@ -38,6 +38,8 @@ for language, block in re.findall(r"^```(sql|python)\n(.*?)^```", (ROOT / "READM
     if "embeddings.parquet" in block:
         blocks[block.splitlines()[0].lstrip("-# ")] = (language, block)
 wanted = [name for name, package in PACKAGES.items() if package in tools]
+if len(wanted) != len(tools):
+    sys.exit(f"unknown tools in {tools}; there are {sorted(PACKAGES.values())}")
 if missing := [name for name in wanted if name not in blocks]:
     sys.exit(f"the README shows nothing for {', '.join(missing)}")
 

@@ -81,6 +81,10 @@ impl Store {
         }
         let tables: HashSet<&str> = stay.iter().flat_map(|record| &record.items).map(String::as_str).collect();
         collected.bytes += self.remove_old("items", budget.grace, dry_run, |name| tables.contains(name))?;
+        // Of people's own pictures those of the network that was used last stay.
+        let newest = self.newest("people/items")?;
+        collected.bytes +=
+            self.remove_old("people/items", budget.grace, dry_run, |name| Some(name) == newest.as_deref())?;
         collected.bytes += self.remove_scratch(&laid, budget.grace, dry_run)?;
         // Where results lay before they were parted into shared files.
         collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
@@ -134,6 +138,15 @@ impl Store {
             }
         }
         Ok(bytes)
+    }
+
+    /// What was written last in a folder.
+    fn newest(&self, folder: &str) -> Result<Option<String>> {
+        let folder = self.root.join(folder);
+        if !folder.exists() {
+            return Ok(None);
+        }
+        Ok(files::names(&folder)?.into_iter().min_by_key(|name| age(&folder.join(name))))
     }
 
     /// What finished runs left to go on from, but for those that lie at a place; of unfinished ones, old ones.

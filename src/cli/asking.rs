@@ -1,5 +1,6 @@
 //! What the commands share that are about pictures: the trained network, people's pictures, and where they lie.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use image::RgbImage;
 use super::Session;
 use crate::collection::{self, Collection, Memory};
 use crate::embeddings::{self, Embeddings};
-use crate::images::decode;
+use crate::images::{decode, read_picture};
 use crate::model::{self, Model};
 use crate::pipeline::{Given, Project};
 use crate::search::{Graph, INDEX};
@@ -27,12 +28,14 @@ pub struct Trained {
 impl Trained {
     /// That of the embeddings called `of`, or of the only ones.
     pub fn load(project: &Project, of: Option<&str>) -> Result<Self> {
-        let embeddings = project.given(Gives::Embeddings, of, None)?;
-        let folder = project.given(Gives::Model, None, Some(embeddings.place))?.folder;
+        let embeddings = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
+        let folder = project.given(Gives::Model, None, Some(embeddings.place), "a manifest with one of them")?.folder;
         Ok(Self { model: Model::load(&folder.join(model::FILE))?, embeddings })
     }
 
-    pub fn embeddings(&self) -> Result<Embeddings> {
+    /// Those of the pipeline's own pictures.
+    pub fn embeddings(&self, project: &Project) -> Result<Embeddings> {
+        project.must_be_current(&self.embeddings)?;
         let path = self.embeddings.folder.join(embeddings::FILE);
         let found = Embeddings::read(&path)?;
         let mend = format!("run `similiai run {}`", self.embeddings.name);
@@ -42,27 +45,35 @@ impl Trained {
 
     /// Where the paths in the embeddings start.
     pub fn pictures(&self, project: &Project) -> Result<PathBuf> {
-        Ok(project.given(Gives::Pictures, None, Some(self.embeddings.place))?.folder)
+        let given = project.given(Gives::Pictures, None, Some(self.embeddings.place), "a manifest with one of them")?;
+        Ok(given.folder)
     }
 
-    pub fn graph(&self, project: &Project) -> Result<Graph> {
+    /// The index called `name`, or the only one of these embeddings.
+    pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
         let digest = files::digest(&self.embeddings.folder.join(embeddings::FILE))?;
-        Graph::load(&project.given(Gives::Index, None, None)?.folder.join(INDEX), &digest)
+        let given = project.given(Gives::Index, name, Some(self.embeddings.place), "--approximate=INSTANCE")?;
+        Graph::load(&given.folder.join(INDEX), &digest)
     }
 
     /// People's own pictures.
     pub fn collect(&self, session: &Session, project: &Project, sources: &[PathBuf]) -> Result<Collection> {
-        let found = collection::find(sources)?;
-        let mut memory = Memory::open(&project.store, &self.model)?;
-        let count = found.len();
-        let collection = collection::embed(found, &self.model, &mut memory, &session.screen.progress("embed"))?;
-        tracing::info!("{count} pictures, {} of them embedded now", collection.made);
+        let search = collection::find(sources)?;
+        let mut memory = Memory::open(&project.store, &self.model);
+        let collection = collection::embed(search, &self.model, &mut memory, &session.screen.progress("embed"))?;
+        tracing::info!("{} pictures, {} of them embedded now", collection.embeddings.len(), collection.made);
         Ok(collection)
     }
 }
 
+/// A path as it can be shown: what would steer the terminal is spelled out.
+pub fn legible(path: &str) -> String {
+    path.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 /// Fails if there are any, once everything else is done.
 pub fn judge(bad: &[String]) -> Result<()> {
+    let bad: Vec<String> = bad.iter().map(|why| legible(why)).collect::<BTreeSet<_>>().into_iter().collect();
     if bad.is_empty() {
         return Ok(());
     }
@@ -76,6 +87,6 @@ pub fn judge(bad: &[String]) -> Result<()> {
 
 /// A picture for people to look at.
 pub fn thumbnail(path: &Path, side: u32) -> Result<RgbImage> {
-    let image = decode(&files::read(path)?, &path.display().to_string())?;
+    let image = decode(&read_picture(path)?, &path.display().to_string())?;
     Ok(image::DynamicImage::from(image).thumbnail(side, side).into_rgb8())
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use maud::html;
 use serde_json::json;
 
-use super::asking::{Trained, judge};
+use super::asking::{Trained, judge, legible};
 use super::{Session, Variation, page};
 use crate::failure::Failure;
 use crate::files;
@@ -69,7 +69,8 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             .print_json(&json!({"pictures": paths.len(), "groups": groups.iter().map(group).collect::<Vec<_>>()}))?;
     } else {
         for group in &groups {
-            let lines: Vec<String> = group.iter().map(|it| format!("{:.4}  {}", it.distance, paths[it.id])).collect();
+            let lines: Vec<String> =
+                group.iter().map(|it| format!("{:.4}  {}", it.distance, legible(&paths[it.id]))).collect();
             session.screen.print(&(lines.join("\n") + "\n"));
         }
         let copies: usize = groups.iter().map(|group| group.len() - 1).sum();

@@ -16,7 +16,7 @@ const ROWS: usize = 256;
 #[derive(clap::Args)]
 #[command(after_help = "\
 The file has the columns of the pipeline's own embeddings. Where pictures lie in folders below the one that is named, the
-folder's name is their class. Pictures that cannot be read are left out and named, and the exit status is 4.
+folder's name is their class. Paths are as they were named. Pictures that cannot be read are left out and named, and the exit status is 4.
 
 Examples:
   similiai embed ~/Pictures -o mine.parquet

@@ -2,28 +2,27 @@
 
 mod draw;
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use image::RgbImage;
 use maud::html;
 
-use super::asking::{Trained, judge};
+use super::asking::{Trained, judge, legible, thumbnail};
 use super::{Session, Variation, page};
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
 use crate::files;
 use crate::finder::{Answer, Asked, Finder, Wish};
-use crate::images::decode;
+use crate::images::{decode, read_from, read_picture};
 use crate::pipeline::Project;
 use crate::search::Graph;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 The pictures are prepared and embedded as those that the network learned from. A distance is shown with the chance that
-a neighbour at that distance is of the query's class, fitted to pictures held out of the training; of pictures unlike all
-that the network learned from it says little.
+a neighbour at that distance is of the query's class, fitted to pictures held out of the training. It promises too much for
+a query that was learned from, and says little of pictures unlike all that were.
 
 Examples:
   similiai query photo.jpg                     the five nearest of the pipeline's pictures
@@ -33,7 +32,7 @@ Examples:
 pub struct Arguments {
     /// Pictures: PNG, JPEG or WebP; - for standard input
     #[arg(value_name = "IMAGE", required_unless_present = "ids")]
-    images: Vec<String>,
+    images: Vec<PathBuf>,
     /// Pictures of the gallery, by their id; may stand more than once
     #[arg(long = "id", value_name = "N")]
     ids: Vec<usize>,
@@ -52,9 +51,12 @@ pub struct Arguments {
     /// Fold copies (resized, recompressed) of an answer into it
     #[arg(long)]
     distinct: bool,
-    /// Search by the pipeline's index instead of exactly, looking at EF candidates (default: the index's own)
-    #[arg(long, value_name = "EF", num_args = 0..=1, conflicts_with_all = ["folders", "gallery"])]
-    approximate: Option<Option<usize>>,
+    /// Search by the pipeline's index instead of exactly; by this one, where there are several
+    #[arg(long, value_name = "INSTANCE", num_args = 0..=1, require_equals = true, conflicts_with_all = ["folders", "gallery"])]
+    approximate: Option<Option<String>>,
+    /// Candidates that the index looks at (default: as the manifest says)
+    #[arg(long, value_name = "N", requires = "approximate")]
+    ef: Option<usize>,
     /// As JSON on stdout, a line for each picture
     #[arg(long)]
     json: bool,
@@ -87,11 +89,12 @@ struct Question {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    arguments.check()?;
     let project = session.project(&Variation::default())?;
     let trained = Trained::load(&project, arguments.of.as_deref())?;
     let mut gallery = Gallery::open(session, arguments, &project, &trained)?;
     let questions = gallery.questions(arguments, &trained)?;
-    let ef = |graph: &Graph| arguments.approximate.flatten().unwrap_or(graph.parameters().ef);
+    let ef = |graph: &Graph| arguments.ef.unwrap_or(graph.parameters().ef);
     let wish = Wish {
         k: arguments.k.map(|k| k as usize),
         distinct: arguments.distinct,
@@ -114,11 +117,32 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         let path = arguments.html.clone().unwrap_or_else(|| project.manifest.project.join("reports/query.html"));
         files::write_atomically(&path, gallery.page(&answers)?.as_bytes())?;
         tracing::info!("the page is {}", path.display());
-        if arguments.open {
-            opener::open(&path).with_context(|| format!("cannot show {}; open it yourself", path.display()))?;
+        if arguments.open
+            && let Err(error) = opener::open(&path)
+        {
+            tracing::warn!("the page cannot be shown here ({error}); open it yourself");
         }
     }
     judge(&gallery.bad)
+}
+
+impl Arguments {
+    /// What is named must be there, and standard input can be read once.
+    fn check(&self) -> Result<()> {
+        let from_stdin = self.images.iter().filter(|image| is_stdin(image)).count();
+        if from_stdin > 1 {
+            return Err(Failure::Usage("- stands for standard input, which can be read once".to_owned()).into());
+        }
+        let files = self.images.iter().filter(|image| !is_stdin(image)).chain(&self.gallery);
+        match files.into_iter().find(|path| !path.exists()) {
+            Some(path) => Err(Failure::Usage(format!("there is no file {}", path.display())).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_stdin(image: &Path) -> bool {
+    image == Path::new("-")
 }
 
 impl Gallery {
@@ -136,10 +160,10 @@ impl Gallery {
             collection.embeddings
         } else {
             folder = trained.pictures(project)?;
-            if arguments.approximate.is_some() {
-                graph = Some(trained.graph(project)?);
+            if let Some(name) = &arguments.approximate {
+                graph = Some(trained.graph(project, name.as_deref())?);
             }
-            trained.embeddings()?
+            trained.embeddings(project)?
         };
         let finder = Finder::new(embeddings, trained.model.calibration.clone())?;
         Ok(Self { finder, graph, folder, prepared: !own, bad })
@@ -153,44 +177,52 @@ impl Gallery {
                 let last = self.finder.embeddings.len() - 1;
                 return Err(Failure::Usage(format!("there is no picture {id}: ids go from 0 to {last}")).into());
             }
-            questions.push(self.known(*id, format!("id {id}")));
+            let picture = thumbnail(&self.path(*id), page::SIDE).ok();
+            let vector = self.finder.vector(*id).to_vec();
+            questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
         }
-        for name in &arguments.images {
-            match self.place(name) {
-                Some(id) => questions.push(self.known(id, name.clone())),
-                None => match unknown(name, trained) {
-                    Ok(question) => questions.push(question),
-                    Err(error) => self.bad.push(format!("{error:#}")),
-                },
+        for path in &arguments.images {
+            match self.question(path, trained) {
+                Ok(question) => questions.push(question),
+                Err(error) if error.is::<Failure>() => self.bad.push(format!("{error:#}")),
+                Err(error) => return Err(error),
             }
         }
         Ok(questions)
     }
 
-    /// A picture that stands in the gallery.
-    fn known(&self, id: usize, name: String) -> Question {
-        let picture = super::asking::thumbnail(&self.path(id), page::SIDE).ok();
-        Question { name, vector: self.finder.vector(id).to_vec(), id: Some(id), picture }
+    /// A picture from anywhere, as it is now; its own row, if it has one, is no answer.
+    fn question(&self, path: &Path, trained: &Trained) -> Result<Question> {
+        let (name, bytes) = if is_stdin(path) {
+            ("standard input".to_owned(), read_from(std::io::stdin().lock(), "standard input")?)
+        } else {
+            (path.display().to_string(), read_picture(path)?)
+        };
+        let (id, is_prepared) = self.place(path);
+        let image = decode(&bytes, &name)?;
+        let prepared = if is_prepared { image.clone() } else { trained.model.prepare(&image) };
+        let vector = trained.model.embed(vec![prepared])?;
+        let picture = image::DynamicImage::from(image).thumbnail(page::SIDE, page::SIDE).into_rgb8();
+        Ok(Question { name, vector, id, picture: Some(picture) })
     }
 
     fn path(&self, id: usize) -> PathBuf {
         self.folder.join(&self.finder.embeddings.paths[id])
     }
 
-    /// Where the gallery has this very file.
-    fn place(&self, name: &str) -> Option<usize> {
-        let path = Path::new(name).canonicalize().ok()?;
-        let paths = &self.finder.embeddings.paths;
+    /// Where the gallery has this very file, and whether it is a prepared one.
+    fn place(&self, path: &Path) -> (Option<usize>, bool) {
+        let (Ok(path), paths) = (path.canonicalize(), &self.finder.embeddings.paths) else { return (None, false) };
         if self.prepared {
-            let below = path.strip_prefix(self.folder.canonicalize().ok()?).ok()?;
-            return paths.iter().position(|other| Path::new(other) == below);
+            let Ok(folder) = self.folder.canonicalize() else { return (None, false) };
+            let Ok(below) = path.strip_prefix(&folder) else { return (None, false) };
+            return (paths.iter().position(|other| Path::new(other) == below), true);
         }
-        let file_name = path.file_name()?;
         let same = |other: &String| {
             let other = Path::new(other);
-            other.file_name() == Some(file_name) && other.canonicalize().is_ok_and(|other| other == path)
+            other.file_name() == path.file_name() && other.canonicalize().is_ok_and(|other| other == path)
         };
-        paths.iter().position(same)
+        (paths.iter().position(same), false)
     }
 
     fn table(&self, answer: &Answer) -> String {
@@ -202,7 +234,8 @@ impl Gallery {
                     100.0 * best.chance
                 )
             }
-            _ => answer.query.clone(),
+            Some(_) => answer.query.clone(),
+            None => format!("{}: there is no other picture in the gallery", answer.query),
         }];
         let of =
             |pick: fn(&crate::finder::Hit) -> &str| answer.results.iter().map(|hit| pick(hit).chars().count()).max();
@@ -215,7 +248,7 @@ impl Gallery {
             let columns = format!("{:>4}  {:.4}  {:>3.0} %  ", hit.rank, hit.distance, 100.0 * hit.chance);
             let class = if class > 0 { format!("{:class$}  ", hit.label_name) } else { String::new() };
             let split = if split > 0 { format!("{:split$}  ", hit.split) } else { String::new() };
-            lines.push(format!("{columns}{class}{split}{}{copies}", self.path(hit.id).display()));
+            lines.push(format!("{columns}{class}{split}{}{copies}", legible(&self.path(hit.id).display().to_string())));
         }
         lines.join("\n")
     }
@@ -243,20 +276,4 @@ impl Gallery {
             "Below each picture: its distance, and the chance by that distance that it is of the query's class.";
         Ok(page::whole("Nearest pictures", about, html! { @for row in rows { (row) } }))
     }
-}
-
-/// A picture from anywhere.
-fn unknown(name: &str, trained: &Trained) -> Result<Question> {
-    let bytes = if name == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-        bytes
-    } else {
-        files::read(Path::new(name))?
-    };
-    let name = if name == "-" { "standard input" } else { name };
-    let image = decode(&bytes, name)?;
-    let vector = trained.model.embed(vec![trained.model.prepare(&image)])?;
-    let picture = image::DynamicImage::from(image).thumbnail(page::SIDE, page::SIDE).into_rgb8();
-    Ok(Question { name: name.to_owned(), vector, id: None, picture: Some(picture) })
 }

@@ -74,12 +74,6 @@ impl Record {
     }
 }
 
-/// Refuses a class name that cannot be a folder's name.
-pub fn class_name(name: &str, found_in: &str) -> Result<()> {
-    let plain = !name.is_empty() && name.len() <= 100 && name.chars().all(|c| c.is_alphanumeric() || " _-".contains(c));
-    if plain { Ok(()) } else { Err(damaged!("{found_in}: the class name {name:?} is no plain file name")) }
-}
-
 impl Layout {
     /// The layout of what was unpacked into `folder`; `None` where it holds folders of pictures.
     pub fn of(folder: &Path) -> Option<&'static Self> {
@@ -104,7 +98,9 @@ impl Layout {
             return Err(damaged!("{member}: {} class names where the format has {}", names.len(), self.classes));
         }
         for (place, name) in names.iter().enumerate() {
-            class_name(name, member)?;
+            if !(name.len() <= 100 && name.chars().all(|c| c.is_alphanumeric() || " _-".contains(c))) {
+                return Err(damaged!("{member}: the class name {name:?} is no plain file name"));
+            }
             if names[..place].iter().any(|other| other.to_lowercase() == name.to_lowercase()) {
                 return Err(damaged!("{member}: the class name {name:?} stands there twice"));
             }

@@ -1,18 +1,25 @@
 //! Picture files: PNG, JPEG and WebP as people have them, and the PNG files written here.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::fs::File;
+use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
 use crate::{damaged, files};
 
 /// What the names of picture files end with.
 pub const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
-/// A picture that claims more is not decoded.
-pub const MOST_PIXELS: u64 = 200_000_000;
+/// A larger file is not read as a picture …
+pub const MOST_BYTES: u64 = 1 << 30;
+/// … and one that claims more pixels is not decoded.
+pub const MOST_PIXELS: u64 = 120_000_000;
+/// Larger ones are decoded one after the other: each takes up to a gigabyte.
+const LARGE: u64 = 20_000_000;
+static LARGE_ONE: Mutex<()> = Mutex::new(());
 /// What stands behind what is transparent.
 const BACKGROUND: u8 = 255;
 
@@ -20,6 +27,22 @@ const BACKGROUND: u8 = 255;
 pub fn is_picture(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
+}
+
+/// The bytes of a picture file.
+pub fn read_picture(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    read_from(file, &path.display().to_string())
+}
+
+/// The same of any source, called `name`.
+pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(MOST_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(damaged!("{name} has more than {MOST_BYTES} bytes: no picture that is read here"));
+    }
+    Ok(bytes)
 }
 
 /// A picture as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel, on white where it is
@@ -54,6 +77,7 @@ pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
     if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
         return Err(damaged!("{name} is a truncated picture: its end is missing"));
     }
+    let _turn = (pixels > LARGE).then(|| LARGE_ONE.lock().unwrap_or_else(PoisonError::into_inner));
     let orientation = decoder.orientation().map_err(broken)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
     image.apply_orientation(orientation);

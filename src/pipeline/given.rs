@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::Project;
+use crate::damaged;
 use crate::failure::Failure;
 use crate::stage::Gives;
 
@@ -17,11 +18,12 @@ pub struct Given {
 }
 
 impl Project {
-    /// The one instance that gives `what` and fits: called `name`, or needed by the instance at `needed_by`.
+    /// The one instance that gives `what` and fits: called `name`, and needed by the instance at `near`, or needing it.
+    /// `option` is how to name it.
     ///
     /// # Errors
     /// If there are several or none, or if it has not run yet.
-    pub fn given(&self, what: Gives, name: Option<&str>, needed_by: Option<usize>) -> Result<Given> {
+    pub fn given(&self, what: Gives, name: Option<&str>, near: Option<usize>, option: &str) -> Result<Given> {
         let manifest = &self.manifest;
         if let Some(name) = name {
             manifest.find(name)?;
@@ -30,7 +32,7 @@ impl Project {
             let instance = &manifest.instances[*place];
             instance.stage.kind().gives == Some(what)
                 && name.is_none_or(|name| instance.name == name)
-                && needed_by.is_none_or(|target| manifest.is_needed_by(*place, target))
+                && near.is_none_or(|near| manifest.is_needed_by(*place, near) || manifest.is_needed_by(near, *place))
         };
         let found: Vec<usize> = (0..manifest.instances.len()).filter(fits).collect();
         let names: Vec<&str> = found.iter().map(|place| manifest.instances[*place].name.as_str()).collect();
@@ -43,7 +45,7 @@ impl Project {
             }
             _ => {
                 let (what, names) = (what.in_words(), names.join("` and `"));
-                return Err(Failure::Usage(format!("`{names}` all give {what}; say which one with --of")).into());
+                return Err(Failure::Usage(format!("`{names}` all give {what}; say which one with {option}")).into());
             }
         };
         let name = names[0].to_owned();
@@ -52,6 +54,26 @@ impl Project {
             return Err(Failure::Usage(format!("there are no {what} yet: `{name}` has not run; run {run}")).into());
         }
         Ok(Given { folder: manifest.place(place).folder(), name, place })
+    }
+
+    /// Refuses a result whose inputs are not those any more that lie in their places.
+    pub fn must_be_current(&self, given: &Given) -> Result<()> {
+        let Some(laid) = self.store.laid(&given.name)? else { return Ok(()) };
+        let Some(record) = self.store.record(&laid.key)? else { return Ok(()) };
+        for need in &self.manifest.instances[given.place].needs {
+            let input = &self.manifest.instances[*need];
+            let read = record.document.reads.get(input.stage.kind().name);
+            if let (Some(read), Some(now)) = (read, self.store.laid(&input.name)?)
+                && *read != now.digest
+            {
+                let (name, input) = (&given.name, &input.name);
+                let mend = format!("run `similiai run {name}`");
+                return Err(damaged!(
+                    "`{name}` was made of another result of `{input}` than the one that is here; {mend}"
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //! comparing a query with everything takes too long.
 //!
 //! The graph is built by one thread in the order of the ids and with the distance of the exact search, so its bytes
-//! depend on nothing but the vectors and the parameters.
+//! depend on nothing but the vectors and the parameters, whatever the machine's cores and vector units.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -73,6 +73,7 @@ impl Graph {
         parameters: Parameters,
         mut step: impl FnMut() -> Result<()>,
     ) -> Result<Self> {
+        ensure!(dimension > 0 && rows.len().is_multiple_of(dimension), "vectors need a dimension");
         ensure!(rows.iter().all(|value| value.is_finite()), "a vector has a value that is not finite");
         let vectors = rows.len() / dimension;
         let header = Header { gallery: gallery.to_owned(), dimension, vectors, parameters };
@@ -107,11 +108,12 @@ impl Graph {
         let distance = squared_distance(self.header.dimension);
         self.index.change_metric::<f32>(Box::new(move |a, b| {
             MEASURED.set(MEASURED.get() + 1);
-            distance(a, b)
+            // The library is compiled to know no infinity.
+            distance(a, b).min(f32::MAX)
         }));
     }
 
-    /// As many searches at once as there are threads.
+    /// As many searches at once as this pool has threads: a larger one must load the graph itself.
     fn ready(self) -> Result<Self> {
         let threads = rayon::current_num_threads() + 1;
         self.index.reserve_capacity_and_threads(self.header.vectors, threads).map_err(said)?;
@@ -122,6 +124,7 @@ impl Graph {
         let header = serde_json::to_vec(&self.header)?;
         let mut bytes = [&MAGIC[..], &(header.len() as u64).to_le_bytes(), &header].concat();
         let start = bytes.len();
+        bytes.reserve_exact(self.index.serialized_length() + blake3::OUT_LEN);
         bytes.resize(start + self.index.serialized_length(), 0);
         self.index.save_to_buffer(&mut bytes[start..]).map_err(said)?;
         bytes.extend(blake3::hash(&bytes).as_bytes());

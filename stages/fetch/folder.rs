@@ -3,26 +3,29 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use similiai::images::{class_name, is_picture};
+use similiai::images::is_picture;
 use similiai::stage::{Context, Inputs};
 use similiai::{damaged, files};
 
 /// `<class>/<picture>` of all pictures, sorted; what else lies there is passed over.
 fn pictures(source: &Path) -> Result<Vec<String>> {
     let (mut pictures, mut others) = (Vec::new(), 0);
-    for class in files::names(source)? {
+    for class in entries(source)? {
         let folder = source.join(&class);
-        if class.starts_with('.') || !folder.is_dir() {
+        let Some(class) = class.to_str().filter(|class| !class.starts_with('.') && folder.is_dir()) else {
             others += usize::from(is_picture(&folder));
             continue;
+        };
+        for name in entries(&folder)? {
+            let path = folder.join(&name);
+            match name.to_str() {
+                Some(name) if is_picture(&path) && !name.starts_with('.') && path.is_file() => {
+                    plain(class, name).map_err(|why| damaged!("{}: {why}", source.display()))?;
+                    pictures.push(format!("{class}/{name}"));
+                }
+                _ => others += 1,
+            }
         }
-        let (found, rest): (Vec<String>, Vec<String>) =
-            files::names(&folder)?.into_iter().partition(|name| is_picture(Path::new(name)) && !name.starts_with('.'));
-        others += rest.len();
-        if !found.is_empty() {
-            class_name(&class, &source.display().to_string())?;
-        }
-        pictures.extend(found.into_iter().map(|name| format!("{class}/{name}")));
     }
     if pictures.is_empty() {
         return Err(damaged!(
@@ -33,7 +36,25 @@ fn pictures(source: &Path) -> Result<Vec<String>> {
     if others > 0 {
         tracing::warn!("{}: {others} files are no <class>/<picture> and are passed over", source.display());
     }
+    pictures.sort();
     Ok(pictures)
+}
+
+fn entries(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
+    let unlisted = || format!("cannot list {}", folder.display());
+    let entries = std::fs::read_dir(folder).with_context(unlisted)?;
+    entries.map(|entry| Ok(entry.with_context(unlisted)?.file_name())).collect()
+}
+
+/// Refuses what cannot be the name of a folder or a file everywhere, or would tear a list apart.
+pub fn plain(class: &str, name: &str) -> Result<(), String> {
+    let wrong = |part: &&str| part.len() > 255 || part.chars().any(|c| c.is_control() || c == '\\');
+    match [class, name].into_iter().find(wrong) {
+        Some(part) => {
+            Err(format!("{part:?} is no name for a class or a picture: 255 bytes, no control characters or \\"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Of the names and contents of all pictures.

@@ -1,31 +1,32 @@
 //! Unpacking an archive as a stream: only what its layout names, and that only if it is sound.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Component, Path};
 
 use anyhow::{Context, Result, anyhow};
 use flate2::bufread::GzDecoder;
-use similiai::images::{LAYOUTS, Layout, class_name, is_picture};
+use similiai::images::{LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, is_picture};
 use similiai::{damaged, files};
 use tar::{Archive, EntryType};
 
 use super::download::Lost;
+use super::folder::plain;
 
 /// Names file, batches, an HTML page and headers: no sound archive of a binary layout unpacks to more than this …
 const MOST_BYTES: u64 = 6 * 10_000 * 3_074 + (1 << 20);
 /// … and no other one to more than so many times its own length: pictures are compressed already.
 const MOST_TIMES: u64 = 100;
 const MOST_NAME_BYTES: u64 = 4096;
-const MOST_PICTURE_BYTES: u64 = 1 << 30;
 
 /// A member to take.
 enum Wanted {
     Names(&'static Layout),
     Batch(&'static Layout),
-    /// A picture of a class.
-    Picture(String),
+    /// A picture of a class, so many folders deep.
+    Picture(String, usize),
 }
 
 /// Unpacks the gzip-compressed tar `archive`, called `name` in messages, into `folder`.
@@ -33,8 +34,8 @@ pub fn unpack(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> 
     let packed = Cell::new(0);
     let counted = Counted { reader: archive, count: &packed };
     let mut gzip = GzDecoder::new(BufReader::with_capacity(1 << 18, counted));
-    let mut found: Vec<String> = Vec::new();
-    let mut layout = None;
+    let mut found: HashSet<String> = HashSet::new();
+    let (mut layout, mut depth) = (None, None);
     {
         let mut tar = Archive::new(Bounded { reader: &mut gzip, packed: &packed, unpacked: 0 });
         let entries = tar.entries().map_err(|error| broken(name, &error))?;
@@ -42,12 +43,16 @@ pub fn unpack(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> 
             let mut entry = entry.map_err(|error| broken(name, &error))?;
             let path = entry.path().map_err(|error| broken(name, &error))?.into_owned();
             let Some((member, wanted)) = wanted(&path, entry.header().entry_type(), name)? else { continue };
-            if found.contains(&member) {
+            // Where names differ only in case, some systems know one file.
+            if !found.insert(member.to_lowercase()) {
                 return Err(damaged!("{name}: the member {} stands there twice", path.display()));
             }
             let of = match &wanted {
                 Wanted::Names(layout) | Wanted::Batch(layout) => Some(layout.names),
-                Wanted::Picture(_) => None,
+                Wanted::Picture(_, deep) if *depth.get_or_insert(*deep) != *deep => {
+                    return Err(damaged!("{name}: the picture {} is not as deep in folders as others", path.display()));
+                }
+                Wanted::Picture(..) => None,
             };
             if *layout.get_or_insert(of) != of {
                 return Err(damaged!("{name}: the member {} is of another layout than those before", path.display()));
@@ -56,9 +61,8 @@ pub fn unpack(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> 
             match &wanted {
                 Wanted::Names(layout) => member.names(layout, &mut entry)?,
                 Wanted::Batch(layout) => member.batch(layout, &mut entry)?,
-                Wanted::Picture(class) => member.picture(class, &mut entry)?,
+                Wanted::Picture(class, _) => member.picture(class, &mut entry)?,
             }
-            found.push(member.name.to_owned());
         }
         // The archive ends with zeros, whatever their number.
         let mut rest = tar.into_inner();
@@ -66,7 +70,7 @@ pub fn unpack(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> 
     }
     nothing_but(&mut gzip.into_inner(), None, name)?;
     match layout.flatten() {
-        Some(names) if !found.iter().any(|member| member == names) => {
+        Some(names) if !found.contains(names) => {
             Err(damaged!("{name}: the member {names} with the class names is missing"))
         }
         Some(names) if found.len() == 1 => {
@@ -88,26 +92,33 @@ fn wanted(path: &Path, kind: EntryType, name: &str) -> Result<Option<(String, Wa
     if !matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::Directory | EntryType::XGlobalHeader) {
         return Err(damaged!("{name}: the member {shown} is a link, a device or another special file"));
     }
-    let plain = path.file_name().and_then(|plain| plain.to_str()).unwrap_or_default();
-    if !matches!(kind, EntryType::Regular | EntryType::Continuous) || plain.starts_with('.') {
+    let file_name = path.file_name().and_then(|file_name| file_name.to_str()).unwrap_or_default();
+    let hidden = path
+        .components()
+        .any(|part| part.as_os_str().as_encoded_bytes().starts_with(b".") && part != Component::CurDir);
+    if !matches!(kind, EntryType::Regular | EntryType::Continuous) || hidden {
         return Ok(None);
     }
     for layout in &LAYOUTS {
-        if plain == layout.names {
-            return Ok(Some((plain.to_owned(), Wanted::Names(layout))));
+        if file_name == layout.names {
+            return Ok(Some((file_name.to_owned(), Wanted::Names(layout))));
         }
-        if layout.batches.contains(&plain) {
-            return Ok(Some((plain.to_owned(), Wanted::Batch(layout))));
+        if layout.batches.contains(&file_name) {
+            return Ok(Some((file_name.to_owned(), Wanted::Batch(layout))));
         }
     }
     if !is_picture(path) {
         return Ok(None);
     }
-    let class = path.parent().and_then(Path::file_name).and_then(|class| class.to_str()).unwrap_or_default();
-    if class.is_empty() {
+    let Some(class) = path.parent().and_then(Path::file_name) else {
         return Err(damaged!("{name}: the picture {shown} is in no folder that names its class"));
-    }
-    Ok(Some((format!("{class}/{plain}"), Wanted::Picture(class.to_owned()))))
+    };
+    let (Some(class), false) = (class.to_str(), file_name.is_empty()) else {
+        return Err(damaged!("{name}: the name of {shown} is not valid Unicode"));
+    };
+    plain(class, file_name).map_err(|why| damaged!("{name}: {why}"))?;
+    let depth = path.components().filter(|part| *part != Component::CurDir).count();
+    Ok(Some((format!("{class}/{file_name}"), Wanted::Picture(class.to_owned(), depth))))
 }
 
 struct Member<'a> {
@@ -169,7 +180,6 @@ impl Member<'_> {
 
     /// As it is: whether it can be decoded is seen where it is decoded.
     fn picture(&self, class: &str, entry: &mut impl Read) -> Result<()> {
-        class_name(class, self.archive)?;
         if self.size > MOST_PICTURE_BYTES {
             return Err(damaged!("{} has {} bytes, more than any picture that is read", self.shown(), self.size));
         }

@@ -148,10 +148,11 @@ impl Selection {
         if count >= needed {
             return Ok(());
         }
-        let or_skip = if self.skip > 0 { ", or lower skip_per_class" } else { "" };
-        Err(damaged!(
-            "there are {count} pictures of class `{class}`, fewer than the {needed} asked for; lower images_per_class, \
-             set it to null for all of them{or_skip}"
-        ))
+        let help = match (self.per_class, self.skip) {
+            (None, _) => "lower skip_per_class",
+            (_, 0) => "lower images_per_class, or set it to null for all of them",
+            _ => "lower images_per_class or skip_per_class",
+        };
+        Err(damaged!("there are {count} pictures of class `{class}`, fewer than the {needed} asked for; {help}"))
     }
 }

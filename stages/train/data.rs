@@ -177,8 +177,12 @@ impl Data {
             let mut chosen: Vec<usize> = (0..classes.len()).collect();
             if most < classes.len() {
                 if turns.len() < most {
-                    turns.clone_from(&chosen);
-                    turns.shuffle(rng);
+                    // Those left over come first, and none twice in a batch.
+                    let mut others = chosen;
+                    others.retain(|class| !turns.contains(class));
+                    others.shuffle(rng);
+                    let last = std::mem::take(&mut turns);
+                    turns = [others, last].concat();
                 }
                 chosen = turns.split_off(turns.len() - most);
                 chosen.sort_unstable();
@@ -330,12 +334,17 @@ mod tests {
     #[test]
     fn many_classes_take_turns() {
         let data = data();
-        let batches = data.class_batches((1, 2), &mut rng(1, "test"));
-        let mut classes: Vec<u8> = batches.iter().map(|batch| data.learned.labels[batch[0]]).collect();
-        assert!(batches.iter().all(|batch| batch.len() == 2) && batches.len() == 5, "{batches:?}");
-        classes.truncate(3);
-        classes.sort_unstable();
-        assert_eq!(classes, [0, 1, 2]);
+        let batches = data.class_batches((2, 1), &mut rng(1, "test"));
+        let classes: Vec<Vec<u8>> =
+            batches.iter().map(|batch| batch.iter().map(|place| data.learned.labels[*place]).collect()).collect();
+        assert_eq!(classes.len(), 5);
+        for pair in classes.windows(2) {
+            let [one, two] = [&pair[0], &pair[1]];
+            assert!(one.len() == 2 && one[0] != one[1]);
+            // Who was left out of one is in the next.
+            let left_out = (0..3).find(|class| !one.contains(class)).unwrap();
+            assert!(two.contains(&left_out), "{classes:?}");
+        }
     }
 
     #[test]

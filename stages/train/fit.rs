@@ -75,7 +75,7 @@ pub fn fit<N: Network>(
         training.measure(train, data, configuration)?;
     }
     let network = training.best.map(|(_, network)| network).unwrap_or(training.network);
-    save(&network, configuration, calibrate(data, configuration, &network)?, context.provenance()?, path)?;
+    save(&network, configuration, calibrate(context, data, configuration, &network)?, context.provenance()?, path)?;
     Ok(training.epochs)
 }
 

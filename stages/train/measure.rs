@@ -1,11 +1,13 @@
 //! What the held-out pictures say of a network.
 
 use anyhow::Result;
+use image::RgbImage;
 use similiai::calibration::{Calibration, Curve, NEIGHBOURS};
 use similiai::metrics::{METRICS, Ranking};
 use similiai::model::{Configuration, DIMENSION, Network};
 use similiai::nn::triplet_loss;
 use similiai::search::{Gallery, Neighbour, Query};
+use similiai::stage::Context;
 
 use super::Train;
 use super::data::Data;
@@ -13,6 +15,8 @@ use super::data::Data;
 /// Neighbours by which an epoch is judged.
 pub const JUDGED_BY: usize = 5;
 
+/// Pictures embedded before progress is shown.
+const AT_ONCE: usize = 256;
 /// Held-out pictures that are compared with all others, not only with their neighbours.
 const WITH_ALL: usize = 200;
 
@@ -48,9 +52,23 @@ pub fn measure<N: Network>(
 
 /// What the network's distances mean, by the held-out pictures: as queries to the pictures learned from, and to each
 /// other.
-pub fn calibrate<N: Network>(data: &Data, configuration: &Configuration, network: &N) -> Result<Calibration> {
-    let embed = |images| configuration.embed(network, images);
-    let (queries, learned) = (embed(&data.held_out.images), embed(&data.learned.images));
+pub fn calibrate<N: Network>(
+    context: &Context,
+    data: &Data,
+    configuration: &Configuration,
+    network: &N,
+) -> Result<Calibration> {
+    let bar = context.bar("distances", (data.held_out.images.len() + data.learned.images.len()) as u64);
+    let embed = |images: &[RgbImage]| -> Result<Vec<f32>> {
+        let mut rows = Vec::with_capacity(images.len() * DIMENSION);
+        for images in images.chunks(AT_ONCE) {
+            context.go_on()?;
+            rows.extend(configuration.embed(network, images));
+            bar.inc(images.len() as u64);
+        }
+        Ok(rows)
+    };
+    let (queries, learned) = (embed(&data.held_out.images)?, embed(&data.learned.images)?);
     let curve = |gallery: &[f32], labels: &[u8], themselves: bool| {
         let query = |(id, row)| Query { without: themselves.then_some(id), ..Query::nearest(row, NEIGHBOURS) };
         let asked: Vec<Query> = queries.chunks_exact(DIMENSION).enumerate().map(query).collect();

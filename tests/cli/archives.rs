@@ -44,6 +44,16 @@ fn paths_that_lead_outside() {
 }
 
 #[test]
+fn pictures_that_lead_outside_or_clash() {
+    let refused = |extra: Member, reasons| refused(&archive(&[Member::file("cups/a.png", "x"), extra]), reasons);
+    refused(Member::file("../cups/b.png", "x"), &["../cups/b.png", "outside its folder"]);
+    refused(Member::file("Cups/A.png", "x"), &["Cups/A.png stands there twice"]);
+    refused(Member::file("more/cups/b.png", "x"), &["more/cups/b.png is not as deep"]);
+    refused(Member::file("cups/a\nb.png", "x"), &["is no name for a class or a picture"]);
+    refused(Member::file("cups/b.png", vec![0; 300 << 20]), &["it unpacks to more than"]);
+}
+
+#[test]
 fn special_files() {
     for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Char, tar::EntryType::Fifo] {
         refused_with(

@@ -116,7 +116,7 @@ fn pictures_that_cannot_be_read_are_named_or_left_out() {
     assert!(outcome.stderr.contains("2 pictures cannot be read and are left out"), "{}", outcome.stderr);
     let skipped = text(&project, "artifacts/prepare/skipped.csv");
     assert!(
-        skipped.lines().count() == 3 && skipped.contains("cups/03a.jpg,it is a damaged or truncated picture"),
+        skipped.lines().count() == 3 && skipped.contains("cups/03a.jpg,\"it is a damaged or truncated picture"),
         "{skipped}"
     );
     // The places of the others stay as they would be with it.
