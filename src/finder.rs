@@ -110,7 +110,7 @@ impl Finder {
     fn nearest(&self, asked: &Asked, most: usize, wish: &Wish) -> Result<Vec<Neighbour>> {
         let query = Query { without: asked.id, ..Query::nearest(asked.vector, most) };
         match wish.graph {
-            Some((graph, ef)) => Ok(graph.search(&query, ef)?.0),
+            Some((graph, ef)) => Ok(graph.search(&self.gallery, &query, ef)?.0),
             None => Ok(self.gallery.search(&[query])?.remove(0)),
         }
     }

@@ -48,7 +48,7 @@ fn main() -> Result<()> {
             }
             "graph" => {
                 let graph = graph.as_ref().context("link comes first")?;
-                let answers = graph.search_all(&queries, argument.parse()?)?;
+                let answers = graph.search_all(&gallery, &queries, argument.parse()?)?;
                 found = answers.into_iter().map(|(neighbours, _)| neighbours).collect();
             }
             "dump" => dump(&found, argument)?,

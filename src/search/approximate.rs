@@ -1,8 +1,9 @@
 //! Approximate search by a hierarchical navigable small world (Malkov and Yashunin 2018), for galleries so large that
 //! comparing a query with everything takes too long.
 //!
-//! The graph is built by one thread in the order of the ids and with the distance of the exact search, so its bytes
-//! depend on nothing but the vectors and the parameters, whatever the machine's cores and vector units.
+//! The graph links vectors rounded to bytes, a quarter of the memory, and what it finds is measured and sorted by the
+//! vectors themselves. It is built by one thread in the order of the ids, and distances of bytes are whole numbers: its own
+//! bytes depend on nothing but the vectors and the parameters, whatever the machine's cores and vector units.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -14,11 +15,13 @@ use serde::{Deserialize, Serialize};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
 use super::kernels::squared_distance;
-use super::{Neighbour, Query};
+use super::{Gallery, Neighbour, Query};
 use crate::{damaged, files};
 
 /// What a saved graph begins with.
 const MAGIC: &[u8; 8] = b"SIMILIX1";
+/// The greatest byte.
+const FULL: f32 = 127.0;
 
 /// Of the graph, as in the paper, section 4.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -45,7 +48,16 @@ struct Header {
     gallery: String,
     dimension: usize,
     vectors: usize,
+    /// The greatest value of all, which becomes the greatest byte.
+    greatest: f32,
     parameters: Parameters,
+}
+
+impl Header {
+    fn to_bytes(&self, row: &[f32]) -> Vec<i8> {
+        let scale = if self.greatest > 0.0 { FULL / self.greatest } else { 0.0 };
+        row.iter().map(|value| (value * scale).round().clamp(-FULL, FULL) as i8).collect()
+    }
 }
 
 thread_local! {
@@ -76,14 +88,15 @@ impl Graph {
         ensure!(dimension > 0 && rows.len().is_multiple_of(dimension), "vectors need a dimension");
         ensure!(rows.iter().all(|value| value.is_finite()), "a vector has a value that is not finite");
         let vectors = rows.len() / dimension;
-        let header = Header { gallery: gallery.to_owned(), dimension, vectors, parameters };
+        let greatest = rows.iter().fold(0.0f32, |greatest, value| greatest.max(value.abs()));
+        let header = Header { gallery: gallery.to_owned(), dimension, vectors, greatest, parameters };
         let mut graph = Self::empty(header)?;
         // One context: it draws the layers, and a new index has as many as the machine has cores.
         graph.index.reset().map_err(said)?;
         graph.measure_by_our_distance();
         graph.index.reserve_capacity_and_threads(vectors, 1).map_err(said)?;
         for (id, row) in rows.chunks_exact(dimension).enumerate() {
-            graph.index.add(id as u64, row).map_err(said)?;
+            graph.index.add(id as u64, &graph.header.to_bytes(row)).map_err(said)?;
             step()?;
         }
         graph.ready()
@@ -94,7 +107,7 @@ impl Graph {
         let options = IndexOptions {
             dimensions: header.dimension,
             metric: MetricKind::L2sq,
-            quantization: ScalarKind::F32,
+            quantization: ScalarKind::I8,
             connectivity: m,
             expansion_add: ef_construction,
             // The number of neighbours asked for is what widens a search.
@@ -106,10 +119,9 @@ impl Graph {
 
     fn measure_by_our_distance(&mut self) {
         let distance = squared_distance(self.header.dimension);
-        self.index.change_metric::<f32>(Box::new(move |a, b| {
+        self.index.change_metric::<i8>(Box::new(move |a, b| {
             MEASURED.set(MEASURED.get() + 1);
-            // The library is compiled to know no infinity.
-            distance(a, b).min(f32::MAX)
+            distance(a, b)
         }));
     }
 
@@ -163,35 +175,28 @@ impl Graph {
         self.header.parameters
     }
 
-    /// Probably the neighbours of `query`, nearest first, and how many distances were measured to find them; `ef`
-    /// candidates are looked at.
+    /// Probably the neighbours of `query` in `gallery`, nearest first, and how many distances were measured to find them;
+    /// `ef` candidates are looked at.
     ///
     /// # Errors
     /// If the query has a value that is not finite, or another dimension than the gallery.
-    pub fn search(&self, query: &Query, ef: usize) -> Result<(Vec<Neighbour>, usize)> {
-        let Query { vector, most, reach, without } = *query;
-        let (has, needs) = (vector.len(), self.header.dimension);
-        ensure!(has == needs, "the query has {has} values, and the gallery's vectors have {needs}");
-        ensure!(vector.iter().all(|value| value.is_finite()), "the query has a value that is not finite");
-        let width = ef.max(most).min(self.header.vectors);
+    pub fn search(&self, gallery: &Gallery, query: &Query, ef: usize) -> Result<(Vec<Neighbour>, usize)> {
+        let (has, wants) = (gallery.len(), self.header.vectors);
+        ensure!(has == wants, "the index links {wants} vectors, and the gallery has {has}");
+        gallery.check(query).map_err(|why| anyhow!("the query {why}"))?;
+        let (bytes, width) = (self.header.to_bytes(query.vector), ef.max(query.most).min(has));
         MEASURED.set(0);
-        let found = match without {
-            None => self.index.search(vector, width),
-            Some(id) => self.index.filtered_search(vector, width, |other| other != id as u64),
+        let found = match query.without {
+            None => self.index.search(&bytes, width),
+            Some(id) => self.index.filtered_search(&bytes, width, |other| other != id as u64),
         };
-        let found = found.map_err(said)?;
-        let found = found.keys.iter().zip(&found.distances);
-        let mut found: Vec<Neighbour> =
-            found.map(|(id, square)| Neighbour { id: *id as usize, distance: square.sqrt() }).collect();
-        found.retain(|neighbour| neighbour.distance <= reach);
-        found.sort_unstable();
-        found.truncate(most);
-        Ok((found, MEASURED.get()))
+        let places: Vec<usize> = found.map_err(said)?.keys.into_iter().map(|id| id as usize).collect();
+        Ok((gallery.nearest_of(query, &places), MEASURED.get() + places.len()))
     }
 
     /// [`Graph::search`] for many queries side by side.
-    pub fn search_all(&self, queries: &[Query], ef: usize) -> Result<Vec<(Vec<Neighbour>, usize)>> {
-        queries.par_iter().map(|query| self.search(query, ef)).collect()
+    pub fn search_all(&self, gallery: &Gallery, queries: &[Query], ef: usize) -> Result<Vec<(Vec<Neighbour>, usize)>> {
+        queries.par_iter().map(|query| self.search(gallery, query, ef)).collect()
     }
 }
 
@@ -202,7 +207,6 @@ fn short(digest: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Gallery;
     use super::*;
     use rand::Rng;
 
@@ -226,7 +230,7 @@ mod tests {
             rows.chunks_exact(DIMENSION).enumerate().map(|(id, row)| Query::nearest(row, 10).without(id)).collect();
         let expected = exact.search(&queries).unwrap();
         let recall = |ef| {
-            let found = graph.search_all(&queries, ef).unwrap();
+            let found = graph.search_all(&exact, &queries, ef).unwrap();
             let right = |((found, measured), expected): (&(Vec<Neighbour>, usize), &Vec<Neighbour>)| {
                 assert!(found.len() == 10 && found.is_sorted() && *measured >= 10);
                 found.iter().filter(|neighbour| expected.contains(neighbour)).count()
@@ -247,7 +251,9 @@ mod tests {
         pool.install(|| build(&rows).save(&two)).unwrap();
         assert_eq!(files::read(&one).unwrap(), files::read(&two).unwrap());
         let again = Graph::load(&one, "abc").unwrap();
-        let ask = |graph: &Graph| graph.search(&Query::nearest(&rows[..DIMENSION], 5).without(0), 64).unwrap();
+        let gallery = Gallery::of_rows(DIMENSION, &rows[..]).unwrap();
+        let ask =
+            |graph: &Graph| graph.search(&gallery, &Query::nearest(&rows[..DIMENSION], 5).without(0), 64).unwrap();
         assert_eq!(ask(&again), ask(&graph));
         assert_eq!(again.parameters(), Parameters::default());
     }

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use rayon::prelude::*;
 
 use super::best::{Best, ROUNDOFF};
@@ -93,10 +93,7 @@ impl<'a> Gallery<'a> {
     /// If a query has a value that is not finite, or another dimension than the gallery.
     pub fn search(&self, queries: &[Query]) -> Result<Vec<Vec<Neighbour>>> {
         for (place, query) in queries.iter().enumerate() {
-            let (has, needs) = (query.vector.len(), self.dimension);
-            ensure!(has == needs, "query {place} has {has} values, and the gallery's vectors have {needs}");
-            ensure!(query.vector.iter().all(|value| value.is_finite()), "query {place} has a value that is not finite");
-            ensure!(!query.reach.is_nan(), "query {place} reaches no distance that is a number");
+            self.check(query).map_err(|why| anyhow!("query {place} {why}"))?;
         }
         let simd = Simd::current();
         if queries.len() < FEW {
@@ -149,6 +146,28 @@ impl<'a> Gallery<'a> {
     /// The vector at a place, which is its id where all rows were given.
     pub fn row(&self, place: usize) -> &[f32] {
         &self.rows[place * self.dimension..][..self.dimension]
+    }
+
+    /// What is wrong with a query.
+    pub(super) fn check(&self, query: &Query) -> Result<(), String> {
+        let (has, needs) = (query.vector.len(), self.dimension);
+        if has != needs {
+            return Err(format!("has {has} values, and the gallery's vectors have {needs}"));
+        }
+        if !query.vector.iter().all(|value| value.is_finite()) {
+            return Err("has a value that is not finite".to_owned());
+        }
+        if query.reach.is_nan() { Err("reaches no distance that is a number".to_owned()) } else { Ok(()) }
+    }
+
+    /// The best of some places.
+    pub(super) fn nearest_of(&self, query: &Query, places: &[usize]) -> Vec<Neighbour> {
+        let (mut best, mut square) = (Best::new(query), [0.0]);
+        for place in places {
+            squared_distances(Simd::current(), query.vector, self.row(*place), &mut square);
+            best.offer(Neighbour { id: self.ids[*place], distance: square[0].sqrt() });
+        }
+        best.sorted()
     }
 
     /// One query against all rows.

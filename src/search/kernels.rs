@@ -7,16 +7,15 @@ use crate::nn::simd::kernels;
 /// Sums of a squared distance that run side by side.
 const SUMS: usize = 16;
 
-/// The squared distance of two vectors, as a library wants it that holds them.
-pub fn squared_distance(dimension: usize) -> impl Fn(*const f32, *const f32) -> f32 + Send + Sync {
+/// The squared distance of two vectors of bytes, as a library wants it that holds them.
+pub fn squared_distance(dimension: usize) -> impl Fn(*const i8, *const i8) -> f32 + Send + Sync {
     let simd = Simd::current();
     move |a, b| {
-        // SAFETY: the library gives vectors of the dimension that it was made for, aligned as their type wants it, and
-        // changes neither meanwhile.
+        // SAFETY: the library gives vectors of the dimension that it was made for, and changes neither meanwhile.
         let (a, b) = unsafe { (std::slice::from_raw_parts(a, dimension), std::slice::from_raw_parts(b, dimension)) };
-        let mut square = [0.0];
-        squared_distances(simd, a, b, &mut square);
-        square[0]
+        let mut square = 0;
+        squared_distance_of_bytes(simd, a, b, &mut square);
+        square as f32
     }
 }
 
@@ -63,6 +62,12 @@ kernels! {
             }
             *to = lanes[0];
         }
+    }
+
+    /// Whole numbers: exact in any order.
+    fn squared_distance_of_bytes<V: Vector>(a: &[i8], b: &[i8], to: &mut i32) {
+        let apart = a.iter().zip(b).map(|(a, b)| i16::from(*a) - i16::from(*b));
+        *to = apart.map(|apart| i32::from(apart) * i32::from(apart)).sum();
     }
 
     /// Places in `scores`, rows of [`LANES`], whose score is not above their row's limit.

@@ -49,7 +49,7 @@ pub fn curve(embeddings: &Embeddings, digest: &str, queries: &[usize], context: 
     let mut points = Vec::new();
     for ef in WIDTHS {
         let start = Instant::now();
-        let found = graph.search_all(&asked, ef)?;
+        let found = graph.search_all(&exact, &asked, ef)?;
         let speed = speed(start);
         let hits = found.iter().zip(&expected).map(|((found, _), expected)| {
             // As near as the last of them: of equally near ones any will do.

@@ -5,7 +5,7 @@ use std::path::Path;
 use image::{DynamicImage, ImageFormat, RgbImage};
 use serde_json::Value;
 use similiai::embeddings::Embeddings;
-use similiai::search::{Graph, Query};
+use similiai::search::{Gallery, Graph, Query};
 
 use crate::fixture::Project;
 use crate::pictures::{encoded, picture, write_classes};
@@ -66,12 +66,13 @@ fn the_pipelines_pictures_are_found() {
     let path = project.path("artifacts/embed/embeddings.parquet");
     let digest = similiai::files::digest(&path).unwrap();
     let graph = Graph::load(&project.path("artifacts/index/index.hnsw"), &digest).unwrap();
+    let gallery = Gallery::of_rows(embeddings.dimension, &embeddings.values[..]).unwrap();
     let ids: String = (0..100).map(|id| format!(" --id {id}")).collect();
     let mut otherwise = 0;
     for (id, answer) in
         answers(&project.succeed(&format!("query -k 1 --json --approximate --ef 1{ids}"))).iter().enumerate()
     {
-        let (found, _) = graph.search(&Query::nearest(embeddings.row(id), 1).without(id), 1).unwrap();
+        let (found, _) = graph.search(&gallery, &Query::nearest(embeddings.row(id), 1).without(id), 1).unwrap();
         assert_eq!(paths(answer), [embeddings.paths[found[0].id].as_str()]);
         otherwise += usize::from(paths(answer)[0] != by_sorting(&embeddings, id)[0]);
     }
@@ -107,7 +108,7 @@ fn the_pipelines_pictures_are_found() {
     assert_eq!((outcome.status, answers(&outcome.stdout).len()), (4, 1));
 
     project.succeed("run train --set seed=8");
-    refused(&project, "query --id 7", 4, &["another result of `train`", "run `similiai run embed`"]);
+    refused(&project, "query --id 7", 4, &["another result of `split`", "run `similiai run embed`"]);
     project.succeed("run embed --set seed=8");
     refused(&project, "query --id 7 --approximate", 4, &["was made for other embeddings"]);
     refused(&Project::new(), "query --id 7", 2, &["no embeddings yet", "run `similiai run embed`"]);

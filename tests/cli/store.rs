@@ -193,7 +193,7 @@ fn room_is_made_but_never_of_what_lies_in_its_place() {
     let would: serde_json::Value = serde_json::from_str(&would).unwrap();
     assert_eq!((would["results"].as_array().unwrap().len(), &would["dry_run"]), (2, &true.into()), "{would}");
     let done = project.succeed("gc --keep-last 0 --grace 0s");
-    assert!(done.contains("prepare ") && done.contains("2 results, 101 stored files"), "{done}");
+    assert!(done.contains("prepare ") && done.contains("2 results, 102 stored files"), "{done}");
     assert_eq!(project.states("run split"), ["fetch cached", "prepare cached", "split cached"]);
     assert!(contents(&project.path("artifacts/prepare")) == before);
     project.succeed("verify");
