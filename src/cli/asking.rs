@@ -82,7 +82,11 @@ pub fn judge(bad: &[String]) -> Result<()> {
         0 => String::new(),
         more => format!("\n  and {more} more"),
     };
-    Err(damaged!("{} pictures cannot be read and are left out:{named}{more}", bad.len()))
+    let said = match bad.len() {
+        1 => "1 picture cannot be read and is".to_owned(),
+        count => format!("{count} pictures cannot be read and are"),
+    };
+    Err(damaged!("{said} left out:{named}{more}"))
 }
 
 /// A picture for people to look at.

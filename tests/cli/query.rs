@@ -169,7 +169,7 @@ fn a_file_of_embeddings_answers_like_the_folder() {
         &project,
         "embed album -o mine.parquet",
         4,
-        &["1 pictures cannot be read", "album/cups/broken.png is no picture"],
+        &["1 picture cannot be read", "album/cups/broken.png is no picture"],
     );
     let mine = Embeddings::read(&project.path("mine.parquet")).unwrap();
     assert_eq!((mine.len(), mine.label_names[0].as_str(), mine.labels[0]), (14, "cups", 0));
@@ -222,7 +222,7 @@ fn copies_between_two_folders() {
         table.contains("album/photo.png") && table.contains("card/a.png") && !table.contains("card/b.png"),
         "{table}"
     );
-    assert!(table.contains("16 pictures: 1 copies in 1 groups"), "{table}");
+    assert!(table.contains("16 pictures, groups of copies: 1, and copies in them: 1"), "{table}");
     assert_eq!(std::fs::read_to_string(project.path("copies.html")).unwrap().matches("<img ").count(), 2);
     refused(&project, "duplicates album album/cups", 2, &["lies within the other"]);
     refused(&project, "duplicates album --threshold -1", 2, &["--threshold"]);
