@@ -74,7 +74,11 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             session.screen.print(&(lines.join("\n") + "\n"));
         }
         let copies: usize = groups.iter().map(|group| group.len() - 1).sum();
-        session.screen.print(&format!("{} pictures, groups of copies: {}, and copies in them: {copies}", paths.len(), groups.len()));
+        session.screen.print(&format!(
+            "{} pictures, groups of copies: {}, and copies in them: {copies}",
+            paths.len(),
+            groups.len()
+        ));
     }
     if let Some(path) = &arguments.html {
         let body = html! {

@@ -75,6 +75,38 @@ fn neighbours_in_the_report_are_those_of_the_parquet_file() {
 }
 
 #[test]
+fn the_files_for_numpy_hold_what_the_parquet_file_holds() {
+    let project = Project::new();
+    project.succeed("run embed --set embed.formats=[parquet,npy]");
+    let embeddings =
+        similiai::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
+    for (side, count) in [("train", 80), ("test", 20)] {
+        let ids: Vec<usize> = (0..embeddings.len()).filter(|id| embeddings.splits[*id] == side).collect();
+        // The header, and what follows it.
+        let read = |what: &str| -> (String, Vec<u8>) {
+            let bytes = std::fs::read(project.path(&format!("artifacts/embed/{side}_{what}.npy"))).unwrap();
+            assert_eq!(bytes[..8], *b"\x93NUMPY\x01\0");
+            let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+            assert!(start.is_multiple_of(64) && bytes[start - 1] == b'\n');
+            (String::from_utf8(bytes[10..start].to_vec()).unwrap(), bytes[start..].to_vec())
+        };
+        let (header, values) = read("embeddings");
+        assert!(header.contains("'<f4'") && header.contains(&format!("({count}, 128)")), "{header}");
+        let expected = ids.iter().flat_map(|id| embeddings.row(*id)).flat_map(|value| value.to_le_bytes());
+        assert!(values.into_iter().eq(expected));
+        let (header, labels) = read("labels");
+        assert!(header.contains("'<i4'") && header.contains(&format!("({count},)")), "{header}");
+        assert!(labels.into_iter().eq(ids.iter().flat_map(|id| embeddings.labels[*id].to_le_bytes())));
+        let (header, paths) = read("paths");
+        let characters = paths.len() / 4 / count;
+        assert!(header.contains(&format!("'<U{characters}'")), "{header}");
+        let letter = |bytes: &[u8]| char::from(bytes[0]);
+        let first: String = paths[..4 * characters].chunks(4).map(letter).filter(|letter| *letter != '\0').collect();
+        assert_eq!(first, embeddings.paths[ids[0]]);
+    }
+}
+
+#[test]
 fn gives_the_same_bytes_with_one_thread_and_with_three() {
     let (one, three) = (Project::new(), Project::new());
     for project in [&one, &three] {
