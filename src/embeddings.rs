@@ -215,6 +215,7 @@ mod tests {
         writer.write(&[row(2)], vec![4.0, 5.0])?;
         writer.finish()?;
         let read = Embeddings::read(&path)?;
+        assert!(schema(2).fields().iter().map(|field| field.name().as_str()).eq(COLUMNS.map(|column| column.0)));
         assert_eq!((read.len(), read.dimension, read.row(2)), (3, 2, &[4.0, 5.0][..]));
         assert_eq!((read.labels, read.splits[0].as_str(), read.facts["seed"].as_str()), (vec![0, 1, 0], "train", "7"));
         Ok(())

@@ -40,6 +40,15 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// The first of several reasons, each on a line of its own, and how many more there are.
+pub fn first_of<R: std::fmt::Display>(most: usize, reasons: &[R]) -> String {
+    let named: String = reasons.iter().take(most).map(|reason| format!("\n  {reason}")).collect();
+    match reasons.len().saturating_sub(most) {
+        0 => named,
+        more => format!("{named}\n  and {more} more"),
+    }
+}
+
 /// An [`anyhow::Error`] for a damaged input; `{:?}`-style context can be added on top.
 #[macro_export]
 macro_rules! damaged {

@@ -9,7 +9,7 @@ use crate::calibration::{CLOSE, Calibration};
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
 use crate::listing::Side;
-use crate::search::{Gallery, Graph, Neighbour, Query};
+use crate::search::{Gallery, Graph, Neighbour, Query, distance};
 
 /// Pictures nearer than this to each other are taken for copies of one: resized, recompressed or slightly cropped.
 pub const COPY: f32 = 0.1;
@@ -165,11 +165,6 @@ impl Finder {
             }
         }
     }
-}
-
-/// For a few pairs.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
 }
 
 #[cfg(test)]

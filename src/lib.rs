@@ -27,6 +27,7 @@
 //! | [`finder`] | a gallery that is asked, and its answers |
 //! | [`collection`] | people's own pictures: found, embedded, remembered |
 //! | [`metrics`] | retrieval metrics with definition, chance level and interval |
+//! | [`page`] | HTML in one file |
 //! | [`charts`] | drawing with a font that comes along |
 
 pub mod cache;
@@ -48,6 +49,7 @@ pub mod manifest;
 pub mod metrics;
 pub mod model;
 pub mod nn;
+pub mod page;
 pub mod pipeline;
 pub mod progress;
 pub mod search;

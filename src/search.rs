@@ -7,6 +7,8 @@ mod kernels;
 
 use std::cmp::Ordering;
 
+use crate::nn::Simd;
+
 pub use approximate::{Graph, Parameters};
 pub use exact::Gallery;
 
@@ -44,6 +46,13 @@ pub struct Query<'a> {
     pub reach: f32,
     /// Left out by its id: the query itself, where it stands in the gallery.
     pub without: Option<usize>,
+}
+
+/// Between two vectors.
+pub fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let mut square = [0.0];
+    kernels::squared_distances(Simd::current(), a, b, &mut square);
+    square[0].sqrt()
 }
 
 impl<'a> Query<'a> {

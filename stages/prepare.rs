@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::cache::Made;
-use similiai::failure::Failure;
+use similiai::failure::{Failure, first_of};
 use similiai::images::{Filter, Preparation, Sharpen, encode_png, image_path};
 use similiai::listing::{self, Listed};
 use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
@@ -69,7 +69,7 @@ impl Default for Prepare {
 /// A row of the list of sources.
 #[derive(Serialize)]
 struct Source<'a> {
-    path: &'a str,
+    path: String,
     source: &'a str,
 }
 
@@ -128,7 +128,7 @@ impl Stage for Prepare {
                 image_path(&label_name, original.place).to_str().context("a path that is not Unicode")?.to_owned();
             context.place(path.clone(), picture)?;
             if !original.name().is_empty() {
-                sources.push((path.clone(), original.name()));
+                sources.push(Source { path: path.clone(), source: original.name() });
             }
             listed.push(Listed { path, label: original.label.into(), label_name, part: original.part });
         }
@@ -140,8 +140,7 @@ impl Stage for Prepare {
         listed.sort_by(|a, b| a.path.cmp(&b.path));
         listing::write(&output(LIST), &listed)?;
         if !sources.is_empty() {
-            let rows: Vec<Source> = sources.iter().map(|(path, source)| Source { path, source }).collect();
-            listing::write(&output(SOURCES), &rows)?;
+            listing::write(&output(SOURCES), &sources)?;
         }
         if !skipped.is_empty() {
             listing::write(&output(SKIPPED), &skipped)?;
@@ -166,22 +165,17 @@ impl Prepare {
     }
 
     fn judge(&self, skipped: &[Skipped]) -> Result<()> {
-        let named =
-            skipped.iter().take(NAMED).map(|bad| format!("\n  {}: {}", bad.source, bad.why)).collect::<String>();
-        let more = match skipped.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!("\n  and {more} more"),
-        };
-        let count = skipped.len();
+        let reasons: Vec<String> = skipped.iter().map(|bad| format!("{}: {}", bad.source, bad.why)).collect();
+        let (count, named) = (skipped.len(), first_of(NAMED, &reasons));
         match (count, self.on_bad_image) {
             (0, _) => Ok(()),
             (_, OnBadImage::Skip) => {
-                tracing::warn!("{count} pictures cannot be read and are left out; they are in {SKIPPED}:{named}{more}");
+                tracing::warn!("{count} pictures cannot be read and are left out; they are in {SKIPPED}:{named}");
                 Ok(())
             }
             (_, OnBadImage::Fail) => Err(damaged!(
                 "{count} pictures cannot be read; mend or remove them, or leave them out with on_bad_image: \
-                 skip:{named}{more}"
+                 skip:{named}"
             )),
         }
     }

@@ -9,6 +9,7 @@ use image::RgbImage;
 use super::Session;
 use crate::collection::{self, Collection, Memory};
 use crate::embeddings::{self, Embeddings};
+use crate::failure::first_of;
 use crate::images::{decode, read_picture};
 use crate::model::{self, Model};
 use crate::pipeline::{Given, Project};
@@ -77,16 +78,11 @@ pub fn judge(bad: &[String]) -> Result<()> {
     if bad.is_empty() {
         return Ok(());
     }
-    let named: String = bad.iter().take(NAMED).map(|why| format!("\n  {why}")).collect();
-    let more = match bad.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!("\n  and {more} more"),
-    };
     let said = match bad.len() {
         1 => "1 picture cannot be read and is".to_owned(),
         count => format!("{count} pictures cannot be read and are"),
     };
-    Err(damaged!("{said} left out:{named}{more}"))
+    Err(damaged!("{said} left out:{}", first_of(NAMED, &bad)))
 }
 
 /// A picture for people to look at.

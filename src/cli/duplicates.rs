@@ -7,7 +7,7 @@ use maud::html;
 use serde_json::json;
 
 use super::asking::{Trained, judge, legible};
-use super::{Session, Variation, page};
+use super::{Session, Variation, figures};
 use crate::failure::Failure;
 use crate::files;
 use crate::finder::{COPY, Finder};
@@ -86,13 +86,13 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
                 h2 { (group.len()) " pictures" }
                 div.row {
                     @for it in group {
-                        (page::figure(Path::new(&paths[it.id]), &paths[it.id], &[format!("{:.4}", it.distance)]))
+                        (figures::figure(Path::new(&paths[it.id]), &paths[it.id], &[format!("{:.4}", it.distance)]))
                     }
                 }
             }
         };
         let about = "Below each picture: its distance from the first of its group.";
-        files::write_atomically(path, page::whole("Copies", about, body).as_bytes())?;
+        files::write_atomically(path, figures::page("Copies", about, body).as_bytes())?;
         tracing::info!("the page is {}", path.display());
     }
     judge(&all.bad)

@@ -9,7 +9,7 @@ use image::RgbImage;
 use maud::html;
 
 use super::asking::{Trained, judge, legible, thumbnail};
-use super::{Session, Variation, page};
+use super::{Session, Variation, figures};
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
 use crate::files;
@@ -177,7 +177,7 @@ impl Gallery {
                 let last = self.finder.embeddings.len() - 1;
                 return Err(Failure::Usage(format!("there is no picture {id}: ids go from 0 to {last}")).into());
             }
-            let picture = thumbnail(&self.path(*id), page::SIDE).ok();
+            let picture = thumbnail(&self.path(*id), figures::SIDE).ok();
             let vector = self.finder.vector(*id).to_vec();
             questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
         }
@@ -202,7 +202,7 @@ impl Gallery {
         let image = decode(&bytes, &name)?;
         let prepared = if is_prepared { image.clone() } else { trained.model.prepare(&image) };
         let vector = trained.model.embed(vec![prepared])?;
-        let picture = image::DynamicImage::from(image).thumbnail(page::SIDE, page::SIDE).into_rgb8();
+        let picture = image::DynamicImage::from(image).thumbnail(figures::SIDE, figures::SIDE).into_rgb8();
         Ok(Question { name, vector, id, picture: Some(picture) })
     }
 
@@ -260,13 +260,13 @@ impl Gallery {
                     format!("{:.3} · {:.0} %", hit.distance, 100.0 * hit.chance),
                     format!("{} {}", hit.label_name, hit.split).trim().to_owned(),
                 ];
-                Ok(page::figure(&self.path(hit.id), &hit.path, &caption))
+                Ok(figures::figure(&self.path(hit.id), &hit.path, &caption))
             });
             let hits = hits.collect::<Result<Vec<_>>>()?;
             Ok(html! {
                 h2 { (answer.query) @if !answer.close { span.soft { " no close match" } } }
                 div.row {
-                    @if let Some(picture) = picture { (page::shown(picture, "query", &["the query".to_owned()])?) }
+                    @if let Some(picture) = picture { (figures::shown(picture, "query", &["the query".to_owned()])?) }
                     @for hit in hits { (hit) }
                 }
             })
@@ -274,6 +274,6 @@ impl Gallery {
         let rows = rows.collect::<Result<Vec<_>>>()?;
         let about =
             "Below each picture: its distance, and the chance by that distance that it is of the query's class.";
-        Ok(page::whole("Nearest pictures", about, html! { @for row in rows { (row) } }))
+        Ok(figures::page("Nearest pictures", about, html! { @for row in rows { (row) } }))
     }
 }

@@ -12,11 +12,11 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use crate::{damaged, files};
 
 /// What the names of picture files end with.
-pub const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 /// A larger file is not read as a picture …
 pub const MOST_BYTES: u64 = 1 << 30;
 /// … and one that claims more pixels is not decoded.
-pub const MOST_PIXELS: u64 = 120_000_000;
+const MOST_PIXELS: u64 = 120_000_000;
 /// Larger ones are decoded one after the other: each takes up to a gigabyte.
 const LARGE: u64 = 20_000_000;
 static LARGE_ONE: Mutex<()> = Mutex::new(());
@@ -49,7 +49,7 @@ pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
 /// transparent, grey as equal red, green and blue.
 ///
 /// # Errors
-/// If `bytes` are no PNG, JPEG or WebP, are damaged or truncated, or claim more than [`MOST_PIXELS`]; `name` stands in
+/// If `bytes` are no PNG, JPEG or WebP, are damaged or truncated, or claim too many pixels; `name` stands in
 /// the message.
 pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
     let broken = |error: ImageError| match error {

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::best::{Best, ROUNDOFF};
 use super::kernels::{screen, squared_distances};
-use super::{Neighbour, Query};
+use super::{Neighbour, Query, distance};
 use crate::nn::Simd;
 use crate::nn::kernels::{LANES, ROWS, Target, Window, convolve};
 
@@ -162,10 +162,9 @@ impl<'a> Gallery<'a> {
 
     /// The best of some places.
     pub(super) fn nearest_of(&self, query: &Query, places: &[usize]) -> Vec<Neighbour> {
-        let (mut best, mut square) = (Best::new(query), [0.0]);
+        let mut best = Best::new(query);
         for place in places {
-            squared_distances(Simd::current(), query.vector, self.row(*place), &mut square);
-            best.offer(Neighbour { id: self.ids[*place], distance: square[0].sqrt() });
+            best.offer(Neighbour { id: self.ids[*place], distance: distance(query.vector, self.row(*place)) });
         }
         best.sorted()
     }
@@ -284,13 +283,8 @@ mod tests {
 
     /// Everything sorted by (direct distance, id).
     fn by_sorting(dimension: usize, rows: &[f32], query: &Query) -> Vec<Neighbour> {
-        let distance = |row: &[f32]| {
-            let mut direct = [0.0];
-            squared_distances(Simd::current(), query.vector, row, &mut direct);
-            direct[0].sqrt()
-        };
         let all = rows.chunks_exact(dimension).enumerate();
-        let all = all.map(|(id, row)| Neighbour { id, distance: distance(row) });
+        let all = all.map(|(id, row)| Neighbour { id, distance: distance(query.vector, row) });
         let mut found: Vec<Neighbour> =
             all.filter(|it| Some(it.id) != query.without && it.distance <= query.reach).collect();
         found.sort();

@@ -1,10 +1,9 @@
 //! `index.html`: one file that needs nothing else.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use similiai::embeddings::{COLUMNS, FILE};
 use similiai::metrics::METRICS;
+use similiai::page;
 use similiai::search::Parameters;
 
 use super::Findings;
@@ -29,49 +28,38 @@ code { overflow-wrap: anywhere; }
 
 pub fn render(findings: &Findings, (training, calibration): (&[u8], &[u8]), seed: u64) -> String {
     let first = &findings.protocols[0];
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "SimiliAI report" }
-                style { (PreEscaped(STYLE)) }
+    let body = html! {
+        h1 { "SimiliAI report" }
+        p.soft { (findings.embeddings.len()) " images, embedded in " (findings.embeddings.dimension) " dimensions, seed " (seed) }
+        p.headline { (format!("{:.3}", first.scores[0].value)) }
+        p { "mean " b { (METRICS[0].name) } ", " (first.name) ": " (METRICS[0].definition) ". Chance is " (format!("{:.3}", first.scores[0].chance)) "." }
+        h2 { "Retrieval" }
+        @for protocol in &findings.protocols { (table(protocol)) }
+        h2 { "Training" }
+        (picture(training, "Loss and held-out precision by epoch", "wide"))
+        h2 { "What a distance means" }
+        p.soft {
+            "Fitted to held-out training pictures: the chance that a neighbour at some distance is of the query's "
+            "class. Here it is held against the test pictures' five nearest neighbours: "
+            @for (place, protocol) in findings.protocols.iter().enumerate() {
+                @if place > 0 { ", " }
+                (protocol.name) " off by " b { (format!("{:.3}", protocol.reliability.expected_error)) } " on average"
             }
-            body {
-                h1 { "SimiliAI report" }
-                p.soft { (findings.embeddings.len()) " images, embedded in " (findings.embeddings.dimension) " dimensions, seed " (seed) }
-                p.headline { (format!("{:.3}", first.scores[0].value)) }
-                p { "mean " b { (METRICS[0].name) } ", " (first.name) ": " (METRICS[0].definition) ". Chance is " (format!("{:.3}", first.scores[0].chance)) "." }
-                h2 { "Retrieval" }
-                @for protocol in &findings.protocols { (table(protocol)) }
-                h2 { "Training" }
-                (picture(training, "Loss and held-out precision by epoch", "wide"))
-                h2 { "What a distance means" }
-                p.soft {
-                    "Fitted to held-out training pictures: the chance that a neighbour at some distance is of the query's "
-                    "class. Here it is held against the test pictures' five nearest neighbours: "
-                    @for (place, protocol) in findings.protocols.iter().enumerate() {
-                        @if place > 0 { ", " }
-                        (protocol.name) " off by " b { (format!("{:.3}", protocol.reliability.expected_error)) } " on average"
-                    }
-                    " (expected calibration error, ten groups). A dot's size is its share of the neighbours."
-                }
-                (picture(calibration, "Chance foretold against share that was right", "wide"))
-                @if let Some(curve) = &findings.curve { (approximate(curve)) }
-                h2 { "Neighbours" }
-                p.soft {
-                    "Queries drawn at random from the test images, and their nearest training images. "
-                    "✓ and a solid frame: the query's class. ✗ and a dashed frame: another class. Below each its distance "
-                    "and the chance, by its distance, that it is of the query's class."
-                }
-                @for example in &findings.examples { (row(findings, example)) }
-                (card(findings))
-                p.soft { "Intervals are 95 % percentile bootstrap intervals over queries. The same seed and inputs give the same bytes of this page." }
-            }
+            " (expected calibration error, ten groups). A dot's size is its share of the neighbours."
         }
+        (picture(calibration, "Chance foretold against share that was right", "wide"))
+        @if let Some(curve) = &findings.curve { (approximate(curve)) }
+        h2 { "Neighbours" }
+        p.soft {
+            "Queries drawn at random from the test images, and their nearest training images. "
+            "✓ and a solid frame: the query's class. ✗ and a dashed frame: another class. Below each its distance "
+            "and the chance, by its distance, that it is of the query's class."
+        }
+        @for example in &findings.examples { (row(findings, example)) }
+        (card(findings))
+        p.soft { "Intervals are 95 % percentile bootstrap intervals over queries. The same seed and inputs give the same bytes of this page." }
     };
-    page.into_string()
+    page::whole("SimiliAI report", STYLE, body)
 }
 
 fn table(protocol: &Protocol) -> Markup {
@@ -160,5 +148,5 @@ fn row(findings: &Findings, example: &Example) -> Markup {
 }
 
 fn picture(png: &[u8], alt: &str, class: &str) -> Markup {
-    html! { img class=[(!class.is_empty()).then_some(class)] alt=(alt) src=(format!("data:image/png;base64,{}", STANDARD.encode(png))); }
+    html! { img class=[(!class.is_empty()).then_some(class)] alt=(alt) src=(page::source(png)); }
 }

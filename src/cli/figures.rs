@@ -1,15 +1,15 @@
-//! Small pages with pictures: one file each that needs nothing else.
+//! Small pages of pictures with captions.
 
-use std::io::Cursor;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use image::{ImageFormat, RgbImage};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use image::RgbImage;
+use maud::{Markup, html};
 
 use super::asking::thumbnail;
+use crate::images::encode_png;
+use crate::page;
 
 /// Of a picture on a page, in pixels.
 pub const SIDE: u32 = 160;
@@ -23,20 +23,8 @@ figure { margin: 0; width: 10rem; font-size: .85rem; } figcaption { overflow-wra
 img { max-width: 100%; border-radius: 4px; }
 ";
 
-pub fn whole(title: &str, about: &str, body: Markup) -> String {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { (title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body { h1 { (title) } p.soft { (about) } (body) }
-        }
-    };
-    page.into_string()
+pub fn page(title: &str, about: &str, body: Markup) -> String {
+    page::whole(title, STYLE, html! { h1 { (title) } p.soft { (about) } (body) })
 }
 
 /// The picture at `path`, or that it cannot be shown.
@@ -48,10 +36,8 @@ pub fn figure(path: &Path, name: &str, caption: &[String]) -> Markup {
 }
 
 pub fn shown(picture: &RgbImage, name: &str, caption: &[String]) -> Result<Markup> {
-    let mut png = Cursor::new(Vec::new());
-    picture.write_to(&mut png, ImageFormat::Png)?;
-    let data = STANDARD.encode(png.into_inner());
-    Ok(html! { figure { img alt=(name) src=(format!("data:image/png;base64,{data}")); (captions(name, caption)) } })
+    let png = encode_png(picture, &BTreeMap::new())?;
+    Ok(html! { figure { img alt=(name) src=(page::source(&png)); (captions(name, caption)) } })
 }
 
 fn captions(name: &str, caption: &[String]) -> Markup {
