@@ -10,10 +10,12 @@ mod figures;
 mod gc;
 mod hash;
 mod lock;
+mod metrics;
 mod query;
 mod run;
 mod schema;
 mod status;
+mod stored;
 mod verify;
 
 use std::io::IsTerminal;
@@ -78,6 +80,8 @@ enum Command {
     Status(status::Arguments),
     /// Show what an instance's result depends on, and what changed since its last one
     Explain(explain::Arguments),
+    /// Show the figures of the last run, of past ones, or how two differ
+    Metrics(metrics::Arguments),
     /// Draw the pipeline as a graph
     Dag(dag::Arguments),
     /// Read everything that is stored and laid, and name what is damaged; or make it again and compare
@@ -161,6 +165,7 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
         Command::Duplicates(arguments) => duplicates::run(&session, arguments),
         Command::Status(arguments) => status::run(&session, arguments),
         Command::Explain(arguments) => explain::run(&session, arguments),
+        Command::Metrics(arguments) => metrics::run(&session, arguments),
         Command::Dag(arguments) => dag::run(&session, arguments),
         Command::Verify(arguments) => verify::run(&session, arguments),
         Command::Gc(arguments) => gc::run(&session, arguments),

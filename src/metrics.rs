@@ -3,9 +3,16 @@
 //! Definitions of precision@1, R-precision and MAP@R as in Musgrave et al. 2020, "A Metric Learning Reality
 //! Check", section 3.2.
 
-use rand::Rng;
-use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+mod bootstrap;
+mod queries;
+
+pub use bootstrap::{Difference, Score, Verdict};
+pub use queries::{Scored, differences, parse, write};
+
+/// The figures of a run.
+pub const RESULTS: &str = "results.json";
+/// What each query of a run scored.
+pub const QUERIES: &str = "queries.csv";
 
 /// The ranked labels of one query's neighbours, and what stands in its gallery.
 #[derive(Debug, Clone)]
@@ -45,7 +52,9 @@ pub struct Metric {
     pub chance: fn(&Ranking) -> f64,
 }
 
-pub const METRICS: [Metric; 6] = [
+pub const COUNT: usize = 6;
+
+pub const METRICS: [Metric; COUNT] = [
     Metric {
         name: "precision@5",
         definition: "share of the 5 nearest that are of the query's class",
@@ -90,7 +99,8 @@ fn map_at_r(ranking: &Ranking) -> f64 {
         hits += 1.0;
         hits / (rank + 1) as f64
     });
-    precisions.sum::<f64>() / ranking.relevant.max(1) as f64
+    // From 0: the sum of nothing would be −0.
+    precisions.fold(0.0, |sum, precision| sum + precision) / ranking.relevant.max(1) as f64
 }
 
 /// At each rank a hit is as likely as R in the gallery, and then the other ranks hold R − 1 of the rest.
@@ -142,37 +152,20 @@ fn vote_by_chance(ranking: &Ranking, k: usize) -> f64 {
     won / choose(ranking.gallery(), k)
 }
 
-/// A metric over all queries.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Score {
-    pub value: f64,
-    /// 95 % percentile bootstrap over queries (Efron 1979), 2,000 resamples.
-    pub low: f64,
-    pub high: f64,
-    pub chance: f64,
+/// What one query scored, in the order of [`METRICS`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    pub values: [f64; COUNT],
+    pub chances: [f64; COUNT],
 }
 
-const RESAMPLES: usize = 2000;
-
-/// One score for each of [`METRICS`], in their order.
-pub fn score(rankings: &[Ranking], rng: &mut ChaCha8Rng) -> Vec<Score> {
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    METRICS
-        .iter()
-        .map(|metric| {
-            let values: Vec<f64> = rankings.iter().map(metric.of).collect();
-            let chances: Vec<f64> = rankings.iter().map(metric.chance).collect();
-            let mut means: Vec<f64> = (0..RESAMPLES)
-                .map(|_| {
-                    let sum: f64 = (0..values.len()).map(|_| values[rng.gen_range(0..values.len())]).sum();
-                    sum / values.len().max(1) as f64
-                })
-                .collect();
-            means.sort_by(f64::total_cmp);
-            let at = |share: f64| means[((RESAMPLES - 1) as f64 * share).round() as usize];
-            Score { value: mean(&values), low: at(0.025), high: at(0.975), chance: mean(&chances) }
-        })
-        .collect()
+impl Measured {
+    pub fn of(ranking: &Ranking) -> Self {
+        Self {
+            values: METRICS.each_ref().map(|it| (it.of)(ranking)),
+            chances: METRICS.each_ref().map(|it| (it.chance)(ranking)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +192,7 @@ mod tests {
         assert_eq!(value("r-precision", &mixed), 0.5);
         assert_eq!(value("map@r", &mixed), (1.0 + 2.0 / 3.0) / 4.0);
         assert_eq!(value("hit@5", &ranking(&[2; 5], 4, &[5])), 0.0);
+        assert!(value("map@r", &ranking(&[2; 5], 4, &[5])).is_sign_positive());
     }
 
     #[test]
@@ -228,8 +222,8 @@ mod tests {
 
     #[test]
     fn intervals_hold_the_value() {
-        let rankings: Vec<Ranking> = (0..50).map(|i| ranking(&[1 + i % 2; 5], 5, &[5])).collect();
-        for score in score(&rankings, &mut rng(1, "test")) {
+        let measured: Vec<Measured> = (0..50).map(|i| Measured::of(&ranking(&[1 + i % 2; 5], 5, &[5]))).collect();
+        for score in Score::of_all(&measured, &mut rng(1, "test")) {
             assert!(score.low <= score.value && score.value <= score.high && score.low < score.high, "{score:?}");
         }
     }

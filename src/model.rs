@@ -193,13 +193,16 @@ impl Model {
         if (configuration.dimension, configuration.preprocessing.clone()) != known {
             return Err(damaged!("{}: its configuration is not one that its network has", path.display()));
         }
-        let network: Box<dyn Embed> = match configuration.network {
-            NetworkName::Original => Box::new(load_weights::<Original>(path)?),
-            NetworkName::Residual => Box::new(load_weights::<Residual>(path)?),
-            NetworkName::Residual48 => Box::new(load_weights::<Residual48>(path)?),
-            NetworkName::Residual64 => Box::new(load_weights::<Residual64>(path)?),
-        };
+        let network = configuration.network.with_seed(0, Some(path))?;
         Ok(Self { configuration, calibration, digest: blake3::hash(&bytes).to_hex().to_string(), network })
+    }
+
+    /// The same network before any training, with weights drawn from `seed`; an embedding is of the picture alone,
+    /// without other views.
+    pub fn untrained(&self, seed: u64) -> Result<Self> {
+        let configuration = Configuration { mirrored: false, shift: 0, ..self.configuration.clone() };
+        let network = configuration.network.with_seed(seed, None)?;
+        Ok(Self { configuration, calibration: self.calibration.clone(), digest: String::new(), network })
     }
 
     /// Any picture as those that the model learned from.
@@ -234,11 +237,24 @@ impl Model {
     }
 }
 
-fn load_weights<N: Network>(path: &Path) -> Result<N> {
-    let mut network = N::with_seed(0)?;
-    let loaded = network.load_safetensors(path);
-    loaded.map_err(|error| damaged!("{} does not fit its network: {error:?}", path.display()))?;
-    Ok(network)
+impl NetworkName {
+    /// With weights from the file at `weights`, or drawn from `seed`.
+    fn with_seed(self, seed: u64, weights: Option<&Path>) -> Result<Box<dyn Embed>> {
+        fn build<N: Network + 'static>(seed: u64, weights: Option<&Path>) -> Result<Box<dyn Embed>> {
+            let mut network = N::with_seed(seed)?;
+            if let Some(path) = weights {
+                let loaded = network.load_safetensors(path);
+                loaded.map_err(|error| damaged!("{} does not fit its network: {error:?}", path.display()))?;
+            }
+            Ok(Box::new(network))
+        }
+        match self {
+            Self::Original => build::<Original>(seed, weights),
+            Self::Residual => build::<Residual>(seed, weights),
+            Self::Residual48 => build::<Residual48>(seed, weights),
+            Self::Residual64 => build::<Residual64>(seed, weights),
+        }
+    }
 }
 
 /// Writes `model.safetensors`: dfdx writes the tensors, and the rest joins them as metadata.

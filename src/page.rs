@@ -20,7 +20,7 @@ pub fn whole(title: &str, style: &str, body: Markup) -> String {
     page.into_string()
 }
 
-/// The bytes of a PNG as the source of an image.
-pub fn source(png: &[u8]) -> String {
-    format!("data:image/png;base64,{}", STANDARD.encode(png))
+/// The bytes of a picture, `png` or `jpeg`, as the source of an image.
+pub fn source(kind: &str, picture: &[u8]) -> String {
+    format!("data:image/{kind};base64,{}", STANDARD.encode(picture))
 }

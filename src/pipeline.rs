@@ -20,8 +20,8 @@ pub use run::{Event, Items, Options, Ran, Report};
 pub use select::Selection;
 
 use crate::cache::{KeyDocument, Reason, Record, Store};
-use crate::manifest::Manifest;
-use crate::stage::{Input, Inputs};
+use crate::manifest::{Instance, Manifest};
+use crate::stage::{Ancestor, Input, Inputs};
 
 pub struct Project {
     pub manifest: Manifest,
@@ -46,11 +46,34 @@ impl Project {
                 contents: self.store.contents(&record.digest).context("the list of its files is gone")?,
             })
         };
+        let lineage = self.lineage(place, results);
         let results = instances[place].needs.iter().map(input).collect::<Result<_>>()?;
         let kind = instances[place].stage.kind();
         let reader = (kind.name, kind.version);
         let (instance, project) = (instances[place].name.clone(), self.manifest.project.clone());
-        Ok(Inputs { instance, project, results, unlaid: false, reader, store: self.store.clone() })
+        Ok(Inputs { instance, project, results, lineage, unlaid: false, reader, store: self.store.clone() })
+    }
+
+    /// What the result at `place` comes from, each after what it needs; the order depends on `needs` alone.
+    fn lineage(&self, place: usize, results: &[Option<Record>]) -> Vec<Ancestor> {
+        fn visit(instances: &[Instance], place: usize, order: &mut Vec<usize>) {
+            for need in &instances[place].needs {
+                visit(instances, *need, order);
+                if !order.contains(need) {
+                    order.push(*need);
+                }
+            }
+        }
+        let instances = &self.manifest.instances;
+        let mut order = Vec::new();
+        visit(instances, place, &mut order);
+        let ancestor = |place: usize| {
+            let Record { key, digest, document, .. } = results.get(place)?.clone()?;
+            let name = |place: &usize| instances[*place].name.clone();
+            let needs = instances[place].needs.iter().map(name).collect();
+            Some(Ancestor { instance: name(&place), needs, key, digest, document })
+        };
+        order.into_iter().filter_map(ancestor).collect()
     }
 
     fn document(&self, place: usize, inputs: &Inputs) -> Result<KeyDocument> {

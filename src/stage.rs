@@ -1,12 +1,14 @@
 //! The contract of a stage: its parameters, what it reads, and how it runs.
 
+mod inputs;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
@@ -14,9 +16,11 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cache::{Contents, KeyDocument, Made, Store, Table};
+use crate::cache::{KeyDocument, Made, Table};
 use crate::interrupt;
 use crate::progress::{Bar, Progress};
+
+pub use inputs::{Ancestor, Input, Inputs};
 
 /// What was made of single items is kept so often, should the run be killed.
 const KEPT_EVERY: Duration = Duration::from_secs(10);
@@ -65,6 +69,8 @@ pub enum Gives {
     Embeddings,
     /// [`crate::search::INDEX`]
     Index,
+    /// [`crate::metrics::RESULTS`] and [`crate::metrics::QUERIES`]
+    Figures,
 }
 
 /// A parameter outside its range.
@@ -77,75 +83,6 @@ pub struct Invalid {
 /// `Err` with `message` for `parameter` unless `holds`.
 pub fn require(holds: bool, parameter: &'static str, message: impl Into<String>) -> Result<(), Invalid> {
     if holds { Ok(()) } else { Err(Invalid { parameter, message: message.into() }) }
-}
-
-/// The result of a stage that another one reads.
-#[derive(Debug, Clone)]
-pub struct Input {
-    pub instance: String,
-    pub stage: &'static str,
-    pub folder: PathBuf,
-    /// Its files with their digests.
-    pub contents: Arc<Contents>,
-}
-
-/// The inputs of one instance.
-#[derive(Clone)]
-pub struct Inputs {
-    /// The instance that reads them.
-    pub instance: String,
-    /// The manifest's folder: relative paths in parameters start here.
-    pub project: PathBuf,
-    pub results: Vec<Input>,
-    /// In a plan: not all of them lie in their places, so nothing can be worked out from their files.
-    pub(crate) unlaid: bool,
-    /// The stage that reads them, with its version.
-    pub(crate) reader: (&'static str, u32),
-    pub(crate) store: Arc<Store>,
-}
-
-impl Inputs {
-    /// The one input that is an instance of `stage`.
-    pub fn result(&self, stage: &str) -> Result<&Input> {
-        let mut found = self.results.iter().filter(|input| input.stage == stage);
-        let input = found.next().with_context(|| format!("no input is an instance of `{stage}`"))?;
-        if let Some(second) = found.next() {
-            bail!(
-                "`{}` and `{}` are both instances of `{stage}`; name one in `needs`",
-                input.instance,
-                second.instance
-            );
-        }
-        Ok(input)
-    }
-
-    /// The folder with the result of that input.
-    pub fn folder(&self, stage: &str) -> Result<&Path> {
-        Ok(&self.result(stage)?.folder)
-    }
-
-    /// The digest of a file outside the project's results, read only if it may have changed.
-    pub fn file_digest(&self, path: &Path) -> Result<String> {
-        self.store.seen.digest(path)
-    }
-
-    /// A digest that follows from `of` alone, such as that of a part of an input; worked out once.
-    pub fn fact(&self, name: &str, of: &impl Serialize, work_out: impl FnOnce() -> Result<String>) -> Result<String> {
-        let name = format!("{}/{name}", self.instance);
-        self.store.seen.fact(&name, &(self.reader, of), || {
-            ensure!(!self.unlaid, "what it reads is not in its place; only a run can tell");
-            work_out()
-        })
-    }
-
-    /// Digests by stage; by instance where several instances of one stage are read.
-    pub fn digests(&self) -> BTreeMap<String, String> {
-        let name = |input: &Input| match self.results.iter().filter(|other| other.stage == input.stage).count() {
-            1 => input.stage.to_owned(),
-            _ => input.instance.clone(),
-        };
-        self.results.iter().map(|input| (name(input), input.contents.digest().to_owned())).collect()
-    }
 }
 
 /// What a running stage is given.

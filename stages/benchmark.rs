@@ -1,26 +1,34 @@
 //! benchmark: how well do the embeddings find images of the same class? Figures, a page and pictures.
 
 mod approximate;
+mod at_k;
+mod baselines;
+mod confusion;
+mod distances;
+mod figures;
+mod findings;
+mod hubness;
 mod page;
 mod pictures;
+mod projection;
 mod protocols;
+mod queries;
+mod runs;
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use similiai::calibration::Calibration;
-use similiai::embeddings::{self, Embeddings};
 use similiai::listing::Side;
-use similiai::metrics::METRICS;
-use similiai::model::{self, Model};
-use similiai::stage::{Context, Invalid, Stage, require};
-use similiai::{damaged, files};
+use similiai::metrics::{QUERIES, RESULTS};
+use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::{charts, damaged, files, listing, metrics};
 
-use approximate::Curve;
-use protocols::{Example, Protocol};
+use figures::Figures;
+use findings::Findings;
+use pictures::Pictures;
+use queries::{Example, Shown};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -35,115 +43,88 @@ impl Default for Benchmark {
     }
 }
 
-/// All that the page and the pictures are made of.
-struct Findings {
-    protocols: Vec<Protocol>,
-    examples: Vec<Example>,
-    /// Of the approximate index, if there is one.
-    curve: Option<Curve>,
-    embeddings: Embeddings,
-    /// Of the file with the embeddings.
-    digest: String,
-    calibration: Calibration,
-    /// PNG bytes by id, of the images in the examples.
-    pictures: BTreeMap<usize, Vec<u8>>,
-    provenance: BTreeMap<String, String>,
-}
-
 impl Stage for Benchmark {
     const NAME: &'static str = "benchmark";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "measures retrieval and writes the report";
     const NEEDS: &'static [&'static str] = &["prepare", "train", "embed"];
+    const GIVES: Option<Gives> = Some(Gives::Figures);
 
     fn check(&self) -> Result<(), Invalid> {
-        require((1..=100).contains(&self.examples), "examples", "must be 1 to 100")
+        require((1..=50).contains(&self.examples), "examples", "must be 1 to 50")
+    }
+
+    /// The page says how all of it was made, so that is read too.
+    fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
+        let lineage = blake3::hash(&serde_json::to_vec(&inputs.lineage)?).to_hex().to_string();
+        let mut reads = inputs.digests();
+        reads.insert("lineage".to_owned(), lineage);
+        Ok(reads)
     }
 
     fn run(&self, context: &Context) -> Result<()> {
-        let path = context.input("embed")?.join(embeddings::FILE);
-        let (embeddings, digest) = (Embeddings::read(&path)?, files::digest(&path)?);
-        let train = context.input("train")?;
-        let model = Model::load(&train.join(model::FILE))?;
-        if embeddings.facts.get("similiai.model") != Some(&model.digest) {
-            return Err(damaged!("the embeddings were not made by the model of `train`; both must be of one training"));
-        }
-        let protocols = protocols::evaluate(&embeddings, &model.calibration, context)?;
-        let examples = protocols::examples(&embeddings, self.examples, context)?;
-        let curve = approximate::curve(&embeddings, &digest, &protocols::ids(&embeddings, Side::Test), context)?;
-        let folder = context.input("prepare")?;
-        let mut pictures = BTreeMap::new();
-        for id in examples.iter().flat_map(Example::ids) {
-            pictures.insert(id, files::read(&folder.join(&embeddings.paths[id]))?);
-        }
-        let (provenance, calibration) = (context.provenance()?, model.calibration);
-        let findings = Findings { protocols, examples, curve, embeddings, digest, calibration, pictures, provenance };
+        let pictures = context.input("prepare")?;
+        let findings = self.measure(context)?;
         context.progress.tell(&findings.table());
 
         let output = |name: &str| context.output.join(name);
-        files::write(&output("results.json"), (serde_json::to_string_pretty(&findings.results())? + "\n").as_bytes())?;
-        pictures::neighbours(&findings, &output("benchmark_neighbours.png"))?;
-        pictures::scores(&findings, &output("benchmark_scores.png"))?;
-        let calibration = output("benchmark_calibration.png");
-        pictures::calibration(&findings, &calibration)?;
-        let (training, calibration) = (files::read(&train.join(super::train::CURVES))?, files::read(&calibration)?);
-        let page = page::render(&findings, (&training, &calibration), context.seed);
+        let results = serde_json::to_string_pretty(&findings.results())? + "\n";
+        files::write(&output(RESULTS), results.as_bytes())?;
+        let figures = Figures::draw(&findings)?;
+        for figure in figures.files() {
+            let png = charts::png(&figure.svg, &[], &findings.provenance)?;
+            files::write(&output(&format!("{}.png", figure.name)), &png)?;
+        }
+        let embeddings = &findings.main.embeddings;
+        let hubs = findings.protocols.iter().flat_map(|protocol| protocol.hubness.hubs.iter().map(|hub| hub.id));
+        let shown = Pictures::read(pictures, embeddings, findings.shown.all().flat_map(Example::ids).chain(hubs))?;
+        for (name, title, examples) in [
+            ("neighbours", "Queries drawn at random, and their nearest training images", &findings.shown.random),
+            ("best", "The best queries, and their nearest training images", &findings.shown.best),
+            ("worst", "The worst queries, and their nearest training images", &findings.shown.worst),
+        ] {
+            let png = pictures::rows(examples, title, &shown, &embeddings.label_names, &findings.provenance)?;
+            files::write(&output(&format!("benchmark_{name}.png")), &png)?;
+        }
+        let on_map: Vec<&str> = findings.map.points.iter().map(|it| embeddings.paths[it.id].as_str()).collect();
+        let sheet = pictures::sheet(pictures, &on_map)?;
+        let page = page::render(&findings, &figures, &shown, &sheet, &results)?;
         files::write(&output("index.html"), page.as_bytes())
     }
 }
 
-impl Findings {
-    /// `results.json`
-    fn results(&self) -> serde_json::Value {
-        let protocols: serde_json::Map<_, _> = self
-            .protocols
-            .iter()
-            .map(|protocol| {
-                let metrics: serde_json::Map<_, _> = METRICS
-                    .iter()
-                    .zip(&protocol.scores)
-                    .map(|(metric, score)| (metric.name.to_owned(), json!(score)))
-                    .collect();
-                (
-                    protocol.name.to_owned(),
-                    json!({
-                        "queries": protocol.queries, "gallery": protocol.gallery, "metrics": metrics,
-                        "calibration": protocol.reliability,
-                    }),
-                )
-            })
-            .collect();
-        let item = |id: usize| json!({"id": id, "path": self.embeddings.paths[id], "label_name": self.embeddings.label_names[id]});
-        let examples: Vec<_> = self
-            .examples
-            .iter()
-            .map(|example| {
-                let neighbours = example.neighbours.iter().map(|neighbour| {
-                    let mut found = item(neighbour.id);
-                    found["distance"] = json!(neighbour.distance);
-                    found
-                });
-                json!({"query": item(example.query), "results": neighbours.collect::<Vec<_>>()})
-            })
-            .collect();
-        json!({
-            "schema": 1, "protocols": protocols, "examples": examples, "approximate": self.curve,
-            "provenance": self.provenance,
-        })
-    }
-
-    /// For the console.
-    fn table(&self) -> String {
-        let mut lines = Vec::new();
-        for protocol in &self.protocols {
-            lines.push(format!("{}: {} queries, gallery of {}", protocol.name, protocol.queries, protocol.gallery));
-            for (metric, score) in METRICS.iter().zip(&protocol.scores) {
-                lines.push(format!(
-                    "  {:12} {:.3}  (95 %: {:.3} to {:.3}, chance {:.3})",
-                    metric.name, score.value, score.low, score.high, score.chance
-                ));
-            }
+impl Benchmark {
+    fn measure(&self, context: &Context) -> Result<Findings> {
+        let mut runs = runs::all(context)?.into_iter();
+        let main = runs.next().ok_or_else(|| damaged!("there are no embeddings among the inputs"))?;
+        let embeddings = &main.embeddings;
+        let protocols = protocols::evaluate(embeddings, &main.model.calibration, context)?;
+        let first = runs::scored(&main, &protocols);
+        let (mut scored, mut comparisons) = (first.clone(), Vec::new());
+        for run in runs {
+            let own = runs::scored(&run, &protocols::evaluate(&run.embeddings, &run.model.calibration, context)?);
+            comparisons.push(runs::compare(&run, &first, &own, context.seed));
+            scored.extend(own);
         }
-        lines.join("\n")
+        metrics::write(&context.output.join(QUERIES), &scored)?;
+        let test = protocols::ids(embeddings, Side::Test);
+        let needs = context.inputs.results.iter().map(|input| input.instance.clone()).collect();
+        Ok(Findings {
+            classes: protocols::classes(embeddings),
+            baselines: baselines::measure(embeddings, &main.model, &protocols, context.input("prepare")?, context)?,
+            curve: approximate::curve(&main, &test, context)?,
+            map: projection::project(embeddings, &test, context)?,
+            epochs: listing::read(&main.folder.join(super::train::LOG))?,
+            shown: Shown::of(&protocols[0], embeddings, self.examples, context),
+            protocols,
+            comparisons,
+            instance: context.inputs.instance.clone(),
+            needs,
+            key: context.document.key()?,
+            document: context.document.clone(),
+            lineage: context.inputs.lineage.clone(),
+            provenance: context.provenance()?,
+            main,
+        })
     }
 }

@@ -21,7 +21,7 @@ use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
 
 use super::prepare::PREPARATION;
 
-pub use log::{Epoch, LOG};
+pub use log::{Epoch, LOG, Panel, panels};
 
 pub const CURVES: &str = "training_curves.png";
 
@@ -170,7 +170,7 @@ impl Default for Train {
 
 impl Stage for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const ABOUT: &'static str = "trains the network with a triplet loss";
     const NEEDS: &'static [&'static str] = &["prepare", "split"];
     const GIVES: Option<Gives> = Some(Gives::Model);

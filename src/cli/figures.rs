@@ -37,7 +37,7 @@ pub fn figure(path: &Path, name: &str, caption: &[String]) -> Markup {
 
 pub fn shown(picture: &RgbImage, name: &str, caption: &[String]) -> Result<Markup> {
     let png = encode_png(picture, &BTreeMap::new())?;
-    Ok(html! { figure { img alt=(name) src=(page::source(&png)); (captions(name, caption)) } })
+    Ok(html! { figure { img alt=(name) src=(page::source("png", &png)); (captions(name, caption)) } })
 }
 
 fn captions(name: &str, caption: &[String]) -> Markup {

@@ -3,11 +3,10 @@
 use anyhow::Result;
 use serde_json::json;
 
+use super::stored::find;
 use super::{Session, Variation};
-use crate::cache::{Reason, Record};
+use crate::cache::Reason;
 use crate::difference;
-use crate::failure::Failure;
-use crate::pipeline::Project;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -31,7 +30,8 @@ enum Command {
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&Variation::default())?;
     let Command::Diff { a, b, json } = &arguments.command;
-    let (a, b) = (find(&project, a)?, find(&project, b)?);
+    let find = |name: &str| find(&project, name, &|_| true);
+    let (a, b) = (find(a)?, find(b)?);
     let store = &project.store;
     let files = |before: &str, after: &str| Some(store.contents(after)?.changes_since(&*store.contents(before)?));
     let reasons = b.document.changes_since(&a.document, files);
@@ -63,24 +63,4 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn find(project: &Project, name: &str) -> Result<Record> {
-    let store = &project.store;
-    let laid = if project.manifest.find(name).is_ok() { store.laid(name)? } else { None };
-    let matches = |record: &Record| match &laid {
-        Some(laid) => record.key == laid.key,
-        None => name.len() >= 4 && (record.key.starts_with(name) || record.digest.starts_with(name)),
-    };
-    let mut found: Vec<Record> = store.records()?.into_iter().filter(matches).collect();
-    match (found.len(), found.pop()) {
-        (1, Some(record)) => Ok(record),
-        (0, _) => {
-            let help = "name an instance, or at least 4 digits of a key or digest (`similiai explain INSTANCE`)";
-            Err(Failure::Usage(format!("there is no stored result `{name}`; {help}")).into())
-        }
-        (count, _) => {
-            Err(Failure::Usage(format!("{count} stored results begin with `{name}`; give more digits")).into())
-        }
-    }
 }

@@ -84,6 +84,7 @@ impl Gives {
             Self::Model => "trained networks",
             Self::Embeddings => "embeddings",
             Self::Index => "search indexes",
+            Self::Figures => "figures",
         }
     }
 }

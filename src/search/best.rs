@@ -1,7 +1,5 @@
 //! The best neighbours of a query so far, and what may still be of use.
 
-use std::collections::BinaryHeap;
-
 use super::{Neighbour, Query};
 
 /// Unit roundoff of 32-bit floats.
@@ -13,33 +11,43 @@ pub struct Best {
     most: usize,
     reach: f32,
     without: Option<usize>,
-    /// The worst on top.
-    heap: BinaryHeap<Neighbour>,
+    /// The best are among them, with up to half as many more: sorting out now and then costs less than keeping order.
+    found: Vec<Neighbour>,
+    /// The worst of the best when they were last sorted out: what is behind it is of no use.
+    worst: Option<Neighbour>,
 }
 
 impl Best {
     pub fn new(query: &Query) -> Self {
         let Query { most, reach, without, .. } = *query;
-        Self { most, reach, without, heap: BinaryHeap::new() }
+        Self { most, reach, without, found: Vec::new(), worst: None }
     }
 
     pub fn offer(&mut self, neighbour: Neighbour) {
         if self.without == Some(neighbour.id) || neighbour.distance > self.reach || self.most == 0 {
             return;
         }
-        if self.heap.len() < self.most {
-            self.heap.push(neighbour);
-        } else if let Some(mut worst) = self.heap.peek_mut()
-            && neighbour < *worst
-        {
-            *worst = neighbour;
+        if self.worst.is_none_or(|worst| neighbour < worst) {
+            self.found.push(neighbour);
+            let first = self.worst.is_none() && self.found.len() == self.most;
+            if first || self.found.len() >= self.most.saturating_add(self.most / 2).saturating_add(4) {
+                self.sort_out();
+            }
+        }
+    }
+
+    fn sort_out(&mut self) {
+        if self.found.len() >= self.most && self.most > 0 {
+            self.found.select_nth_unstable(self.most - 1);
+            self.found.truncate(self.most);
+            self.worst = self.found.last().copied();
         }
     }
 
     /// The greatest squared distance that may still be of use; its root may be rounded up or down.
     pub fn most_squared(&self) -> f64 {
-        let worst = self.heap.peek().filter(|_| self.heap.len() >= self.most).map(|worst| worst.distance);
-        f64::from(worst.unwrap_or(self.reach).min(self.reach)).powi(2) * (1.0 + 8.0 * ROUNDOFF)
+        let worst = self.worst.map_or(self.reach, |worst| worst.distance);
+        f64::from(worst.min(self.reach)).powi(2) * (1.0 + 8.0 * ROUNDOFF)
     }
 
     /// The greatest score that may still be of use.
@@ -49,11 +57,13 @@ impl Best {
 
     /// Offers all of `other`.
     pub fn join(&mut self, other: Self) {
-        other.heap.into_iter().for_each(|neighbour| self.offer(neighbour));
+        other.found.into_iter().for_each(|neighbour| self.offer(neighbour));
     }
 
     /// Nearest first.
-    pub fn sorted(self) -> Vec<Neighbour> {
-        self.heap.into_sorted_vec()
+    pub fn sorted(mut self) -> Vec<Neighbour> {
+        self.sort_out();
+        self.found.sort_unstable();
+        self.found
     }
 }

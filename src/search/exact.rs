@@ -54,7 +54,7 @@ impl<'a> Gallery<'a> {
     /// If a value is not finite.
     pub fn of_rows(dimension: usize, rows: impl Into<Cow<'a, [f32]>>) -> Result<Self> {
         let rows = rows.into();
-        Self::new(dimension, (0..rows.len() / dimension.max(1)).collect(), rows)
+        Self::with_ids(dimension, (0..rows.len() / dimension.max(1)).collect(), rows)
     }
 
     /// Those of `rows` (count, dimension) whose places are `ids`.
@@ -63,10 +63,14 @@ impl<'a> Gallery<'a> {
     /// If a value is not finite.
     pub fn of_some(dimension: usize, rows: &[f32], ids: Vec<usize>) -> Result<Self> {
         let some = ids.iter().flat_map(|id| &rows[id * dimension..][..dimension]).copied().collect();
-        Self::new(dimension, ids, Cow::Owned(some))
+        Self::with_ids(dimension, ids, Cow::Owned(some))
     }
 
-    fn new(dimension: usize, ids: Vec<usize>, rows: Cow<'a, [f32]>) -> Result<Self> {
+    /// `rows` (count, dimension), each with its id.
+    ///
+    /// # Errors
+    /// If a value is not finite, or if there are not as many ids.
+    pub fn with_ids(dimension: usize, ids: Vec<usize>, rows: Cow<'a, [f32]>) -> Result<Self> {
         ensure!(dimension > 0 && rows.len() == ids.len() * dimension, "a gallery needs as many vectors as ids");
         if let Some(place) = rows.par_iter().position_first(|value| !value.is_finite()) {
             anyhow::bail!("the vector of id {} in the gallery has a value that is not finite", ids[place / dimension]);
@@ -112,14 +116,14 @@ impl<'a> Gallery<'a> {
             self.pass(simd, panels, queries, (number * part).min(end)..end)
         });
         let mut found = found.collect::<Vec<Vec<Best>>>().into_iter();
-        let mut answers = Vec::with_capacity(queries.len());
+        let mut all = Vec::with_capacity(queries.len());
         while let Some(mut bests) = found.next() {
             for others in found.by_ref().take(parts - 1) {
                 bests.iter_mut().zip(others).for_each(|(best, other)| best.join(other));
             }
-            answers.extend(bests.into_iter().map(Best::sorted));
+            all.extend(bests);
         }
-        Ok(answers)
+        Ok(all.into_par_iter().map(Best::sorted).collect())
     }
 
     /// [`Gallery::search`] for any number of queries: `visit` sees the answers in order, and only some thousand queries

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
-use similiai::embeddings::Embeddings;
 use similiai::search::{self, Gallery, Graph, Parameters, Query};
-use similiai::stage::Context;
+use similiai::stage::{Context, Input};
+
+use super::runs::Run;
 
 /// Neighbours by which an index is judged.
 pub const K: usize = 10;
@@ -31,13 +32,16 @@ pub struct Curve {
     pub points: Vec<Point>,
 }
 
-/// Of the index among the inputs, if there is one: `queries` are asked for their neighbours among all. What it takes in
-/// time is told, but stands nowhere: it is another one on every run.
-pub fn curve(embeddings: &Embeddings, digest: &str, queries: &[usize], context: &Context) -> Result<Option<Curve>> {
-    if !context.inputs.results.iter().any(|input| input.stage == "index") {
-        return Ok(None);
-    }
-    let input = context.inputs.result("index")?;
+/// Of the run's index among the inputs, if there is one: `queries` are asked for their neighbours among all. What it
+/// takes in time is told, but stands nowhere: it is another one on every run.
+pub fn curve(run: &Run, queries: &[usize], context: &Context) -> Result<Option<Curve>> {
+    let Run { embeddings, digest, .. } = run;
+    let lineage = &context.inputs.lineage;
+    let of_run = |input: &&Input| {
+        let own = lineage.iter().find(|ancestor| ancestor.instance == input.instance);
+        input.stage == "index" && own.is_some_and(|own| own.needs.contains(&run.name))
+    };
+    let Some(input) = context.inputs.results.iter().find(of_run) else { return Ok(None) };
     let graph = Graph::load(&input.folder.join(search::INDEX), digest)?;
     let exact = Gallery::of_rows(embeddings.dimension, &embeddings.values)?;
     let asked: Vec<Query> = queries.iter().map(|id| Query::nearest(embeddings.row(*id), K).without(*id)).collect();

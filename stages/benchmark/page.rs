@@ -1,152 +1,257 @@
-//! `index.html`: one file that needs nothing else.
+//! `index.html`: one file that needs nothing else, from how good it is to how it was made.
 
-use maud::{Markup, html};
-use similiai::embeddings::{COLUMNS, FILE};
+mod failures;
+mod made;
+mod parts;
+
+use anyhow::Result;
+use maud::{Markup, PreEscaped, html};
+use serde_json::{Value, json};
 use similiai::metrics::METRICS;
 use similiai::page;
 use similiai::search::Parameters;
 
-use super::Findings;
 use super::approximate::{Curve, K};
-use super::protocols::{Example, Protocol};
+use super::figures::{Figures, SPRITE_COLUMNS};
+use super::findings::Findings;
+use super::pictures::Pictures;
+use super::protocols::Protocol;
+use parts::{figure, interval, scrolling, term};
 
-const STYLE: &str = "
-:root { --ink: #1f2328; --soft: #59636e; --line: #d8dee4; --right: #00734f; --wrong: #b34700; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; } .soft { color: var(--soft); }
-.headline { font-size: 3rem; font-weight: 650; line-height: 1.1; margin: 1rem 0 0; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
-th, td { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-img.wide { max-width: 100%; height: auto; }
-.row { display: flex; gap: .75rem; flex-wrap: wrap; padding: .6rem 0; border-bottom: 1px solid var(--line); }
-figure { margin: 0; width: 6.5rem; font-size: .85rem; } figure img { width: 100%; box-sizing: border-box; border: 4px solid var(--line); border-radius: 6px; }
-figure.right img { border: 4px solid var(--right); } figure.wrong img { border: 4px dashed var(--wrong); }
-figure.right b { color: var(--right); } figure.wrong b { color: var(--wrong); }
-code { overflow-wrap: anywhere; }
-";
-
-pub fn render(findings: &Findings, (training, calibration): (&[u8], &[u8]), seed: u64) -> String {
-    let first = &findings.protocols[0];
-    let body = html! {
-        h1 { "SimiliAI report" }
-        p.soft { (findings.embeddings.len()) " images, embedded in " (findings.embeddings.dimension) " dimensions, seed " (seed) }
-        p.headline { (format!("{:.3}", first.scores[0].value)) }
-        p { "mean " b { (METRICS[0].name) } ", " (first.name) ": " (METRICS[0].definition) ". Chance is " (format!("{:.3}", first.scores[0].chance)) "." }
-        h2 { "Retrieval" }
-        @for protocol in &findings.protocols { (table(protocol)) }
-        h2 { "Training" }
-        (picture(training, "Loss and held-out precision by epoch", "wide"))
-        h2 { "What a distance means" }
-        p.soft {
-            "Fitted to held-out training pictures: the chance that a neighbour at some distance is of the query's "
-            "class. Here it is held against the test pictures' five nearest neighbours: "
-            @for (place, protocol) in findings.protocols.iter().enumerate() {
-                @if place > 0 { ", " }
-                (protocol.name) " off by " b { (format!("{:.3}", protocol.reliability.expected_error)) } " on average"
-            }
-            " (expected calibration error, ten groups). A dot's size is its share of the neighbours."
-        }
-        (picture(calibration, "Chance foretold against share that was right", "wide"))
-        @if let Some(curve) = &findings.curve { (approximate(curve)) }
-        h2 { "Neighbours" }
-        p.soft {
-            "Queries drawn at random from the test images, and their nearest training images. "
-            "✓ and a solid frame: the query's class. ✗ and a dashed frame: another class. Below each its distance "
-            "and the chance, by its distance, that it is of the query's class."
-        }
-        @for example in &findings.examples { (row(findings, example)) }
-        (card(findings))
-        p.soft { "Intervals are 95 % percentile bootstrap intervals over queries. The same seed and inputs give the same bytes of this page." }
+pub fn render(
+    findings: &Findings,
+    figures: &Figures,
+    pictures: &Pictures,
+    sheet: &[u8],
+    results: &str,
+) -> Result<String> {
+    const SECTIONS: [(&str, &str); 6] = [
+        ("good", "How good is it?"),
+        ("fails", "Where does it fail?"),
+        ("map", "The map"),
+        ("training", "How did it learn?"),
+        ("trust", "What does a distance mean?"),
+        ("made", "How was it made?"),
+    ];
+    let title = "SimiliAI report";
+    let embeddings = &findings.main.embeddings;
+    let section = |place: usize, body: Markup| {
+        let (id, name) = SECTIONS[place];
+        html! { section aria-labelledby=(id) { h2 id=(id) { (name) } (body) } }
     };
-    page::whole("SimiliAI report", STYLE, body)
+    let body = html! {
+        main {
+            h1 { (title) }
+            p.soft {
+                (embeddings.len()) " pictures of " (findings.classes.len()) " classes, each a point in "
+                (embeddings.dimension) " dimensions; seed " (findings.document.seed)
+            }
+            nav aria-label="Contents" { ul { @for (id, name) in SECTIONS { li { a href=(format!("#{id}")) { (name) } } } } }
+            (section(0, html! { (headline(findings, figures)) (comparison(findings)) }))
+            (section(1, failures::section(findings, figures, pictures)?))
+            (section(2, map(findings, figures, sheet)))
+            (section(3, made::training(findings, figures)))
+            (section(4, distance(findings, figures)))
+            (section(5, made::section(findings, figures)?))
+            (parts::definitions())
+            p.soft { "The same inputs, parameters and seed give the same bytes of this page. All its figures stand in it as JSON, too: " code { "script#results" } "." }
+        }
+        script type="application/json" id="results" { (PreEscaped(embedded(results))) }
+        script type="application/json" id="map-data" { (PreEscaped(embedded(&map_data(findings).to_string()))) }
+        script type="module" { (PreEscaped(include_str!("page/map.js"))) }
+    };
+    let style = include_str!("page/style.css").replace("DARK_CHARTS", &similiai::charts::dark_style());
+    Ok(page::whole(title, &style, body))
 }
 
-fn table(protocol: &Protocol) -> Markup {
+/// JSON that cannot end the element it stands in.
+fn embedded(json: &str) -> String {
+    json.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+}
+
+fn headline(findings: &Findings, figures: &Figures) -> Markup {
+    let plain = ["Finding known pictures", "Finding pictures never seen"];
     html! {
-        h3 { (protocol.name) }
-        p.soft { (protocol.queries) " queries in a gallery of " (protocol.gallery) ": " (protocol.question) "." }
-        table {
-            thead { tr { th { "metric" } th { "value" } th { "95 % interval" } th { "chance" } th { "what it is" } } }
-            tbody {
-                @for (metric, score) in METRICS.iter().zip(&protocol.scores) {
-                    tr {
-                        td { b { (metric.name) } }
-                        td.number { b { (format!("{:.3}", score.value)) } }
-                        td.number { (format!("{:.3} – {:.3}", score.low, score.high)) }
-                        td.number { (format!("{:.3}", score.chance)) }
-                        td.soft { (metric.definition) }
-                    }
+        div.headlines {
+            @for (protocol, plain) in findings.protocols.iter().zip(plain) {
+                @let score = protocol.scores[0];
+                div {
+                    p { b { (plain) } " " span.soft { "(" (protocol.question.name) ")" } }
+                    p.large.number { (format!("{:.3}", score.value)) }
+                    p { (term(0)) ", 95 % interval " span.number { (interval(score.low, score.high)) } }
+                    p.soft { "Of the 5 nearest, " (format!("{:.1}", 5.0 * score.value)) " show the same kind of thing; by chance it would be " (format!("{:.1}", 5.0 * score.chance)) "." }
+                    p.soft { (protocol.queries.len()) " " (protocol.question.question) "." }
                 }
             }
         }
+        p {
+            "Without any learning, the same search reaches "
+            @for (place, baseline) in findings.baselines.iter().enumerate() {
+                @if place > 0 { " and " }
+                b.number { (format!("{:.3}", baseline.reached[0].precision.value)) } " with " (baseline.name)
+            }
+            " (" (findings.protocols[0].question.name) "), chance " span.number { (format!("{:.3}", findings.protocols[0].scores[0].chance)) } "."
+            @if let Some(original) = findings.original() {
+                " The original project reports " b.number { (format!("{original:.2}")) } " for the measure nearest to this one, with 2,000 pictures too, but not these test pictures."
+            }
+        }
+        div.figures {
+            (figure(&figures.headline, html! {
+                "Filled: among pictures whose classes were learned. Framed: among pictures never seen. Short line across: 95 % interval. "
+                @for baseline in &findings.baselines { b { (baseline.name) } ": " (baseline.definition) " (" (baseline.reached[0].queries) " queries). " }
+            }))
+            (figure(&figures.scores, html! { "All metrics; a tap on a name in the tables says what it is." }))
+        }
+        @for protocol in &findings.protocols { (table(findings, protocol)) }
+    }
+}
+
+fn table(findings: &Findings, protocol: &Protocol) -> Markup {
+    let name = protocol.question.name;
+    html! {
+        h3 { (name) }
+        p.soft { (protocol.queries.len()) " " (protocol.question.question) ": a gallery of " (protocol.gallery) "." }
+        (scrolling(&format!("Metrics, {name}"), html! {
+            thead { tr { th scope="col" { "metric" } th scope="col" { "value" } th scope="col" { "95 % interval" } th scope="col" { "chance" } th.what scope="col" { "what it is" } } }
+            tbody {
+                @for (place, (metric, score)) in METRICS.iter().zip(&protocol.scores).enumerate() {
+                    tr {
+                        th scope="row" { (term(place)) }
+                        td.number { b { (format!("{:.3}", score.value)) } }
+                        td.number { (interval(score.low, score.high)) }
+                        td.number { (format!("{:.3}", score.chance)) }
+                        td.soft.what { (metric.definition) }
+                    }
+                }
+                @let place = findings.protocols.iter().position(|it| it.question.name == name).unwrap_or(0);
+                @for baseline in &findings.baselines {
+                    @let score = baseline.reached[place].precision;
+                    tr {
+                        th scope="row" { (METRICS[0].name) ", " (baseline.name) }
+                        td.number { (format!("{:.3}", score.value)) }
+                        td.number { (interval(score.low, score.high)) }
+                        td.number { (format!("{:.3}", score.chance)) }
+                        td.soft.what { (baseline.definition) }
+                    }
+                }
+            }
+        }))
+    }
+}
+
+/// Other trainings beside this one.
+fn comparison(findings: &Findings) -> Markup {
+    let first = &findings.main;
+    html! {
+        @if !findings.comparisons.is_empty() {
+            h3 { "Trainings side by side" }
+            p {
+                "All other figures here are of " b { (first.training) } ". Each other training answers the same queries; the difference is taken "
+                "query by query, and its 95 % interval is a paired bootstrap over them. Where it holds 0, nobody can tell. "
+                "Another seed of the same training may differ too: that is not in this interval."
+            }
+            @for other in &findings.comparisons {
+                (scrolling(&format!("{} beside {}", other.training, first.training), html! {
+                    caption { b { (other.training) } " beside " (first.training) }
+                    thead { tr { th scope="col" { "protocol" } th scope="col" { "metric" } th scope="col" { (first.training) } th scope="col" { (other.training) } th scope="col" { "difference" } th scope="col" { "95 % interval" } th scope="col" { "in words" } } }
+                    tbody {
+                        @for (protocol, differences) in &other.protocols {
+                            @for (place, metric) in METRICS.iter().enumerate() {
+                                @let it = &differences[metric.name];
+                                tr {
+                                    td { (protocol) } th scope="row" { (term(place)) }
+                                    td.number { (format!("{:.3}", it.before)) } td.number { (format!("{:.3}", it.after)) }
+                                    td.number { (format!("{:+.3}", it.difference)) } td.number { (format!("{:+.3} to {:+.3}", it.low, it.high)) }
+                                    td { b { (it.verdict.in_words()) } }
+                                }
+                            }
+                        }
+                    }
+                }))
+            }
+        }
+    }
+}
+
+fn map(findings: &Findings, figures: &Figures, sheet: &[u8]) -> Markup {
+    let map = &findings.map;
+    let some = if map.points.len() < map.of {
+        format!(", {} drawn at random of {}", map.points.len(), map.of)
+    } else {
+        String::new()
+    };
+    html! {
+        p {
+            "Every mark is a test picture" (some) ", none of which the network learned from. The map is made by " (map.method)
+            " from the embeddings alone, without their classes: near on the map is mostly near in the " (findings.main.embeddings.dimension)
+            " dimensions, but far says little, and the axes mean nothing. Point at a mark, or use the arrow keys."
+        }
+        div.map {
+            (figure(&figures.map, html! {}))
+            div id="pointed" { p.soft { "The picture pointed at, and its nearest ones, are shown here." } }
+        }
+        img id="sheet" hidden alt="" src=(page::source("jpeg", sheet));
+    }
+}
+
+fn map_data(findings: &Findings) -> Value {
+    let (embeddings, protocol) = (&findings.main.embeddings, findings.protocols.last());
+    let places: std::collections::BTreeMap<usize, usize> =
+        findings.map.points.iter().enumerate().map(|(place, point)| (point.id, place)).collect();
+    let labels: Vec<i32> = findings.classes.keys().copied().collect();
+    let points = findings.map.points.iter().map(|point| {
+        let asked = protocol.and_then(|it| Some(&it.nearest[it.queries.binary_search(&point.id).ok()?]));
+        let near = asked.into_iter().flatten().filter_map(|it| Some((*places.get(&it.id)?, it.distance)));
+        json!({
+            "id": point.id, "path": embeddings.paths[point.id],
+            "class": labels.binary_search(&embeddings.labels[point.id]).unwrap_or(0), "near": near.collect::<Vec<_>>(),
+        })
+    });
+    let points: Vec<Value> = points.collect();
+    let classes: Vec<&String> = findings.classes.values().collect();
+    json!({"columns": SPRITE_COLUMNS, "classes": classes, "points": points})
+}
+
+fn distance(findings: &Findings, figures: &Figures) -> Markup {
+    html! {
+        div.figures {
+            (figure(&figures.calibration, html! { "Discs: learned galleries; rings: unseen ones. A dot's size is its share of the neighbours. On the dotted line the chance was right; below it too sure." }))
+            p {
+            "The chance that a neighbour at some distance is of the query's class was fitted to held-out training pictures. "
+            "Here it is held against the test pictures, which had no part in it: "
+            @for (place, protocol) in findings.protocols.iter().enumerate() {
+                @if place > 0 { ", " }
+                (protocol.question.name) " off by " b.number { (format!("{:.3}", protocol.reliability.expected_error)) } " on average"
+            }
+            " (expected calibration error, ten groups)."
+            }
+        }
+        h3 { "Distances" }
+        p { "Where both histograms overlap, distance alone cannot tell whether two pictures are of one class." }
+        div.figures { @for failures in &figures.failures { (figure(&failures.distances, html! {})) } }
+        @if let Some(curve) = &findings.curve { (approximate(curve)) }
     }
 }
 
 fn approximate(curve: &Curve) -> Markup {
     let Parameters { m, ef_construction, .. } = curve.parameters;
     html! {
-        h2 { "Approximate search" }
+        h3 { "Approximate search" }
         p.soft {
             "The index (HNSW, M " (m) ", ef_construction " (ef_construction) ") against exact search: " (curve.queries)
             " queries among all " (curve.gallery) " pictures. Exact search measures " (curve.gallery) " distances for each."
         }
-        table {
-            thead { tr { th { "ef" } th { "recall@" (K) } th { "distances measured for a query" } } }
+        (scrolling("Approximate search", html! {
+            thead { tr { th scope="col" { "ef" } th scope="col" { "recall@" (K) } th scope="col" { "distances measured for a query" } } }
             tbody {
                 @for point in &curve.points {
                     tr {
-                        td.number { (point.ef) }
+                        th scope="row" { (point.ef) }
                         td.number { b { (format!("{:.4}", point.recall)) } }
                         td.number { (format!("{:.0}", point.distances)) }
                     }
                 }
             }
-        }
+        }))
     }
-}
-
-/// What the Parquet file holds and where it comes from.
-fn card(findings: &Findings) -> Markup {
-    let Findings { embeddings, digest, .. } = findings;
-    html! {
-        h2 { "Data card" }
-        p { "The embeddings are " code { (FILE) } ": " (embeddings.len()) " rows, sorted by " code { "id" } ", for any Parquet reader." }
-        table {
-            thead { tr { th { "column" } th { "type" } th { "what it is" } } }
-            tbody {
-                @for (name, kind, what) in COLUMNS {
-                    tr { td { code { (name) } } td { (kind) } td { (what) } }
-                }
-            }
-        }
-        p.soft { "Its footer says how the rows were made:" }
-        table {
-            tr { th { "file (BLAKE3)" } td { code { (digest) } } }
-            @for (name, value) in &embeddings.facts {
-                tr { th { (name.strip_prefix("similiai.").unwrap_or(name)) } td { code { (value) } } }
-            }
-        }
-    }
-}
-
-fn row(findings: &Findings, example: &Example) -> Markup {
-    let names = &findings.embeddings.label_names;
-    let image = |id: usize| picture(&findings.pictures[&id], &findings.embeddings.paths[id], "");
-    html! {
-        div.row {
-            figure { (image(example.query)) figcaption { b { (names[example.query]) } br; "query" } }
-            @for neighbour in &example.neighbours {
-                @let right = names[neighbour.id] == names[example.query];
-                figure class=(if right { "right" } else { "wrong" }) {
-                    (image(neighbour.id))
-                    figcaption { b { (if right { "✓ " } else { "✗ " }) (names[neighbour.id]) } br; (format!("{:.3} · {:.0} %", neighbour.distance, 100.0 * findings.calibration.learned.chance(neighbour.distance))) }
-                }
-            }
-        }
-    }
-}
-
-fn picture(png: &[u8], alt: &str, class: &str) -> Markup {
-    html! { img class=[(!class.is_empty()).then_some(class)] alt=(alt) src=(page::source(png)); }
 }

@@ -1,49 +1,89 @@
-//! Who asks whom: the protocols, and a few queries to show.
+//! Who asks whom, and all that one pass over the answers shows.
 
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use rand::seq::SliceRandom;
+use serde::Serialize;
 use similiai::calibration::{Calibration, Curve, Reliability};
 use similiai::damaged;
 use similiai::embeddings::Embeddings;
 use similiai::listing::Side;
-use similiai::metrics::{Ranking, Score, score};
+use similiai::metrics::{Measured, Ranking, Score};
 use similiai::search::{Gallery, Neighbour, Query};
 use similiai::stage::Context;
 
-/// The longest fixed-length metric looks at so many neighbours.
+use super::at_k::{AtK, MOST, PrecisionAt};
+use super::confusion::Confusion;
+use super::distances::Distances;
+use super::hubness::{self, Hubness};
+
+/// Neighbours shown of a query, and counted in confusion and calibration.
 pub const NEIGHBOURS: usize = 5;
 
-pub struct Protocol {
+/// A question to the embeddings.
+#[derive(Clone, Copy)]
+pub struct Question {
     pub name: &'static str,
+    /// In plain words.
     pub question: &'static str,
-    pub queries: usize,
+    /// Which pictures are the gallery.
+    pub gallery: Side,
+    /// What the model's calibration says of such a gallery.
+    pub curve: fn(&Calibration) -> &Curve,
+}
+
+pub const QUESTIONS: [Question; 2] = [
+    Question {
+        name: "test-vs-train",
+        question: "test pictures among the training pictures, whose classes the network was told",
+        gallery: Side::Train,
+        curve: |calibration| &calibration.learned,
+    },
+    Question {
+        name: "test-vs-test",
+        question: "test pictures among the other test pictures, none of which the network ever saw",
+        gallery: Side::Test,
+        curve: |calibration| &calibration.unseen,
+    },
+];
+
+pub struct Protocol {
+    pub question: Question,
+    /// Ids of those that have something to find: the metrics are not defined for the others.
+    pub queries: Vec<usize>,
+    /// How many pictures they are asked of.
     pub gallery: usize,
+    /// Of each query.
+    pub measured: Vec<Measured>,
+    /// The nearest [`NEIGHBOURS`] of each query.
+    pub nearest: Vec<Vec<Neighbour>>,
     /// In the order of `METRICS`.
     pub scores: Vec<Score>,
+    pub classes: Vec<Class>,
+    pub at_k: Vec<AtK>,
+    pub confusion: Confusion,
+    pub hubness: Hubness,
+    pub distances: Distances,
     /// What the model's calibration foretold of the nearest neighbours, and what came of it.
     pub reliability: Reliability,
 }
 
-/// A query with its nearest images of the training part.
-pub struct Example {
-    pub query: usize,
-    pub neighbours: Vec<Neighbour>,
-}
-
-impl Example {
-    pub fn ids(&self) -> impl Iterator<Item = usize> {
-        [self.query].into_iter().chain(self.neighbours.iter().map(|neighbour| neighbour.id))
-    }
+/// Precision@5 of the queries of one class.
+#[derive(Serialize)]
+pub struct Class {
+    pub label_name: String,
+    pub queries: usize,
+    #[serde(flatten)]
+    pub score: Score,
 }
 
 pub fn ids(embeddings: &Embeddings, side: Side) -> Vec<usize> {
     (0..embeddings.len()).filter(|id| embeddings.splits[*id] == side.name()).collect()
 }
 
-fn gallery(embeddings: &Embeddings, ids: &[usize]) -> Result<Gallery<'static>> {
-    Gallery::of_some(embeddings.dimension, &embeddings.values, ids.to_vec())
+/// Each class's label and name.
+pub fn classes(embeddings: &Embeddings) -> BTreeMap<i32, String> {
+    embeddings.labels.iter().copied().zip(embeddings.label_names.iter().cloned()).collect()
 }
 
 pub fn evaluate(embeddings: &Embeddings, calibration: &Calibration, context: &Context) -> Result<Vec<Protocol>> {
@@ -51,82 +91,108 @@ pub fn evaluate(embeddings: &Embeddings, calibration: &Calibration, context: &Co
     if train.is_empty() || test.len() < 2 {
         return Err(damaged!("{} train and {} test embeddings are too few to measure", train.len(), test.len()));
     }
-    let protocol = |name, question, among: &[usize], curve: &Curve| {
-        let Answers { rankings, nearest } = answers(embeddings, &test, among)?;
-        match test.len() - rankings.len() {
-            0 => {}
-            all if all == test.len() => return Err(damaged!("{name}: no test image has another of its class to find")),
-            some => tracing::warn!("{name}: {some} test images have no other of their class to find and are left out"),
-        }
-        let scores = score(&rankings, &mut context.rng(&format!("bootstrap {name}")));
-        let foretold: Vec<(f64, bool)> = nearest.iter().map(|(far, same)| (curve.chance(*far), *same)).collect();
-        let reliability = Reliability::of(&foretold);
-        Ok(Protocol { name, question, queries: rankings.len(), gallery: among.len(), scores, reliability })
+    QUESTIONS
+        .iter()
+        .map(|question| {
+            let among = if question.gallery == Side::Train { &train } else { &test };
+            ask(*question, embeddings, &test, among, calibration, context)
+        })
+        .collect()
+}
+
+fn ask(
+    question: Question,
+    embeddings: &Embeddings,
+    test: &[usize],
+    among: &[usize],
+    calibration: &Calibration,
+    context: &Context,
+) -> Result<Protocol> {
+    let name = question.name;
+    let answers = answers(embeddings, test, among)?;
+    match test.len() - answers.queries.len() {
+        0 => {}
+        all if all == test.len() => return Err(damaged!("{name}: no test image has another of its class to find")),
+        some => tracing::warn!("{name}: {some} test images have no other of their class to find and are left out"),
+    }
+    let Answers { queries, measured, nearest, precision, confusion, appeared } = answers;
+    let scores = Score::of_all(&measured, &mut context.rng(&format!("bootstrap {name}")));
+    let labels = classes(embeddings);
+    let mut rng = context.rng(&format!("bootstrap classes {name}"));
+    let class = |(label, name): (&i32, &String)| {
+        let of_class = queries.iter().zip(&measured).filter(|(query, _)| embeddings.labels[**query] == *label);
+        let (values, chances): (Vec<f64>, Vec<f64>) =
+            of_class.map(|(_, measured)| (measured.values[0], measured.chances[0])).unzip();
+        let score = Score::of(&values, *chances.first()?, &mut rng);
+        Some(Class { label_name: name.clone(), queries: values.len(), score })
     };
-    Ok(vec![
-        protocol("test-vs-train", "test images among those whose labels were learned", &train, &calibration.learned)?,
-        protocol(
-            "test-vs-test",
-            "test images among the other test images: pictures never seen",
-            &test,
-            &calibration.unseen,
-        )?,
-    ])
+    let of_class = labels.iter().filter_map(class).collect();
+    let curve = (question.curve)(calibration);
+    let foretold: Vec<(f64, bool)> = queries
+        .iter()
+        .zip(&nearest)
+        .flat_map(|(query, nearest)| nearest.iter().map(move |it| (*query, it)))
+        .map(|(query, it)| (curve.chance(it.distance), embeddings.labels[it.id] == embeddings.labels[query]))
+        .collect();
+    Ok(Protocol {
+        question,
+        gallery: among.len(),
+        scores,
+        classes: of_class,
+        at_k: precision.finish(),
+        confusion,
+        hubness: Hubness::of(among, &appeared),
+        distances: Distances::measure(embeddings, &queries, among),
+        reliability: Reliability::of(&foretold),
+        queries,
+        measured,
+        nearest,
+    })
 }
 
+/// What the answers to all queries show together.
 struct Answers {
-    /// Of the queries that have something to find: the metrics are not defined for the others.
-    rankings: Vec<Ranking>,
-    /// How far their nearest neighbours are, and whether they are of the query's class.
-    nearest: Vec<(f32, bool)>,
+    queries: Vec<usize>,
+    measured: Vec<Measured>,
+    nearest: Vec<Vec<Neighbour>>,
+    precision: PrecisionAt,
+    confusion: Confusion,
+    /// By id: in how many queries' nearest, and in how many of another class.
+    appeared: Vec<hubness::Appeared>,
 }
 
-fn answers(embeddings: &Embeddings, queries: &[usize], among: &[usize]) -> Result<Answers> {
+fn answers(embeddings: &Embeddings, test: &[usize], among: &[usize]) -> Result<Answers> {
     let mut sizes: BTreeMap<i32, usize> = BTreeMap::new();
     among.iter().for_each(|id| *sizes.entry(embeddings.labels[*id]).or_default() += 1);
     let relevant = |query: usize| {
         let all = sizes.get(&embeddings.labels[query]).copied().unwrap_or(0);
         all - usize::from(among.binary_search(&query).is_ok())
     };
-    let queries: Vec<usize> = queries.iter().copied().filter(|query| relevant(*query) > 0).collect();
-    let asked =
-        queries.iter().map(|id| Query::nearest(embeddings.row(*id), relevant(*id).max(NEIGHBOURS)).without(*id));
-    let mut answers = Answers { rankings: Vec::new(), nearest: Vec::new() };
-    gallery(embeddings, among)?.stream(asked, |place, neighbours| {
+    let queries: Vec<usize> = test.iter().copied().filter(|query| relevant(*query) > 0).collect();
+    let asked = queries.iter().map(|id| Query::nearest(embeddings.row(*id), relevant(*id).max(MOST)).without(*id));
+    let (mut measured, mut nearest, mut precision) = (Vec::new(), Vec::new(), PrecisionAt::default());
+    let mut confusion = Confusion::new(&classes(embeddings));
+    let mut appeared = vec![hubness::Appeared::default(); embeddings.len()];
+    let gallery = Gallery::of_some(embeddings.dimension, &embeddings.values, among.to_vec())?;
+    gallery.stream(asked, |place, mut neighbours| {
         let (query, label) = (queries[place], embeddings.labels[queries[place]]);
-        let of = |neighbour: &Neighbour| embeddings.labels[neighbour.id];
-        answers.nearest.extend(neighbours.iter().take(NEIGHBOURS).map(|it| (it.distance, of(it) == label)));
-        answers.rankings.push(Ranking {
+        let ranking = Ranking {
             label,
-            labels: neighbours.iter().map(of).collect(),
+            labels: neighbours.iter().map(|neighbour| embeddings.labels[neighbour.id]).collect(),
             relevant: relevant(query),
             others: sizes.iter().filter(|(other, _)| **other != label).map(|(_, size)| *size).collect(),
-        });
+        };
+        measured.push(Measured::of(&ranking));
+        precision.add(ranking.labels.iter().map(|found| *found == label));
+        ranking.labels.iter().take(NEIGHBOURS).for_each(|found| confusion.count(label, *found));
+        for neighbour in neighbours.iter().take(hubness::K) {
+            appeared[neighbour.id].count(embeddings.labels[neighbour.id] == label);
+        }
+        neighbours.truncate(NEIGHBOURS);
+        nearest.push(neighbours);
         Ok(())
     })?;
-    Ok(answers)
-}
-
-/// `count` random test images, the classes in turn.
-pub fn examples(embeddings: &Embeddings, count: usize, context: &Context) -> Result<Vec<Example>> {
-    let mut queries = ids(embeddings, Side::Test);
-    queries.shuffle(&mut context.rng("examples"));
-    let mut seen: BTreeMap<i32, usize> = BTreeMap::new();
-    let mut in_turn: Vec<(usize, i32, usize)> = queries
-        .into_iter()
-        .map(|query| {
-            let label = embeddings.labels[query];
-            let round = seen.entry(label).or_default();
-            *round += 1;
-            (*round, label, query)
-        })
-        .collect();
-    in_turn.sort_unstable();
-    in_turn.truncate(count);
-    let asked: Vec<Query> =
-        in_turn.iter().map(|(.., query)| Query::nearest(embeddings.row(*query), NEIGHBOURS).without(*query)).collect();
-    let found = gallery(embeddings, &ids(embeddings, Side::Train))?.search(&asked)?;
-    Ok(in_turn.iter().zip(found).map(|((.., query), neighbours)| Example { query: *query, neighbours }).collect())
+    Ok(Answers { queries, measured, nearest, precision, confusion, appeared })
 }
 
 #[cfg(test)]
@@ -139,13 +205,17 @@ mod tests {
             dimension: 1,
             paths: vec![String::new(); 4],
             labels: vec![0, 0, 1, 0],
+            label_names: ["a", "a", "b", "a"].map(str::to_owned).to_vec(),
             values: vec![0.0, 1.0, 2.0, 3.0],
             ..Embeddings::default()
         };
         let answers = answers(&embeddings, &[1, 2], &[0, 1, 2, 3]).unwrap();
-        assert_eq!(answers.nearest, [(1.0, true), (1.0, false), (2.0, true)]);
-        let found = answers.rankings;
-        assert_eq!(found.len(), 1);
-        assert_eq!((found[0].relevant, found[0].labels.as_slice()), (2, &[0, 1, 0][..]));
+        assert_eq!(answers.queries, [1]);
+        let found: Vec<(usize, f32)> = answers.nearest[0].iter().map(|it| (it.id, it.distance)).collect();
+        assert_eq!(found, [(0, 1.0), (2, 1.0), (3, 2.0)]);
+        // Two are relevant; the two nearest are one of the class and one of another.
+        assert_eq!(answers.measured[0].values[4], 0.5);
+        assert_eq!(answers.confusion.counts, [[2, 1], [0, 0]]);
+        assert_eq!((answers.appeared[2].times, answers.appeared[2].wrong, answers.appeared[1].times), (1, 1, 0));
     }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use similiai::charts::{self, BLUE, Band, GREEN, Line, ORANGE, Series};
-use similiai::listing;
+use similiai::charts::{self, Area, Axes, BLUE, Band, Line, Look, ORANGE, Series};
+use similiai::{files, listing};
 
 pub const LOG: &str = "training_log.csv";
 
@@ -57,40 +57,62 @@ pub fn write(path: &Path, epochs: &[Epoch]) -> Result<()> {
     listing::write(path, &epochs.iter().map(row).collect::<Vec<Epoch>>())
 }
 
-pub fn draw(path: &Path, facts: &BTreeMap<String, String>, epochs: &[Epoch]) -> Result<()> {
-    let measured = |pick: fn(&Epoch) -> Option<f64>| -> Vec<(f64, f64)> {
-        epochs.iter().filter_map(|epoch| Some((epoch.epoch as f64, pick(epoch)?))).collect()
+/// A chart over the epochs.
+pub struct Panel {
+    pub title: &'static str,
+    pub up: &'static str,
+    pub series: Vec<Series<'static>>,
+    epochs: usize,
+}
+
+/// What the page of a report and the stage's own picture show.
+pub fn panels(epochs: &[Epoch]) -> Vec<Panel> {
+    let line = |name, color, look, pick: fn(&Epoch) -> Option<f64>| {
+        let points = epochs.iter().filter_map(|epoch| Some((epoch.epoch as f64, pick(epoch)?))).collect();
+        Series::Line(Line { name, color, look, points })
     };
-    let line =
-        |name, color, pick: fn(&Epoch) -> Option<f64>| Series::Line(Line { name, color, points: measured(pick) });
+    let training = |name, pick: fn(&Epoch) -> Option<f64>| line(name, BLUE, Look::Solid, pick);
     let band = |color, pick: fn(&Epoch) -> (f64, f64)| {
         let points = epochs.iter().map(|epoch| (epoch.epoch as f64, pick(epoch))).collect();
         Series::Band(Band { color, points })
     };
-    let panels: [(&str, Vec<Series>); 6] = [
-        (
+    let panel = |title, up, series| Panel { title, up, series, epochs: epochs.len() };
+    vec![
+        panel(
             "Triplet loss",
+            "loss",
             vec![
-                line("training", BLUE, |epoch| Some(epoch.triplet_loss)),
-                line("held out", ORANGE, |epoch| epoch.validation_triplet_loss),
+                training("training", |epoch| Some(epoch.triplet_loss)),
+                line("held out", ORANGE, Look::Dashed, |epoch| epoch.validation_triplet_loss),
             ],
         ),
-        ("Cross-entropy", vec![line("training", BLUE, |epoch| Some(epoch.cross_entropy))]),
-        ("Held-out precision@5", vec![line("precision@5", GREEN, |epoch| epoch.validation_precision)]),
-        (
+        panel("Cross-entropy", "loss", vec![training("training", |epoch| Some(epoch.cross_entropy))]),
+        panel("Held-out precision@5", "share", vec![training("precision@5", |epoch| epoch.validation_precision)]),
+        panel(
             "Distances: mean, 10 % to 90 %",
+            "distance",
             vec![
                 band(ORANGE, |epoch| (epoch.negative_low, epoch.negative_high)),
                 band(BLUE, |epoch| (epoch.positive_low, epoch.positive_high)),
-                line("other class", ORANGE, |epoch| Some(epoch.negative_distance)),
-                line("same class", BLUE, |epoch| Some(epoch.positive_distance)),
+                line("other class", ORANGE, Look::Dashed, |epoch| Some(epoch.negative_distance)),
+                training("same class", |epoch| Some(epoch.positive_distance)),
             ],
         ),
-        ("Active triplets", vec![line("share above zero", BLUE, |epoch| Some(epoch.active_triplets))]),
-        ("Learning rate", vec![line("last of the epoch", BLUE, |epoch| Some(epoch.learning_rate))]),
-    ];
-    charts::draw(path, facts, (1440, 780), |area| {
-        let areas = area.split_evenly((2, 3));
-        areas.iter().zip(&panels).try_for_each(|(area, (title, series))| charts::lines(area, title, series))
-    })
+        panel("Active triplets", "share", vec![training("share above zero", |epoch| Some(epoch.active_triplets))]),
+        panel("Learning rate", "", vec![training("last of the epoch", |epoch| Some(epoch.learning_rate))]),
+    ]
+}
+
+impl Panel {
+    pub fn draw(&self, area: &Area) -> Result<()> {
+        let x = Some(1.0..self.epochs.max(2) as f64);
+        charts::lines(area, self.title, &Axes { names: ("epoch", self.up), x, y: None }, &self.series)
+    }
+}
+
+pub fn draw(path: &Path, facts: &BTreeMap<String, String>, epochs: &[Epoch]) -> Result<()> {
+    let svg = charts::svg((1320, 640), |area| {
+        area.split_evenly((2, 3)).iter().zip(panels(epochs)).try_for_each(|(area, panel)| panel.draw(area))
+    })?;
+    files::write(path, &charts::png(&svg, &[], facts)?)
 }

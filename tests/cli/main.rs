@@ -12,6 +12,7 @@ mod people;
 mod pictures;
 mod pipeline;
 mod query;
+mod report;
 mod reproducible;
 mod store;
 mod training;

@@ -1,0 +1,111 @@
+//! `similiai metrics`: the figures of the last run, of past ones, and how two differ.
+
+mod diff;
+mod history;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{Session, Variation};
+use crate::cache::Record;
+use crate::metrics::{METRICS, RESULTS};
+use crate::pipeline::Project;
+use crate::stage::Gives;
+use crate::{damaged, files};
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The instance that measured, where there are several
+    #[arg(long, value_name = "INSTANCE")]
+    of: Option<String>,
+    #[command(flatten)]
+    variation: Variation,
+    /// As JSON on stdout: results.json as it is
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// How B differs from A over the same queries: better, worse, or nobody can tell
+    Diff(diff::Arguments),
+    /// The past runs that the store still holds, oldest first
+    History(history::Arguments),
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    match &arguments.command {
+        Some(Command::Diff(arguments)) => return diff::run(session, arguments),
+        Some(Command::History(arguments)) => return history::run(session, arguments),
+        None => {}
+    }
+    let project = session.project(&arguments.variation)?;
+    let given = project.given(Gives::Figures, arguments.of.as_deref(), None, "--of INSTANCE")?;
+    let path = given.folder.join(RESULTS);
+    let text = files::read_to_string(&path)?;
+    let results: Value =
+        serde_json::from_str(&text).map_err(|error| damaged!("{} is damaged: {error}", path.display()))?;
+    if arguments.json {
+        session.screen.print(text.trim_end());
+    } else {
+        table(&results).iter().for_each(|line| session.screen.print(line));
+    }
+    Ok(())
+}
+
+/// For people: a line for each metric of each protocol.
+fn table(results: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, protocol) in results["protocols"].as_object().into_iter().flatten() {
+        lines.push(format!("{name}: {} queries, gallery of {}", protocol["queries"], protocol["gallery"]));
+        for metric in &METRICS {
+            let Some(score) = Shown::of(&protocol["metrics"][metric.name]) else { continue };
+            let chance = protocol["metrics"][metric.name]["chance"].as_f64().unwrap_or(0.0);
+            lines.push(format!("  {:12} {score}, chance {chance:.3}", metric.name));
+        }
+        for (baseline, reached) in protocol["baselines"].as_object().into_iter().flatten() {
+            let Some(score) = Shown::of(&reached[METRICS[0].name]) else { continue };
+            lines.push(format!("  {:12} {score} with {baseline}", METRICS[0].name));
+        }
+    }
+    lines
+}
+
+/// A value with its interval, as `results.json` has it.
+struct Shown {
+    value: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Shown {
+    fn of(score: &Value) -> Option<Self> {
+        let number = |name: &str| score[name].as_f64();
+        Some(Self { value: number("value")?, low: number("low")?, high: number("high")? })
+    }
+}
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(to, "{:.3} ({:.3}–{:.3})", self.value, self.low, self.high)
+    }
+}
+
+/// Whether a result holds figures.
+fn has_figures(session: &Session, record: &Record) -> bool {
+    let of_stage = session.kinds.iter().find(|kind| kind.name == record.document.stage);
+    of_stage.is_some_and(|kind| kind.gives == Some(Gives::Figures))
+}
+
+/// A file of a stored result.
+fn stored_file(project: &Project, record: &Record, name: &str) -> Result<Vec<u8>> {
+    let contents = project.store.contents(&record.digest).context("the list of its files is gone")?;
+    let Some(place) = contents.find(name) else {
+        let key = &record.key[..12];
+        return Err(damaged!("{key} has no {name}: an earlier version measured it; run it again"));
+    };
+    files::read(&project.store.blobs.path(contents.file(place).digest))
+}

@@ -1,0 +1,158 @@
+//! What is reached without learning: by the raw pixels, and by the same network with random weights.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use anyhow::Result;
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use serde::Serialize;
+use similiai::embeddings::Embeddings;
+use similiai::images::read_png;
+use similiai::metrics::Score;
+use similiai::model::{Model, Preprocessing};
+use similiai::search::{Gallery, Neighbour, Query};
+use similiai::stage::Context;
+
+use super::at_k::{AtK, MOST, PrecisionAt};
+use super::protocols::{NEIGHBOURS, Protocol};
+
+/// Side to which pictures are averaged down for their raw pixels.
+const SIDE: usize = 32;
+/// Queries that are asked; of more, as many are drawn at random.
+const QUERIES: usize = 1000;
+/// Pictures of the gallery in memory at a time.
+const CHUNK: usize = 4096;
+
+#[derive(Serialize)]
+pub struct Baseline {
+    pub name: &'static str,
+    pub definition: &'static str,
+    /// In the order of the protocols.
+    pub reached: Vec<Reached>,
+}
+
+#[derive(Serialize)]
+pub struct Reached {
+    pub queries: usize,
+    #[serde(rename = "precision@5")]
+    pub precision: Score,
+    #[serde(rename = "precision@k")]
+    pub at_k: Vec<AtK>,
+}
+
+/// A way from pictures to vectors that learned nothing.
+struct Way<'a> {
+    name: &'static str,
+    definition: &'static str,
+    /// (pictures, dimension)
+    embed: Embed<'a>,
+}
+
+/// From the paths of pictures to a vector of each.
+type Embed<'a> = Box<dyn Fn(&[image::RgbImage]) -> Result<Vec<f32>> + 'a>;
+
+/// The gallery passes once, a part at a time, so that memory does not grow with it.
+pub fn measure(
+    embeddings: &Embeddings,
+    model: &Model,
+    protocols: &[Protocol],
+    pictures: &Path,
+    context: &Context,
+) -> Result<Vec<Baseline>> {
+    let untrained = model.untrained(context.seed)?;
+    let pixels = Preprocessing { side: SIDE, mean: 0.0, deviation: 1.0 };
+    let raw = |images: &[image::RgbImage]| {
+        let row = |image: &image::RgbImage| {
+            let mut row = vec![0.0; SIDE * SIDE * 3];
+            pixels.apply(&pixels.fit(image.clone()), &mut row);
+            row
+        };
+        Ok(images.par_iter().flat_map_iter(row).collect())
+    };
+    let ways = [
+        Way {
+            name: "random weights",
+            definition: "the same network before training, one view of each picture",
+            embed: Box::new(|images| untrained.embed(images.to_vec())),
+        },
+        Way {
+            name: "raw pixels",
+            definition: "no network: the distance between the 32×32 pixels of both pictures",
+            embed: Box::new(raw),
+        },
+    ];
+    let read = |ids: &[usize]| -> Result<Vec<image::RgbImage>> {
+        ids.par_iter().map(|id| read_png(&pictures.join(&embeddings.paths[*id]))).collect()
+    };
+    let queries = queries(protocols, context);
+    let asked = read(&queries)?;
+    let asked = ways.iter().map(|way| (way.embed)(&asked)).collect::<Result<Vec<_>>>()?;
+    // (way, protocol, query): the nearest so far.
+    let mut found = vec![vec![vec![Vec::<Neighbour>::new(); queries.len()]; protocols.len()]; ways.len()];
+    let bar = context.bar("baselines", embeddings.len() as u64);
+    for start in (0..embeddings.len()).step_by(CHUNK) {
+        let ids: Vec<usize> = (start..embeddings.len().min(start + CHUNK)).collect();
+        let images = read(&ids)?;
+        for ((way, asked), found) in ways.iter().zip(&asked).zip(&mut found) {
+            context.go_on()?;
+            let rows = (way.embed)(&images)?;
+            let dimension = rows.len() / ids.len();
+            for (protocol, found) in protocols.iter().zip(found) {
+                let side = protocol.question.gallery.name();
+                let (some, rows): (Vec<usize>, Vec<&[f32]>) = ids
+                    .iter()
+                    .copied()
+                    .zip(rows.chunks_exact(dimension))
+                    .filter(|(id, _)| embeddings.splits[*id] == side)
+                    .unzip();
+                let gallery = Gallery::with_ids(dimension, some, Cow::Owned(rows.concat()))?;
+                let query = |(id, row): (&usize, _)| Query::nearest(row, MOST).without(*id);
+                let asked: Vec<Query> = queries.iter().zip(asked.chunks_exact(dimension)).map(query).collect();
+                for (best, more) in found.iter_mut().zip(gallery.search(&asked)?) {
+                    best.extend(more);
+                    best.sort();
+                    best.truncate(MOST);
+                }
+            }
+        }
+        bar.inc(ids.len() as u64);
+    }
+    let baseline = |(way, found): (&Way, Vec<Vec<Vec<Neighbour>>>)| {
+        let reached = protocols.iter().zip(found).map(|(protocol, found)| {
+            let mut rng = context.rng(&format!("bootstrap {} {}", way.name, protocol.question.name));
+            reached(embeddings, &queries, &found, protocol.scores[0].chance, &mut rng)
+        });
+        Baseline { name: way.name, definition: way.definition, reached: reached.collect() }
+    };
+    Ok(ways.iter().zip(found).map(baseline).collect())
+}
+
+/// Of those that have something to find in every protocol.
+fn queries(protocols: &[Protocol], context: &Context) -> Vec<usize> {
+    let in_all = |query: &usize| protocols.iter().all(|protocol| protocol.queries.binary_search(query).is_ok());
+    let mut queries: Vec<usize> =
+        protocols.first().map(|first| first.queries.iter().copied().filter(in_all).collect()).unwrap_or_default();
+    if queries.len() > QUERIES {
+        queries.shuffle(&mut context.rng("baseline queries"));
+        queries.truncate(QUERIES);
+        queries.sort_unstable();
+    }
+    queries
+}
+
+fn reached(
+    embeddings: &Embeddings,
+    queries: &[usize],
+    found: &[Vec<Neighbour>],
+    chance: f64,
+    rng: &mut rand_chacha::ChaCha8Rng,
+) -> Reached {
+    let (mut precision, mut values) = (PrecisionAt::default(), Vec::new());
+    for (query, neighbours) in queries.iter().zip(found) {
+        let hits = neighbours.iter().map(|it| embeddings.labels[it.id] == embeddings.labels[*query]);
+        values.push(hits.clone().take(NEIGHBOURS).filter(|hit| *hit).count() as f64 / NEIGHBOURS as f64);
+        precision.add(hits);
+    }
+    Reached { queries: queries.len(), precision: Score::of(&values, chance, rng), at_k: precision.finish() }
+}

@@ -1,0 +1,201 @@
+//! The figures of the report, as SVG for its page and for `benchmark_*.png`.
+
+mod failures;
+mod map;
+mod pipeline;
+
+use anyhow::Result;
+use plotters::style::RGBColor;
+use similiai::charts::{self, Axes, BLUE, Bar, Dots, GREY, Line, Look, Mark, ORANGE, Row, Series, Swatch};
+use similiai::metrics::{METRICS, Metric, Score};
+
+use super::Findings;
+use super::baselines::Reached;
+use super::protocols::{Protocol, QUESTIONS};
+use crate::stages::train::{Panel, panels};
+
+pub use map::{COLUMNS as SPRITE_COLUMNS, TILE};
+
+/// Of a chart, in pixels: narrow enough to be read on a phone.
+const SIZE: (u32, u32) = (460, 330);
+
+pub struct Figure {
+    /// Of its file, without the ending.
+    pub name: String,
+    /// What it shows, for those who do not see it.
+    pub alt: String,
+    pub svg: String,
+}
+
+/// Every figure that is drawn as a chart.
+pub struct Figures {
+    pub headline: Figure,
+    pub scores: Figure,
+    pub classes: Figure,
+    pub calibration: Figure,
+    pub map: Figure,
+    pub pipeline: Figure,
+    /// In the order of the protocols.
+    pub failures: Vec<Failures>,
+    /// One for each panel of the training's own picture, which has no other file.
+    pub training: Vec<Figure>,
+}
+
+/// Where one protocol fails.
+pub struct Failures {
+    pub at_k: Figure,
+    pub confusion: Figure,
+    pub hubness: Figure,
+    pub distances: Figure,
+}
+
+impl Figures {
+    pub fn draw(findings: &Findings) -> Result<Self> {
+        Ok(Self {
+            headline: headline(findings)?,
+            scores: scores(findings)?,
+            classes: classes(findings)?,
+            calibration: calibration(findings)?,
+            map: map::draw(findings),
+            pipeline: pipeline::draw(findings)?,
+            failures: failures::draw(findings)?,
+            training: training(findings)?,
+        })
+    }
+
+    /// Those with a file of their own.
+    pub fn files(&self) -> impl Iterator<Item = &Figure> {
+        let Self { headline, scores, classes, calibration, map, pipeline, failures, .. } = self;
+        let failures = failures.iter().flat_map(|it| [&it.at_k, &it.confusion, &it.hubness, &it.distances]);
+        [headline, scores, classes, calibration, map, pipeline].into_iter().chain(failures)
+    }
+}
+
+/// How the protocols are told apart, everywhere in the same way: by colour, and filled or framed.
+pub const LOOKS: [(RGBColor, bool); 2] = [(BLUE, true), (ORANGE, false)];
+
+fn marks() -> Vec<Mark<'static>> {
+    let looks = QUESTIONS.iter().zip(LOOKS);
+    looks.map(|(it, (color, filled))| Mark { name: it.name, color, swatch: Swatch::Bar(filled) }).collect()
+}
+
+fn bar(place: usize, score: &Score) -> Bar {
+    let (color, filled) = LOOKS[place % 2];
+    Bar { color, filled, value: score.value, interval: Some((score.low, score.high)), chance: Some(score.chance) }
+}
+
+/// Precision@5 beside what is reached without learning, and by the original.
+fn headline(findings: &Findings) -> Result<Figure> {
+    let own = findings.protocols.iter().enumerate().map(|(place, protocol)| bar(place, &protocol.scores[0]));
+    let mut rows = vec![Row { name: "this network", bars: own.collect() }];
+    for baseline in &findings.baselines {
+        let reached = |(place, reached): (usize, &Reached)| bar(place, &reached.precision);
+        rows.push(Row { name: baseline.name, bars: baseline.reached.iter().enumerate().map(reached).collect() });
+    }
+    if let Some(value) = findings.original() {
+        let bar = Bar { color: GREY, filled: true, value, interval: None, chance: None };
+        rows.push(Row { name: "the original", bars: vec![bar] });
+    }
+    let values = rows.iter().map(|row| {
+        let values: Vec<String> = row.bars.iter().map(|bar| format!("{:.3}", bar.value)).collect();
+        format!("{} {}", row.name, values.join(" and "))
+    });
+    let values = values.collect::<Vec<String>>().join(", ");
+    Ok(Figure {
+        name: "benchmark_headline".to_owned(),
+        alt: format!("Bars of precision@5, test-vs-train and test-vs-test: {values}."),
+        svg: charts::bars(SIZE.0, "Precision@5; upright line: chance", &marks(), &rows)?,
+    })
+}
+
+/// Every metric.
+fn scores(findings: &Findings) -> Result<Figure> {
+    let row = |(column, metric): (usize, &'static Metric)| {
+        let bars = findings.protocols.iter().enumerate().map(|(place, it)| bar(place, &it.scores[column]));
+        Row { name: metric.name, bars: bars.collect() }
+    };
+    let rows: Vec<Row> = METRICS.iter().enumerate().map(row).collect();
+    Ok(Figure {
+        name: "benchmark_scores".to_owned(),
+        alt: "Bars of all metrics for both protocols, with intervals and chance levels; the tables give the same."
+            .to_owned(),
+        svg: charts::bars(SIZE.0, "All metrics; upright line: chance", &marks(), &rows)?,
+    })
+}
+
+/// Precision@5 of each class's queries.
+fn classes(findings: &Findings) -> Result<Figure> {
+    let names = findings.classes.values();
+    let of = |protocol: &Protocol, place: usize, name: &str| {
+        let class = protocol.classes.iter().find(|class| class.label_name == name)?;
+        Some(bar(place, &class.score))
+    };
+    let rows: Vec<Row> = names
+        .map(|name| {
+            let bars = findings.protocols.iter().enumerate().filter_map(|(place, it)| of(it, place, name));
+            Row { name, bars: bars.collect() }
+        })
+        .collect();
+    let first = |row: &Row| row.bars.first().map(|bar| bar.value);
+    let by_value = |a: &&Row, b: &&Row| first(a).unwrap_or(0.0).total_cmp(&first(b).unwrap_or(0.0));
+    let (worst, best) = (rows.iter().min_by(by_value), rows.iter().max_by(by_value));
+    let told = |row: Option<&Row>| row.map(|row| format!("{} ({:.3})", row.name, first(row).unwrap_or(0.0)));
+    Ok(Figure {
+        name: "benchmark_classes".to_owned(),
+        alt: format!(
+            "Bars of precision@5 by class of the query, with intervals. Best test-vs-train: {}; worst: {}.",
+            told(best).unwrap_or_default(),
+            told(worst).unwrap_or_default()
+        ),
+        svg: charts::bars(SIZE.0, "Precision@5 by class of the query", &marks(), &rows)?,
+    })
+}
+
+/// Chance foretold against share that was right, a dot a group; on the diagonal where they are the same.
+fn calibration(findings: &Findings) -> Result<Figure> {
+    let diagonal = vec![(0.0, 0.0), (1.0, 1.0)];
+    let mut series =
+        vec![Series::Line(Line { name: "as foretold", color: GREY, look: Look::Dotted, points: diagonal })];
+    for (protocol, (color, filled)) in findings.protocols.iter().zip(LOOKS) {
+        let groups = &protocol.reliability.groups;
+        let most = groups.iter().map(|group| group.neighbours).max().unwrap_or(1);
+        // As large as its share of the neighbours.
+        let radius = |neighbours: usize| (3.0 + 7.0 * (neighbours as f64 / most as f64).sqrt()).round() as i32;
+        let points = groups.iter().map(|group| (group.foretold, group.right, radius(group.neighbours))).collect();
+        series.push(Series::Dots(Dots { name: protocol.question.name, color, filled, points }));
+    }
+    let axes = Axes { names: ("chance foretold", "share of the query's class"), x: Some(0.0..1.0), y: Some(0.0..1.0) };
+    let errors = findings.protocols.iter().map(|protocol| {
+        format!("{} off by {:.3} on average", protocol.question.name, protocol.reliability.expected_error)
+    });
+    Ok(Figure {
+        name: "benchmark_calibration".to_owned(),
+        alt: format!(
+            "Chance foretold by distance against the share that was right, by tenths: {}.",
+            errors.collect::<Vec<String>>().join(", ")
+        ),
+        svg: charts::svg((SIZE.0, 400), |area| {
+            charts::lines(area, "Does the foretold chance come true?", &axes, &series)
+        })?,
+    })
+}
+
+fn training(findings: &Findings) -> Result<Vec<Figure>> {
+    let panels = panels(&findings.epochs);
+    let figure = |(place, panel): (usize, &Panel)| {
+        let last = panel.series.iter().filter_map(|series| match series {
+            Series::Line(line) => Some(format!("{} ends at {:.4}", line.name, line.points.last()?.1)),
+            _ => None,
+        });
+        Ok(Figure {
+            name: format!("training_{place}"),
+            alt: format!("{} by epoch: {}.", panel.title, last.collect::<Vec<String>>().join(", ")),
+            svg: charts::svg((SIZE.0, 280), |area| panel.draw(area))?,
+        })
+    };
+    // A term that was not used has nothing to show.
+    let shown = |panel: &&Panel| {
+        panel.series.iter().any(|series| matches!(series, Series::Line(line) if line.points.iter().any(|p| p.1 != 0.0)))
+    };
+    panels.iter().filter(shown).enumerate().map(figure).collect()
+}

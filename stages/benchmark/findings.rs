@@ -1,0 +1,178 @@
+//! All that the report is made of, and `results.json`.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde_json::{Map as Object, Value, json};
+use similiai::cache::KeyDocument;
+use similiai::metrics::METRICS;
+use similiai::stage::Ancestor;
+
+use super::approximate::Curve;
+use super::baselines::Baseline;
+use super::projection::Map;
+use super::protocols::{Protocol, QUESTIONS};
+use super::queries::{Example, Shown};
+use super::runs::{Comparison, Run};
+use crate::stages::train::Epoch;
+
+/// What the original project reports of its top 5, on 2,000 pictures of CIFAR-10.
+const ORIGINAL: f64 = 0.36;
+/// CIFAR-10's classes, by name.
+const CIFAR10: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+pub struct Findings {
+    pub main: Run,
+    /// Label and name.
+    pub classes: BTreeMap<i32, String>,
+    pub protocols: Vec<Protocol>,
+    pub baselines: Vec<Baseline>,
+    /// Of the approximate index, if there is one.
+    pub curve: Option<Curve>,
+    pub map: Map,
+    pub epochs: Vec<Epoch>,
+    pub shown: Shown,
+    /// Other trainings beside this one.
+    pub comparisons: Vec<Comparison>,
+    /// The instance that made the report.
+    pub instance: String,
+    pub needs: Vec<String>,
+    pub key: String,
+    pub document: KeyDocument,
+    pub lineage: Vec<Ancestor>,
+    pub provenance: BTreeMap<String, String>,
+}
+
+/// A step of the pipeline; the last one made the report.
+pub struct Step<'a> {
+    pub instance: &'a str,
+    pub stage: &'a str,
+    pub needs: &'a [String],
+    pub key: &'a str,
+    /// Of its result; the report cannot hold its own.
+    pub digest: Option<&'a str>,
+    pub document: &'a KeyDocument,
+}
+
+impl Findings {
+    /// What the original reached, where it learned the same classes.
+    pub fn original(&self) -> Option<f64> {
+        self.classes.values().eq(CIFAR10).then_some(ORIGINAL)
+    }
+
+    pub fn steps(&self) -> Vec<Step<'_>> {
+        let Self { instance, needs, key, document, .. } = self;
+        let own = Step { instance, stage: &document.stage, needs, key, digest: None, document };
+        let before = self.lineage.iter().map(|Ancestor { instance, needs, key, digest, document }| Step {
+            instance,
+            stage: &document.stage,
+            needs,
+            key,
+            digest: Some(digest),
+            document,
+        });
+        before.chain([own]).collect()
+    }
+
+    /// A manifest that gives this very report; what cannot change a result (`source`, say) is not in it.
+    pub fn manifest(&self) -> Result<String> {
+        let mut stages = serde_yaml::Mapping::new();
+        for step in self.steps() {
+            let mut settings = serde_yaml::Mapping::new();
+            settings.insert("uses".into(), step.stage.into());
+            if !step.needs.is_empty() {
+                settings.insert("needs".into(), serde_yaml::to_value(step.needs)?);
+            }
+            if step.digest.is_none() {
+                settings.insert("out".into(), "reports".into());
+            }
+            if step.document.seed != self.document.seed {
+                settings.insert("seed".into(), step.document.seed.into());
+            }
+            if let serde_yaml::Value::Mapping(parameters) = serde_yaml::to_value(&step.document.parameters)? {
+                settings.extend(parameters);
+            }
+            stages.insert(step.instance.into(), settings.into());
+        }
+        let mut manifest = serde_yaml::Mapping::new();
+        manifest.insert("version".into(), 1.into());
+        manifest.insert("seed".into(), self.document.seed.into());
+        manifest.insert("stages".into(), stages.into());
+        Ok(serde_yaml::to_string(&manifest)?)
+    }
+
+    pub fn results(&self) -> Value {
+        let baselines = |place: usize| -> Object<String, Value> {
+            self.baselines.iter().map(|it| (it.name.to_owned(), json!(it.reached[place]))).collect()
+        };
+        let protocol = |(place, it): (usize, &Protocol)| {
+            let scores = METRICS.iter().zip(&it.scores);
+            let metrics: Object<_, _> = scores.map(|(metric, score)| (metric.name.to_owned(), json!(score))).collect();
+            let mut hubness = json!(it.hubness);
+            hubness["hubs"] = it
+                .hubness
+                .hubs
+                .iter()
+                .map(|hub| {
+                    let mut item = self.item(hub.id);
+                    (item["times"], item["wrong"]) = (json!(hub.times), json!(hub.wrong));
+                    item
+                })
+                .collect();
+            let value = json!({
+                "queries": it.queries.len(), "gallery": it.gallery, "metrics": metrics, "baselines": baselines(place),
+                "precision@k": it.at_k, "classes": it.classes, "confusion": it.confusion, "hubness": hubness,
+                "distances": it.distances, "calibration": it.reliability,
+            });
+            (it.question.name.to_owned(), value)
+        };
+        let protocols: Object<_, _> = self.protocols.iter().enumerate().map(protocol).collect();
+        let examples = |examples: &[Example]| -> Vec<Value> { examples.iter().map(|it| self.example(it)).collect() };
+        json!({
+            "schema": 1, "run": self.main.name, "protocols": protocols, "original": self.original(),
+            "examples": examples(&self.shown.random), "best": examples(&self.shown.best),
+            "worst": examples(&self.shown.worst), "approximate": self.curve, "map": self.map,
+            "comparisons": self.comparisons, "lineage": self.lineage, "document": self.document,
+            "provenance": self.provenance,
+        })
+    }
+
+    fn item(&self, id: usize) -> Value {
+        let embeddings = &self.main.embeddings;
+        json!({"id": id, "path": embeddings.paths[id], "label_name": embeddings.label_names[id]})
+    }
+
+    fn example(&self, example: &Example) -> Value {
+        let neighbours = example.neighbours.iter().map(|neighbour| {
+            let mut found = self.item(neighbour.id);
+            found["distance"] = json!(neighbour.distance);
+            found
+        });
+        let neighbours: Vec<Value> = neighbours.collect();
+        json!({"query": self.item(example.query), "map@r": example.score, "results": neighbours})
+    }
+
+    /// For the console.
+    pub fn table(&self) -> String {
+        let mut lines = Vec::new();
+        for (place, protocol) in self.protocols.iter().enumerate() {
+            let (name, queries) = (QUESTIONS[place].name, protocol.queries.len());
+            lines.push(format!("{name}: {queries} queries, gallery of {}", protocol.gallery));
+            for (metric, score) in METRICS.iter().zip(&protocol.scores) {
+                lines.push(format!(
+                    "  {:12} {:.3}  (95 %: {:.3} to {:.3}, chance {:.3})",
+                    metric.name, score.value, score.low, score.high, score.chance
+                ));
+            }
+            for baseline in &self.baselines {
+                let value = baseline.reached[place].precision.value;
+                lines.push(format!("  {:12} {value:.3}  with {}", METRICS[0].name, baseline.name));
+            }
+            for comparison in &self.comparisons {
+                let it = &comparison.protocols[name][METRICS[0].name];
+                lines.push(format!("  {} beside {}: {it}", comparison.run, self.main.name));
+            }
+        }
+        lines.join("\n")
+    }
+}

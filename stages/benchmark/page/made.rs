@@ -1,0 +1,115 @@
+//! How it learned, how it was made, and how to make it again.
+
+use anyhow::Result;
+use maud::{Markup, html};
+use similiai::embeddings::{COLUMNS, FILE};
+
+use super::parts::{figure, scrolling};
+use crate::stages::benchmark::figures::Figures;
+use crate::stages::benchmark::findings::Findings;
+
+/// The README shows the same lines, and a test runs them there.
+const DUCKDB: &str = include_str!("duckdb.sql");
+const POLARS: &str = include_str!("polars.py");
+
+pub fn training(findings: &Findings, figures: &Figures) -> Markup {
+    let (map, dimension) = (&findings.map, findings.main.embeddings.dimension);
+    html! {
+        @if let (Some(first), Some(last)) = (findings.epochs.first(), findings.epochs.last()) {
+            p {
+                b { "Collapse monitor. " }
+                "A network has collapsed when it places all pictures alike. At the end of training two pictures of different classes are "
+                b.number { (format!("{:.2}", last.negative_distance)) } " apart on average, two of one class "
+                b.number { (format!("{:.2}", last.positive_distance)) } " (in the first epoch "
+                span.number { (format!("{:.2}", first.negative_distance)) } " and " span.number { (format!("{:.2}", first.positive_distance)) }
+                "), and the embeddings of the test pictures vary in " b.number { (format!("{:.1}", map.effective_dimensions)) } " of " (dimension)
+                " dimensions (participation ratio). A training whose distances become all alike, with the loss at the margin, is stopped."
+            }
+        }
+        div.figures { @for panel in &figures.training { (figure(panel, html! {})) } }
+        details {
+            summary { "The log as a table: " (findings.epochs.len()) " epochs" }
+            (scrolling("Training log", html! {
+                thead { tr { @for name in ["epoch", "learning rate", "loss", "triplet loss", "cross-entropy", "active triplets", "same class", "other class", "held-out precision@5"] { th scope="col" { (name) } } } }
+                tbody {
+                    @for epoch in &findings.epochs {
+                        tr {
+                            th scope="row" { (epoch.epoch) }
+                            td.number { (format!("{:.6}", epoch.learning_rate)) }
+                            @for value in [epoch.loss, epoch.triplet_loss, epoch.cross_entropy, epoch.active_triplets, epoch.positive_distance, epoch.negative_distance] {
+                                td.number { (format!("{value:.4}")) }
+                            }
+                            td.number { @if let Some(precision) = epoch.validation_precision { (format!("{precision:.4}")) } }
+                        }
+                    }
+                }
+            }))
+        }
+    }
+}
+
+pub fn section(findings: &Findings, figures: &Figures) -> Result<Markup> {
+    let (steps, instance) = (findings.steps(), &findings.instance);
+    let program = findings.provenance.get("similiai.program").map(String::as_str).unwrap_or_default();
+    let parameters = steps.iter().map(|step| Ok(serde_yaml::to_string(&step.document.parameters)?));
+    let parameters = parameters.collect::<Result<Vec<String>>>()?;
+    Ok(html! {
+        p {
+            "Each step is known by its key: the digest of its code's version, its parameters, its seed and the content that it read. "
+            "Who has the same keys has the same results. Made by " (program) ", with seed " (findings.document.seed) "."
+        }
+        (figure(&figures.pipeline, html! { "From top to bottom; a line leads from what is read to what reads it. Right: the beginning of each key." }))
+        @for (step, parameters) in steps.iter().zip(parameters) {
+            details {
+                summary { b { (step.instance) } @if !step.needs.is_empty() { span.soft { " reads " (step.needs.join(", ")) } } }
+                (scrolling(&format!("Step {}", step.instance), html! {
+                    tbody {
+                        tr { th scope="row" { "stage" } td { (step.stage) ", version " (step.document.version) ", seed " (step.document.seed) } }
+                        tr { th scope="row" { "key" } td { code { (step.key) } } }
+                        tr { th scope="row" { "result" } td { @match step.digest { Some(digest) => code { (digest) }, None => "this report; a file cannot hold its own digest" } } }
+                        @for (name, digest) in &step.document.reads { tr { th scope="row" { "read: " (name) } td { code { (digest) } } } }
+                    }
+                }))
+                pre tabindex="0" aria-label=(format!("Parameters of {}", step.instance)) { (parameters.trim_end()) }
+            }
+        }
+        h3 { "Make it again" }
+        p { "In the project's folder, with the profile and parameters of this run:" }
+        pre tabindex="0" aria-label="Commands" {
+            "similiai run " (instance) "             # makes what is not there yet\n"
+            "similiai explain " (instance) "         # its key must be " (&findings.key[..12]) "…\n"
+            "similiai verify --rerun " (instance) "  # makes it once more, and compares every byte\n"
+            "similiai status --times           # where the time went"
+        }
+        details {
+            summary { "The manifest that gives this page" }
+            p.soft { "As " code { "pipeline.yaml" } " in an empty folder; " code { "fetch" } "-like steps also need their " code { "source" } ", which may lie anywhere and so is not in the key." }
+            pre tabindex="0" id="manifest" aria-label="Manifest" { (findings.manifest()?) }
+        }
+        (card(findings))
+    })
+}
+
+/// What the Parquet file holds, where it comes from, and how to read it.
+fn card(findings: &Findings) -> Markup {
+    let run = &findings.main;
+    html! {
+        h3 { "The data" }
+        p { "The embeddings are " code { (FILE) } ": " (run.embeddings.len()) " rows, sorted by " code { "id" } ", for any Parquet reader. The five nearest of picture 7 in DuckDB and in polars:" }
+        pre tabindex="0" aria-label="DuckDB" { (DUCKDB.trim_end()) }
+        pre tabindex="0" aria-label="polars" { (POLARS.trim_end()) }
+        (scrolling("Columns", html! {
+            thead { tr { th scope="col" { "column" } th scope="col" { "type" } th scope="col" { "what it is" } } }
+            tbody { @for (name, kind, what) in COLUMNS { tr { th scope="row" { code { (name) } } td { (kind) } td { (what) } } } }
+        }))
+        p.soft { "Its footer says how the rows were made:" }
+        (scrolling("Footer", html! {
+            tbody {
+                tr { th scope="row" { "file (BLAKE3)" } td { code { (run.digest) } } }
+                @for (name, value) in &run.embeddings.facts {
+                    tr { th scope="row" { (name.strip_prefix("similiai.").unwrap_or(name)) } td { code { (value) } } }
+                }
+            }
+        }))
+    }
+}

@@ -1,0 +1,170 @@
+//! The map: test embeddings in two dimensions, near ones near each other.
+
+use anyhow::{Context as _, Result};
+use bhtsne::{Neighbor, tSNE};
+use nalgebra::{DMatrix, SymmetricEigen};
+use rand::seq::SliceRandom;
+use serde::Serialize;
+use similiai::embeddings::Embeddings;
+use similiai::search::{Gallery, Query};
+use similiai::stage::Context;
+
+/// Pictures on the map; of more, as many are drawn at random.
+const MOST: usize = 1000;
+/// Neighbours that a picture is held by (van der Maaten and Hinton 2008, section 2).
+const PERPLEXITY: usize = 30;
+const EPOCHS: usize = 1000;
+/// Of the Barnes-Hut approximation (van der Maaten 2014).
+const THETA: f32 = 0.5;
+
+#[derive(Serialize)]
+pub struct Map {
+    pub method: &'static str,
+    pub perplexity: f32,
+    /// Test pictures there are.
+    pub of: usize,
+    pub points: Vec<Point>,
+    /// In how many directions the embeddings vary: (Σ λ)² / Σ λ² over the eigenvalues λ of their covariance
+    /// (participation ratio); 1 where they have collapsed to a line.
+    pub effective_dimensions: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Point {
+    pub id: usize,
+    /// 0 to 1.
+    pub x: f32,
+    pub y: f32,
+}
+
+pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Result<Map> {
+    let mut ids = test.to_vec();
+    if ids.len() > MOST {
+        ids.shuffle(&mut context.rng("map"));
+        ids.truncate(MOST);
+        ids.sort_unstable();
+    }
+    let rows: Vec<&[f32]> = ids.iter().map(|id| embeddings.row(*id)).collect();
+    let Principal { plane, effective_dimensions } = principal(&rows);
+    let perplexity = PERPLEXITY.min((ids.len() - 1) / 3);
+    let (method, places) = match perplexity {
+        0 | 1 => ("PCA", plane),
+        _ => ("t-SNE", tsne(&rows, &plane, perplexity)?),
+    };
+    let points = ids.iter().zip(scaled(&places)).map(|(id, [x, y])| Point { id: *id, x, y }).collect();
+    Ok(Map { method, perplexity: perplexity as f32, of: test.len(), points, effective_dimensions })
+}
+
+/// From the plane of principal components, as Kobak and Berens 2019 advise, and exact neighbours.
+fn tsne(rows: &[&[f32]], plane: &[[f32; 2]], perplexity: usize) -> Result<Vec<[f32; 2]>> {
+    let dimension = rows[0].len();
+    let gallery = Gallery::of_rows(dimension, rows.concat())?;
+    let queries = rows.iter().enumerate();
+    let queries: Vec<Query> = queries.map(|(place, row)| Query::nearest(row, 3 * perplexity).without(place)).collect();
+    let neighbours: Vec<Vec<Neighbor<f32>>> = gallery
+        .search(&queries)?
+        .into_iter()
+        .map(|found| found.iter().map(|it| Neighbor { index: it.id, distance: it.distance }).collect())
+        .collect();
+    // Small at the start, so that the order is kept and nothing else.
+    let spread = (plane.iter().map(|[x, _]| x * x).sum::<f32>() / plane.len() as f32).sqrt().max(f32::MIN_POSITIVE);
+    let start: Vec<f32> = plane.iter().flatten().map(|value| value / spread * 1e-4).collect();
+    // One thread: the order of the crate's sums depends on which of several is free.
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("cannot start a thread")?;
+    one.install(|| {
+        let mut tsne = tSNE::<f32, &[f32], 2>::new(rows);
+        tsne.perplexity(perplexity as f32).epochs(EPOCHS).initial_embedding(start);
+        Ok(tsne.barnes_hut_with_neighbors(THETA, &neighbours).embedding().as_chunks().0.to_vec())
+    })
+}
+
+struct Principal {
+    /// Each row along the two directions in which all vary most.
+    plane: Vec<[f32; 2]>,
+    effective_dimensions: f64,
+}
+
+fn principal(rows: &[&[f32]]) -> Principal {
+    let dimension = rows[0].len();
+    let mut mean = vec![0.0f64; dimension];
+    rows.iter().for_each(|row| mean.iter_mut().zip(*row).for_each(|(sum, value)| *sum += f64::from(*value)));
+    mean.iter_mut().for_each(|sum| *sum /= rows.len() as f64);
+    let mut covariance = DMatrix::<f64>::zeros(dimension, dimension);
+    for row in rows {
+        let centred: Vec<f64> = row.iter().zip(&mean).map(|(value, mean)| f64::from(*value) - mean).collect();
+        for (i, a) in centred.iter().enumerate() {
+            for (j, b) in centred[..=i].iter().enumerate() {
+                covariance[(i, j)] += a * b;
+            }
+        }
+    }
+    // The lower half is all that is read.
+    let SymmetricEigen { eigenvectors, eigenvalues } = covariance.symmetric_eigen();
+    let mut order: Vec<usize> = (0..dimension).collect();
+    order.sort_by(|a, b| eigenvalues[*b].total_cmp(&eigenvalues[*a]).then(a.cmp(b)));
+    let along = |row: &&[f32], place: usize| {
+        let Some(column) = order.get(place) else { return 0.0 };
+        let direction = eigenvectors.column(*column);
+        // A direction may point either way: its greatest part is positive.
+        let greatest = direction.iter().copied().reduce(|a, b| if b.abs() > a.abs() { b } else { a });
+        let sign = greatest.map_or(1.0, f64::signum);
+        let parts = row.iter().zip(&mean).zip(direction.iter());
+        (sign * parts.map(|((value, mean), part)| (f64::from(*value) - mean) * part).sum::<f64>()) as f32
+    };
+    let plane = rows.iter().map(|row| [along(row, 0), along(row, 1)]).collect();
+    let (sum, squares): (f64, f64) = (eigenvalues.iter().sum(), eigenvalues.iter().map(|value| value * value).sum());
+    Principal { plane, effective_dimensions: if squares > 0.0 { sum * sum / squares } else { 0.0 } }
+}
+
+/// From 0 to 1 in steps of 1/10,000.
+fn scaled(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
+    let scale = |axis: usize| {
+        let values = || places.iter().map(move |place| place[axis]);
+        let (low, high) = (values().fold(f32::MAX, f32::min), values().fold(f32::MIN, f32::max));
+        move |value: f32| if high > low { ((value - low) / (high - low) * 1e4).round() / 1e4 } else { 0.5 }
+    };
+    let (across, up) = (scale(0), scale(1));
+    places.iter().map(|[x, y]| [across(*x), up(*y)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::Rng;
+    use similiai::stage::rng;
+
+    /// Three clusters in five dimensions.
+    fn clusters(count: usize) -> Vec<Vec<f32>> {
+        let mut rng = rng(1, "clusters");
+        let row = |place: usize| -> Vec<f32> {
+            (0..5).map(|axis| if axis == place % 3 { 4.0 } else { 0.0 } + rng.gen_range(-0.3..0.3)).collect()
+        };
+        (0..count).map(row).collect()
+    }
+
+    #[test]
+    fn neighbours_stay_neighbours() {
+        let rows = clusters(90);
+        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        let places = tsne(&rows, &principal(&rows).plane, 10).unwrap();
+        let apart = |a: usize, b: usize| (places[a][0] - places[b][0]).hypot(places[a][1] - places[b][1]);
+        let agree = (0..90).filter(|a| {
+            let nearest = (0..90).filter(|b| b != a).min_by(|b, c| apart(*a, *b).total_cmp(&apart(*a, *c)));
+            nearest.is_some_and(|nearest| nearest % 3 == a % 3)
+        });
+        assert_eq!(agree.count(), 90);
+        assert_eq!(places, tsne(&rows, &principal(&rows).plane, 10).unwrap(), "the same every time");
+    }
+
+    #[test]
+    fn the_plane_holds_most_of_what_varies() {
+        // On a line through (1, 2, 0), with little beside it.
+        let rows: Vec<[f32; 3]> = (0..20).map(|i| [i as f32, 2.0 * i as f32, 0.01 * (i % 2) as f32]).collect();
+        let rows: Vec<&[f32]> = rows.iter().map(|row| row.as_slice()).collect();
+        let found = principal(&rows);
+        assert!((found.effective_dimensions - 1.0).abs() < 1e-3, "{}", found.effective_dimensions);
+        let step = found.plane[1][0] - found.plane[0][0];
+        assert!((step - 5.0f32.sqrt()).abs() < 1e-3 && found.plane[7][1].abs() < 0.1, "{:?}", found.plane);
+        assert_eq!(scaled(&[[1.0, 5.0], [2.0, 5.0], [5.0, 5.0]]), [[0.0, 0.5], [0.25, 0.5], [1.0, 0.5]]);
+    }
+}
