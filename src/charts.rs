@@ -142,6 +142,11 @@ fn headed<'a>(area: &Area<'a>, title: &str, legend: &[Mark]) -> Result<Area<'a>>
     Ok(area.split_vertically(top).1)
 }
 
+/// At most so many letters of a name.
+pub fn shortened(name: &str, most: usize) -> String {
+    if name.chars().count() <= most { name.to_owned() } else { name.chars().take(most - 1).chain(['…']).collect() }
+}
+
 /// A value in as few digits as tell neighbouring ticks apart.
 fn short(value: f64) -> String {
     let text = format!("{value:.4}");

@@ -5,9 +5,11 @@
 
 mod bootstrap;
 mod queries;
+mod table;
 
 pub use bootstrap::{Difference, Score, Verdict};
 pub use queries::{Scored, differences, parse, write};
+pub use table::{Shown, table};
 
 /// The figures of a run.
 pub const RESULTS: &str = "results.json";
@@ -53,6 +55,9 @@ pub struct Metric {
 }
 
 pub const COUNT: usize = 6;
+/// Places in [`METRICS`].
+pub const PRECISION_AT_5: usize = 0;
+pub const MAP_AT_R: usize = 5;
 
 pub const METRICS: [Metric; COUNT] = [
     Metric {
@@ -218,6 +223,11 @@ mod tests {
     #[test]
     fn balanced_classes_win_the_vote_alike() {
         assert!((vote_by_chance(&ranking(&[], 160, &[160; 9]), 5) - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
+    fn places_are_those_of_the_names() {
+        assert_eq!((METRICS[PRECISION_AT_5].name, METRICS[MAP_AT_R].name), ("precision@5", "map@r"));
     }
 
     #[test]

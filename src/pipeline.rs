@@ -58,8 +58,8 @@ impl Project {
     fn lineage(&self, place: usize, results: &[Option<Record>]) -> Vec<Ancestor> {
         fn visit(instances: &[Instance], place: usize, order: &mut Vec<usize>) {
             for need in &instances[place].needs {
-                visit(instances, *need, order);
                 if !order.contains(need) {
+                    visit(instances, *need, order);
                     order.push(*need);
                 }
             }

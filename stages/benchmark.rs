@@ -54,9 +54,11 @@ impl Stage for Benchmark {
         require((1..=50).contains(&self.examples), "examples", "must be 1 to 50")
     }
 
-    /// The page says how all of it was made, so that is read too.
+    /// The page says how all of it was made and by what, and the first embeddings in `needs` have it.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
-        let lineage = blake3::hash(&serde_json::to_vec(&inputs.lineage)?).to_hex().to_string();
+        let needs: Vec<&String> = inputs.results.iter().map(|input| &input.instance).collect();
+        let lineage = serde_json::to_vec(&(&inputs.instance, needs, &inputs.lineage))?;
+        let lineage = blake3::hash(&lineage).to_hex().to_string();
         let mut reads = inputs.digests();
         reads.insert("lineage".to_owned(), lineage);
         Ok(reads)
@@ -65,11 +67,13 @@ impl Stage for Benchmark {
     fn run(&self, context: &Context) -> Result<()> {
         let pictures = context.input("prepare")?;
         let findings = self.measure(context)?;
-        context.progress.tell(&findings.table());
+        let results = findings.results();
+        context.progress.tell(&metrics::table(&results).join("\n"));
 
         let output = |name: &str| context.output.join(name);
-        let results = serde_json::to_string_pretty(&findings.results())? + "\n";
+        let results = serde_json::to_string_pretty(&results)? + "\n";
         files::write(&output(RESULTS), results.as_bytes())?;
+        metrics::write(&output(QUERIES), &findings.scored)?;
         let figures = Figures::draw(&findings)?;
         for figure in figures.files() {
             let png = charts::png(&figure.svg, &[], &findings.provenance)?;
@@ -103,10 +107,9 @@ impl Benchmark {
         let (mut scored, mut comparisons) = (first.clone(), Vec::new());
         for run in runs {
             let own = runs::scored(&run, &protocols::evaluate(&run.embeddings, &run.model.calibration, context)?);
-            comparisons.push(runs::compare(&run, &first, &own, context.seed));
+            comparisons.push(runs::compare(&run, &first, &own));
             scored.extend(own);
         }
-        metrics::write(&context.output.join(QUERIES), &scored)?;
         let test = protocols::ids(embeddings, Side::Test);
         let needs = context.inputs.results.iter().map(|input| input.instance.clone()).collect();
         Ok(Findings {
@@ -118,6 +121,7 @@ impl Benchmark {
             shown: Shown::of(&protocols[0], embeddings, self.examples, context),
             protocols,
             comparisons,
+            scored,
             instance: context.inputs.instance.clone(),
             needs,
             key: context.document.key()?,

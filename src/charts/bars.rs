@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
-use super::{Area, FAINT, INK, MARGIN, Mark, TEXT, fault, font, headed, short, write};
+use super::{Area, FAINT, INK, MARGIN, Mark, TEXT, fault, font, headed, short, shortened, write};
 
 const BAR: i32 = 15;
 const GAP: i32 = 9;
@@ -48,7 +48,8 @@ pub(super) fn bar(area: &Area, corners: [(i32, i32); 2], color: RGBColor, filled
 fn draw(area: &Area, title: &str, legend: &[Mark], rows: &[Row]) -> Result<()> {
     let area = headed(area, title, legend)?;
     let (width, height) = area.dim_in_pixel();
-    let name_width = |row: &Row| Ok(area.estimate_text_size(row.name, &font(TEXT, &INK)).map_err(fault)?.0);
+    let shown = |row: &Row| shortened(row.name, 20);
+    let name_width = |row: &Row| Ok(area.estimate_text_size(&shown(row), &font(TEXT, &INK)).map_err(fault)?.0);
     let names = rows.iter().map(name_width).collect::<Result<Vec<u32>>>()?.into_iter().max().unwrap_or(0);
     let left = (names as i32 + 2 * MARGIN).min(width as i32 / 2);
     let (right, bottom) = (width as i32 - 44, height as i32 - AXIS);
@@ -59,9 +60,10 @@ fn draw(area: &Area, title: &str, legend: &[Mark], rows: &[Row]) -> Result<()> {
         write(&area, &short(value), (x(value), bottom + AXIS / 2), HPos::Center, TEXT, &INK)?;
     }
     let mut y = GAP / 2;
-    for Row { name, bars } in rows {
+    for row in rows {
+        let bars = &row.bars;
         let middle = y + BAR * bars.len() as i32 / 2;
-        write(&area, name, (left - MARGIN, middle), HPos::Right, TEXT, &INK)?;
+        write(&area, &shown(row), (left - MARGIN, middle), HPos::Right, TEXT, &INK)?;
         for Bar { color, filled, value, interval, chance } in bars {
             bar(&area, [(left, y + 1), (x(*value), y + BAR - 1)], *color, *filled)?;
             let (middle, mut end) = (y + BAR / 2, x(*value));

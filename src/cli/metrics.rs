@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Session, Variation};
 use crate::cache::Record;
-use crate::metrics::{METRICS, RESULTS};
+use crate::metrics::{RESULTS, table};
 use crate::pipeline::Project;
 use crate::stage::Gives;
 use crate::{damaged, files};
@@ -54,44 +54,6 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         table(&results).iter().for_each(|line| session.screen.print(line));
     }
     Ok(())
-}
-
-/// For people: a line for each metric of each protocol.
-fn table(results: &Value) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (name, protocol) in results["protocols"].as_object().into_iter().flatten() {
-        lines.push(format!("{name}: {} queries, gallery of {}", protocol["queries"], protocol["gallery"]));
-        for metric in &METRICS {
-            let Some(score) = Shown::of(&protocol["metrics"][metric.name]) else { continue };
-            let chance = protocol["metrics"][metric.name]["chance"].as_f64().unwrap_or(0.0);
-            lines.push(format!("  {:12} {score}, chance {chance:.3}", metric.name));
-        }
-        for (baseline, reached) in protocol["baselines"].as_object().into_iter().flatten() {
-            let Some(score) = Shown::of(&reached[METRICS[0].name]) else { continue };
-            lines.push(format!("  {:12} {score} with {baseline}", METRICS[0].name));
-        }
-    }
-    lines
-}
-
-/// A value with its interval, as `results.json` has it.
-struct Shown {
-    value: f64,
-    low: f64,
-    high: f64,
-}
-
-impl Shown {
-    fn of(score: &Value) -> Option<Self> {
-        let number = |name: &str| score[name].as_f64();
-        Some(Self { value: number("value")?, low: number("low")?, high: number("high")? })
-    }
-}
-
-impl std::fmt::Display for Shown {
-    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(to, "{:.3} ({:.3}–{:.3})", self.value, self.low, self.high)
-    }
 }
 
 /// Whether a result holds figures.

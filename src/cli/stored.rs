@@ -6,24 +6,31 @@ use crate::cache::Record;
 use crate::failure::Failure;
 use crate::pipeline::Project;
 
-/// That of an instance, or the one whose key or digest begins with `name`, among those that `fits`.
+/// That of an instance, or the one whose key or digest begins with `name`; it must be one that `fits`.
 pub fn find(project: &Project, name: &str, fits: &dyn Fn(&Record) -> bool) -> Result<Record> {
     let store = &project.store;
-    let laid = if project.manifest.find(name).is_ok() { store.laid(name)? } else { None };
+    let usage = |why: String| Err(Failure::Usage(why).into());
+    let is_instance = project.manifest.find(name).is_ok();
+    let laid = if is_instance { store.laid(name)? } else { None };
     let matches = |record: &Record| match &laid {
         Some(laid) => record.key == laid.key,
-        None => name.len() >= 4 && (record.key.starts_with(name) || record.digest.starts_with(name)),
+        None => !is_instance && name.len() >= 4 && (record.key.starts_with(name) || record.digest.starts_with(name)),
     };
-    let all = store.records()?.into_iter();
-    let mut found: Vec<Record> = all.filter(|record| fits(record) && matches(record)).collect();
-    match (found.len(), found.pop()) {
-        (1, Some(record)) => Ok(record),
-        (0, _) => {
-            let help = "name an instance, or at least 4 digits of a key or digest (`similiai explain INSTANCE`)";
-            Err(Failure::Usage(format!("there is no stored result `{name}`; {help}")).into())
+    let found: Vec<Record> = store.records()?.into_iter().filter(matches).collect();
+    let (fitting, others): (Vec<Record>, Vec<Record>) = found.into_iter().partition(fits);
+    match (fitting.as_slice(), others.as_slice()) {
+        ([record], _) => Ok(record.clone()),
+        ([], [other, ..]) => {
+            usage(format!("`{name}` is a result of stage `{}`, which has no figures", other.document.stage))
         }
-        (count, _) => {
-            Err(Failure::Usage(format!("{count} stored results begin with `{name}`; give more digits")).into())
+        ([], []) if is_instance => usage(format!("`{name}` has no stored result; run `similiai run {name}`")),
+        ([], []) => {
+            let help = "name an instance, or at least 4 digits of a key or digest (`similiai explain INSTANCE`)";
+            usage(format!("there is no stored result `{name}`; {help}"))
+        }
+        (several, _) => {
+            let keys: Vec<&str> = several.iter().map(|record| &record.key[..12]).collect();
+            usage(format!("`{name}` may be any of {}; name a key", keys.join(", ")))
         }
     }
 }

@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::{COUNT, Measured};
 
 const RESAMPLES: usize = 2000;
+/// With fewer pairs, even if all of them point one way, chance would do as much more often than once in twenty (sign
+/// test: 2 / 2⁵).
+const LEAST_PAIRS: usize = 6;
 
 /// A metric over all queries.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -87,6 +90,7 @@ impl Difference {
         let differences: Vec<f64> = pairs.iter().map(|(before, after)| after - before).collect();
         let (low, high) = interval(&differences, rng);
         let verdict = match (low > 0.0, high < 0.0) {
+            _ if pairs.len() < LEAST_PAIRS => Verdict::CannotTell,
             (true, _) => Verdict::Better,
             (_, true) => Verdict::Worse,
             _ => Verdict::CannotTell,
@@ -163,6 +167,15 @@ mod tests {
         assert_eq!(Difference::paired(&back, &mut rng(1, "test")).verdict, Verdict::Worse);
         let same: Vec<(f64, f64)> = pairs.iter().map(|(a, _)| (*a, *a)).collect();
         assert_eq!(Difference::paired(&same, &mut rng(1, "test")).verdict, Verdict::CannotTell);
+    }
+
+    #[test]
+    fn a_handful_of_pairs_tells_nothing() {
+        for count in 0..10 {
+            let found = Difference::paired(&vec![(0.0, 1.0); count], &mut rng(1, "test"));
+            let expected = if count < LEAST_PAIRS { Verdict::CannotTell } else { Verdict::Better };
+            assert_eq!(found.verdict, expected, "{count}");
+        }
     }
 
     #[test]

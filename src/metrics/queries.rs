@@ -43,7 +43,7 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Vec<Scored>> {
     let mut reader = csv::Reader::from_reader(bytes);
     let wrong = |what: String| damaged!("{name}: {what}");
     if !reader.headers().map_err(|error| wrong(error.to_string()))?.iter().eq(header()) {
-        return Err(wrong("its columns are not those of this version; run the benchmark again".to_owned()));
+        return Err(wrong("its columns are not those of this version; measure it again".to_owned()));
     }
     let row = |row: csv::Result<(String, String, String, String, [f64; COUNT])>| {
         let (run, protocol, path, label_name, values) = row.map_err(|error| wrong(error.to_string()))?;
@@ -52,13 +52,9 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Vec<Scored>> {
     reader.deserialize().map(row).collect()
 }
 
-/// By metric: how a run differs from the one before, under a protocol and over the queries that both have.
-pub fn differences(
-    before: &[Scored],
-    after: &[Scored],
-    protocol: &str,
-    seed: u64,
-) -> BTreeMap<&'static str, Difference> {
+/// By metric: how a run differs from the one before, under a protocol and over the queries that both have; the same for
+/// the same rows, whoever asks.
+pub fn differences(before: &[Scored], after: &[Scored], protocol: &str) -> BTreeMap<&'static str, Difference> {
     let of = |rows: &'_ [Scored]| -> BTreeMap<String, [f64; COUNT]> {
         let rows = rows.iter().filter(|row| row.protocol == protocol);
         rows.map(|row| (row.path.clone(), row.values)).collect()
@@ -66,7 +62,7 @@ pub fn differences(
     let (before, after) = (of(before), of(after));
     let difference = |(place, metric): (usize, &super::Metric)| {
         let pairs = before.iter().filter_map(|(path, values)| Some((values[place], after.get(path)?[place])));
-        (metric.name, Difference::paired(&pairs.collect::<Vec<_>>(), &mut rng(seed, "paired bootstrap")))
+        (metric.name, Difference::paired(&pairs.collect::<Vec<_>>(), &mut rng(0, "paired bootstrap")))
     };
     METRICS.iter().enumerate().map(difference).collect()
 }
@@ -86,11 +82,11 @@ mod tests {
         };
         let before = [row("p", "a", 0.0), row("p", "b", 1.0), row("q", "a", 1.0), row("p", "c", 1.0)];
         let after = [row("p", "b", 1.0), row("p", "d", 0.0), row("p", "a", 1.0)];
-        let found = differences(&before, &after, "p", 1);
+        let found = differences(&before, &after, "p");
         assert_eq!(found.len(), COUNT);
         let it = found["map@r"];
         assert_eq!((it.queries, it.before, it.after, it.difference), (2, 0.5, 1.0, 0.5));
-        assert_eq!(differences(&before, &after, "q", 1)["map@r"].queries, 0);
+        assert_eq!(differences(&before, &after, "q")["map@r"].queries, 0);
     }
 
     #[test]

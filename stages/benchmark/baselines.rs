@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use similiai::embeddings::Embeddings;
 use similiai::images::read_png;
-use similiai::metrics::Score;
+use similiai::metrics::{PRECISION_AT_5, Score};
 use similiai::model::{Model, Preprocessing};
 use similiai::search::{Gallery, Neighbour, Query};
 use similiai::stage::Context;
@@ -86,6 +86,9 @@ pub fn measure(
         ids.par_iter().map(|id| read_png(&pictures.join(&embeddings.paths[*id]))).collect()
     };
     let queries = queries(protocols, context);
+    if queries.is_empty() {
+        return Ok(Vec::new());
+    }
     let asked = read(&queries)?;
     let asked = ways.iter().map(|way| (way.embed)(&asked)).collect::<Result<Vec<_>>>()?;
     // (way, protocol, query): the nearest so far.
@@ -121,7 +124,11 @@ pub fn measure(
     let baseline = |(way, found): (&Way, Vec<Vec<Vec<Neighbour>>>)| {
         let reached = protocols.iter().zip(found).map(|(protocol, found)| {
             let mut rng = context.rng(&format!("bootstrap {} {}", way.name, protocol.question.name));
-            reached(embeddings, &queries, &found, protocol.scores[0].chance, &mut rng)
+            let asked = protocol.queries.iter().zip(&protocol.measured);
+            let asked = asked.filter(|(query, _)| queries.binary_search(query).is_ok());
+            let chances: Vec<f64> = asked.map(|(_, measured)| measured.chances[PRECISION_AT_5]).collect();
+            let chance = chances.iter().sum::<f64>() / chances.len() as f64;
+            reached(embeddings, &queries, &found, chance, &mut rng)
         });
         Baseline { name: way.name, definition: way.definition, reached: reached.collect() }
     };

@@ -20,13 +20,14 @@ pub struct Distances {
     pub different: Vec<u64>,
     /// The area that both histograms, each scaled to 1, have in common (Inman and Bradley 1989): 0 where distance alone
     /// tells the classes apart, 1 where it tells nothing.
-    pub overlap: f64,
+    /// None where all pairs are of one kind.
+    pub overlap: Option<f64>,
 }
 
 impl Distances {
     pub fn measure(embeddings: &Embeddings, queries: &[usize], among: &[usize]) -> Self {
-        let step = queries.len().div_ceil(QUERIES).max(1);
-        let queries: Vec<usize> = queries.iter().copied().step_by(step).collect();
+        let count = queries.len().min(QUERIES);
+        let queries: Vec<usize> = (0..count).map(|place| queries[place * queries.len() / count]).collect();
         let norm = |row: &[f32]| row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
         let longest = embeddings.values.chunks_exact(embeddings.dimension).map(norm).fold(1e-9, f64::max);
         let width = 2.0 * longest / BINS as f64;
@@ -57,8 +58,9 @@ impl Distances {
     }
 }
 
-fn overlap(a: &[u64], b: &[u64]) -> f64 {
-    Distances::shares(a).zip(Distances::shares(b)).map(|(a, b)| a.min(b)).sum()
+fn overlap(a: &[u64], b: &[u64]) -> Option<f64> {
+    let some = [a, b].iter().all(|counts| counts.iter().any(|count| *count > 0));
+    some.then(|| Distances::shares(a).zip(Distances::shares(b)).map(|(a, b)| a.min(b)).sum())
 }
 
 #[cfg(test)]
@@ -76,14 +78,15 @@ mod tests {
         let found = Distances::measure(&embeddings, &[0, 2], &[0, 1, 2, 3]);
         // 0–1 and 2–3 are near; 0–2, 0–3, 2–0 and 2–1 are far.
         assert_eq!((found.same.iter().sum::<u64>(), found.different.iter().sum::<u64>()), (2, 4));
-        assert_eq!((found.overlap, found.queries), (0.0, 2));
+        assert_eq!((found.overlap, found.queries), (Some(0.0), 2));
         assert_eq!(found.same.len(), found.different.len());
         assert!(found.different.last() == Some(&2) && (found.width - 0.02).abs() < 1e-6);
     }
 
     #[test]
     fn the_overlap_is_the_common_area() {
-        assert_eq!(overlap(&[1, 1, 0], &[0, 2, 2]), 0.5);
-        assert_eq!(overlap(&[3, 1], &[6, 2]), 1.0);
+        assert_eq!(overlap(&[1, 1, 0], &[0, 2, 2]), Some(0.5));
+        assert_eq!(overlap(&[3, 1], &[6, 2]), Some(1.0));
+        assert_eq!(overlap(&[3, 1], &[0, 0]), None);
     }
 }

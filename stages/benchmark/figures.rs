@@ -7,11 +7,11 @@ mod pipeline;
 use anyhow::Result;
 use plotters::style::RGBColor;
 use similiai::charts::{self, Axes, BLUE, Bar, Dots, GREY, Line, Look, Mark, ORANGE, Row, Series, Swatch};
-use similiai::metrics::{METRICS, Metric, Score};
+use similiai::metrics::{METRICS, Metric, PRECISION_AT_5, Score};
 
 use super::Findings;
 use super::baselines::Reached;
-use super::protocols::{Protocol, QUESTIONS};
+use super::protocols::{Class, Protocol, QUESTIONS};
 use crate::stages::train::{Panel, panels};
 
 pub use map::{COLUMNS as SPRITE_COLUMNS, TILE};
@@ -86,7 +86,8 @@ fn bar(place: usize, score: &Score) -> Bar {
 
 /// Precision@5 beside what is reached without learning, and by the original.
 fn headline(findings: &Findings) -> Result<Figure> {
-    let own = findings.protocols.iter().enumerate().map(|(place, protocol)| bar(place, &protocol.scores[0]));
+    let own =
+        findings.protocols.iter().enumerate().map(|(place, protocol)| bar(place, &protocol.scores[PRECISION_AT_5]));
     let mut rows = vec![Row { name: "this network", bars: own.collect() }];
     for baseline in &findings.baselines {
         let reached = |(place, reached): (usize, &Reached)| bar(place, &reached.precision);
@@ -125,27 +126,26 @@ fn scores(findings: &Findings) -> Result<Figure> {
 
 /// Precision@5 of each class's queries.
 fn classes(findings: &Findings) -> Result<Figure> {
-    let names = findings.classes.values();
     let of = |protocol: &Protocol, place: usize, name: &str| {
         let class = protocol.classes.iter().find(|class| class.label_name == name)?;
         Some(bar(place, &class.score))
     };
-    let rows: Vec<Row> = names
-        .map(|name| {
-            let bars = findings.protocols.iter().enumerate().filter_map(|(place, it)| of(it, place, name));
-            Row { name, bars: bars.collect() }
-        })
-        .collect();
-    let first = |row: &Row| row.bars.first().map(|bar| bar.value);
-    let by_value = |a: &&Row, b: &&Row| first(a).unwrap_or(0.0).total_cmp(&first(b).unwrap_or(0.0));
-    let (worst, best) = (rows.iter().min_by(by_value), rows.iter().max_by(by_value));
-    let told = |row: Option<&Row>| row.map(|row| format!("{} ({:.3})", row.name, first(row).unwrap_or(0.0)));
+    let row = |name: &'_ String| {
+        let bars = findings.protocols.iter().enumerate().filter_map(|(place, it)| of(it, place, name));
+        bars.collect::<Vec<Bar>>()
+    };
+    let rows = findings.classes.values().map(|name| Row { name, bars: row(name) });
+    let rows: Vec<Row> = rows.filter(|row| !row.bars.is_empty()).collect();
+    let first = &findings.protocols[0];
+    let by_value = |a: &&Class, b: &&Class| a.score.value.total_cmp(&b.score.value);
+    let told = |class: Option<&Class>| class.map(|it| format!("{} ({:.3})", it.label_name, it.score.value));
     Ok(Figure {
         name: "benchmark_classes".to_owned(),
         alt: format!(
-            "Bars of precision@5 by class of the query, with intervals. Best test-vs-train: {}; worst: {}.",
-            told(best).unwrap_or_default(),
-            told(worst).unwrap_or_default()
+            "Bars of precision@5 by class of the query, with intervals. {}, best: {}; worst: {}.",
+            first.question.name,
+            told(first.classes.iter().max_by(by_value)).unwrap_or_default(),
+            told(first.classes.iter().min_by(by_value)).unwrap_or_default()
         ),
         svg: charts::bars(SIZE.0, "Precision@5 by class of the query", &marks(), &rows)?,
     })

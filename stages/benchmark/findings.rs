@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Map as Object, Value, json};
 use similiai::cache::KeyDocument;
-use similiai::metrics::METRICS;
+use similiai::metrics::{METRICS, Scored};
 use similiai::stage::Ancestor;
 
 use super::approximate::Curve;
 use super::baselines::Baseline;
 use super::projection::Map;
-use super::protocols::{Protocol, QUESTIONS};
+use super::protocols::Protocol;
 use super::queries::{Example, Shown};
 use super::runs::{Comparison, Run};
 use crate::stages::train::Epoch;
@@ -34,6 +34,8 @@ pub struct Findings {
     pub shown: Shown,
     /// Other trainings beside this one.
     pub comparisons: Vec<Comparison>,
+    /// What each query of each training scored.
+    pub scored: Vec<Scored>,
     /// The instance that made the report.
     pub instance: String,
     pub needs: Vec<String>,
@@ -150,29 +152,5 @@ impl Findings {
         });
         let neighbours: Vec<Value> = neighbours.collect();
         json!({"query": self.item(example.query), "map@r": example.score, "results": neighbours})
-    }
-
-    /// For the console.
-    pub fn table(&self) -> String {
-        let mut lines = Vec::new();
-        for (place, protocol) in self.protocols.iter().enumerate() {
-            let (name, queries) = (QUESTIONS[place].name, protocol.queries.len());
-            lines.push(format!("{name}: {queries} queries, gallery of {}", protocol.gallery));
-            for (metric, score) in METRICS.iter().zip(&protocol.scores) {
-                lines.push(format!(
-                    "  {:12} {:.3}  (95 %: {:.3} to {:.3}, chance {:.3})",
-                    metric.name, score.value, score.low, score.high, score.chance
-                ));
-            }
-            for baseline in &self.baselines {
-                let value = baseline.reached[place].precision.value;
-                lines.push(format!("  {:12} {value:.3}  with {}", METRICS[0].name, baseline.name));
-            }
-            for comparison in &self.comparisons {
-                let it = &comparison.protocols[name][METRICS[0].name];
-                lines.push(format!("  {} beside {}: {it}", comparison.run, self.main.name));
-            }
-        }
-        lines.join("\n")
     }
 }

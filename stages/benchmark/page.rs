@@ -7,7 +7,7 @@ mod parts;
 use anyhow::Result;
 use maud::{Markup, PreEscaped, html};
 use serde_json::{Value, json};
-use similiai::metrics::METRICS;
+use similiai::metrics::{METRICS, PRECISION_AT_5};
 use similiai::page;
 use similiai::search::Parameters;
 
@@ -15,7 +15,7 @@ use super::approximate::{Curve, K};
 use super::figures::{Figures, SPRITE_COLUMNS};
 use super::findings::Findings;
 use super::pictures::Pictures;
-use super::protocols::Protocol;
+use super::protocols::{Protocol, UNSEEN};
 use parts::{figure, interval, scrolling, term};
 
 pub fn render(
@@ -64,33 +64,32 @@ pub fn render(
     Ok(page::whole(title, &style, body))
 }
 
-/// JSON that cannot end the element it stands in.
+/// JSON that holds no markup.
 fn embedded(json: &str) -> String {
-    json.replace("</", "<\\/").replace("<!--", "<\\u0021--")
+    json.replace('<', "\\u003c")
 }
 
 fn headline(findings: &Findings, figures: &Figures) -> Markup {
-    let plain = ["Finding known pictures", "Finding pictures never seen"];
     html! {
         div.headlines {
-            @for (protocol, plain) in findings.protocols.iter().zip(plain) {
-                @let score = protocol.scores[0];
+            @for protocol in &findings.protocols {
+                @let score = protocol.scores[PRECISION_AT_5];
                 div {
-                    p { b { (plain) } " " span.soft { "(" (protocol.question.name) ")" } }
+                    p { b { (protocol.question.task) } " " span.soft { "(" (protocol.question.name) ")" } }
                     p.large.number { (format!("{:.3}", score.value)) }
-                    p { (term(0)) ", 95 % interval " span.number { (interval(score.low, score.high)) } }
+                    p { (term(PRECISION_AT_5)) ", 95 % interval " span.number { (interval(score.low, score.high)) } }
                     p.soft { "Of the 5 nearest, " (format!("{:.1}", 5.0 * score.value)) " show the same kind of thing; by chance it would be " (format!("{:.1}", 5.0 * score.chance)) "." }
                     p.soft { (protocol.queries.len()) " " (protocol.question.question) "." }
                 }
             }
         }
         p {
-            "Without any learning, the same search reaches "
+            @if !findings.baselines.is_empty() { "Without any learning, the same search reaches " }
             @for (place, baseline) in findings.baselines.iter().enumerate() {
                 @if place > 0 { " and " }
                 b.number { (format!("{:.3}", baseline.reached[0].precision.value)) } " with " (baseline.name)
             }
-            " (" (findings.protocols[0].question.name) "), chance " span.number { (format!("{:.3}", findings.protocols[0].scores[0].chance)) } "."
+            " (" (findings.protocols[0].question.name) "; " (findings.baselines.first().map_or(0, |it| it.reached[0].queries)) " queries). Chance is " span.number { (format!("{:.3}", findings.protocols[0].scores[PRECISION_AT_5].chance)) } "."
             @if let Some(original) = findings.original() {
                 " The original project reports " b.number { (format!("{original:.2}")) } " for the measure nearest to this one, with 2,000 pictures too, but not these test pictures."
             }
@@ -102,11 +101,11 @@ fn headline(findings: &Findings, figures: &Figures) -> Markup {
             }))
             (figure(&figures.scores, html! { "All metrics; a tap on a name in the tables says what it is." }))
         }
-        @for protocol in &findings.protocols { (table(findings, protocol)) }
+        @for (place, protocol) in findings.protocols.iter().enumerate() { (table(findings, place, protocol)) }
     }
 }
 
-fn table(findings: &Findings, protocol: &Protocol) -> Markup {
+fn table(findings: &Findings, place: usize, protocol: &Protocol) -> Markup {
     let name = protocol.question.name;
     html! {
         h3 { (name) }
@@ -114,20 +113,19 @@ fn table(findings: &Findings, protocol: &Protocol) -> Markup {
         (scrolling(&format!("Metrics, {name}"), html! {
             thead { tr { th scope="col" { "metric" } th scope="col" { "value" } th scope="col" { "95 % interval" } th scope="col" { "chance" } th.what scope="col" { "what it is" } } }
             tbody {
-                @for (place, (metric, score)) in METRICS.iter().zip(&protocol.scores).enumerate() {
+                @for (of, (metric, score)) in METRICS.iter().zip(&protocol.scores).enumerate() {
                     tr {
-                        th scope="row" { (term(place)) }
+                        th scope="row" { (term(of)) }
                         td.number { b { (format!("{:.3}", score.value)) } }
                         td.number { (interval(score.low, score.high)) }
                         td.number { (format!("{:.3}", score.chance)) }
                         td.soft.what { (metric.definition) }
                     }
                 }
-                @let place = findings.protocols.iter().position(|it| it.question.name == name).unwrap_or(0);
                 @for baseline in &findings.baselines {
                     @let score = baseline.reached[place].precision;
                     tr {
-                        th scope="row" { (METRICS[0].name) ", " (baseline.name) }
+                        th scope="row" { (METRICS[PRECISION_AT_5].name) ", " (baseline.name) }
                         td.number { (format!("{:.3}", score.value)) }
                         td.number { (interval(score.low, score.high)) }
                         td.number { (format!("{:.3}", score.chance)) }
@@ -146,14 +144,14 @@ fn comparison(findings: &Findings) -> Markup {
         @if !findings.comparisons.is_empty() {
             h3 { "Trainings side by side" }
             p {
-                "All other figures here are of " b { (first.training) } ". Each other training answers the same queries; the difference is taken "
+                "All other figures here are of " b { (first.name) } " (trained by " (first.training) "). Each other training answers the same queries; the difference is taken "
                 "query by query, and its 95 % interval is a paired bootstrap over them. Where it holds 0, nobody can tell. "
                 "Another seed of the same training may differ too: that is not in this interval."
             }
             @for other in &findings.comparisons {
-                (scrolling(&format!("{} beside {}", other.training, first.training), html! {
-                    caption { b { (other.training) } " beside " (first.training) }
-                    thead { tr { th scope="col" { "protocol" } th scope="col" { "metric" } th scope="col" { (first.training) } th scope="col" { (other.training) } th scope="col" { "difference" } th scope="col" { "95 % interval" } th scope="col" { "in words" } } }
+                (scrolling(&format!("{} beside {}", other.run, first.name), html! {
+                    caption { b { (other.run) } " (trained by " (other.training) ") beside " (first.name) }
+                    thead { tr { th scope="col" { "protocol" } th scope="col" { "metric" } th scope="col" { (first.name) } th scope="col" { (other.run) } th scope="col" { "difference" } th scope="col" { "95 % interval" } th scope="col" { "in words" } } }
                     tbody {
                         @for (protocol, differences) in &other.protocols {
                             @for (place, metric) in METRICS.iter().enumerate() {
@@ -184,7 +182,7 @@ fn map(findings: &Findings, figures: &Figures, sheet: &[u8]) -> Markup {
         p {
             "Every mark is a test picture" (some) ", none of which the network learned from. The map is made by " (map.method)
             " from the embeddings alone, without their classes: near on the map is mostly near in the " (findings.main.embeddings.dimension)
-            " dimensions, but far says little, and the axes mean nothing. Point at a mark, or use the arrow keys."
+            " dimensions, but far says little, and the axes mean nothing. Point at a mark, or use the arrow keys; Page Up and Page Down go through all of them in order."
         }
         div.map {
             (figure(&figures.map, html! {}))
@@ -195,7 +193,8 @@ fn map(findings: &Findings, figures: &Figures, sheet: &[u8]) -> Markup {
 }
 
 fn map_data(findings: &Findings) -> Value {
-    let (embeddings, protocol) = (&findings.main.embeddings, findings.protocols.last());
+    let embeddings = &findings.main.embeddings;
+    let protocol = findings.protocols.iter().find(|protocol| protocol.question.name == UNSEEN);
     let places: std::collections::BTreeMap<usize, usize> =
         findings.map.points.iter().enumerate().map(|(place, point)| (point.id, place)).collect();
     let labels: Vec<i32> = findings.classes.keys().copied().collect();

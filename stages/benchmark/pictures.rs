@@ -8,8 +8,8 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, overlay, resize};
 use image::{ExtendedColorType, RgbImage};
 use plotters::element::PathElement;
+use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
-use plotters::style::{Color, RGBColor};
 use rayon::prelude::*;
 use similiai::charts::{self, Area, GREEN, INK, MARGIN, ORANGE, Placed, TITLE};
 use similiai::embeddings::Embeddings;
@@ -20,6 +20,8 @@ use super::protocols::NEIGHBOURS;
 use super::queries::Example;
 
 const PICTURE: i32 = 76;
+/// Side of a picture on the page, in pixels, at most.
+const MOST: u32 = 128;
 const CELL: (i32, i32) = (90, 108);
 const TOP: i32 = 2 * MARGIN + TITLE + 8;
 /// Quality of JPEG, of 100: no difference is to be seen on a page.
@@ -31,7 +33,7 @@ pub struct Pictures(BTreeMap<usize, RgbImage>);
 impl Pictures {
     pub fn read(folder: &Path, embeddings: &Embeddings, ids: impl Iterator<Item = usize>) -> Result<Self> {
         let ids: BTreeSet<usize> = ids.collect();
-        let read = |id: usize| Ok((id, read_png(&folder.join(&embeddings.paths[id]))?));
+        let read = |id: usize| Ok((id, small(read_png(&folder.join(&embeddings.paths[id]))?)));
         Ok(Self(ids.into_par_iter().map(read).collect::<Result<_>>()?))
     }
 
@@ -43,6 +45,11 @@ impl Pictures {
     pub fn jpeg(&self, id: usize) -> Result<Vec<u8>> {
         jpeg(self.get(id)?)
     }
+}
+
+/// No larger than a page shows it.
+fn small(image: RgbImage) -> RgbImage {
+    if image.width() <= MOST { image } else { resize(&image, MOST, MOST, FilterType::Triangle) }
 }
 
 fn jpeg(image: &RgbImage) -> Result<Vec<u8>> {
@@ -88,7 +95,7 @@ pub fn rows(
                 let corner = (left, TOP + row as i32 * CELL.1);
                 placed.push(Placed { image: pictures.get(id)?, corner, side: PICTURE as u32 });
                 match column {
-                    0 => label(area, &names[id], corner, 0, &INK)?,
+                    0 => label(area, &names[id], corner, 0)?,
                     _ => marked(area, &names[id], names[id] == *class, corner)?,
                 }
             }
@@ -98,8 +105,9 @@ pub fn rows(
     charts::png(&svg, &placed, facts)
 }
 
-fn label(area: &Area, name: &str, (left, top): (i32, i32), indent: i32, color: &RGBColor) -> Result<()> {
-    charts::write(area, name, (left + indent, top + PICTURE + 13), HPos::Left, charts::TEXT, color)
+fn label(area: &Area, name: &str, (left, top): (i32, i32), indent: i32) -> Result<()> {
+    let name = charts::shortened(name, 11);
+    charts::write(area, &name, (left + indent, top + PICTURE + 13), HPos::Left, charts::TEXT, &INK)
 }
 
 /// A frame and a tick where the class is right, corners and a cross where it is wrong.
@@ -120,5 +128,5 @@ fn marked(area: &Area, name: &str, right: bool, (left, top): (i32, i32)) -> Resu
         line(&[(2, base - 4), (10, base + 4)])?;
         line(&[(10, base - 4), (2, base + 4)])?;
     }
-    label(area, name, (left, top), 15, &color)
+    label(area, name, (left, top), 15)
 }

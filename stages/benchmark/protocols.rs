@@ -8,7 +8,7 @@ use similiai::calibration::{Calibration, Curve, Reliability};
 use similiai::damaged;
 use similiai::embeddings::Embeddings;
 use similiai::listing::Side;
-use similiai::metrics::{Measured, Ranking, Score};
+use similiai::metrics::{Measured, PRECISION_AT_5, Ranking, Score};
 use similiai::search::{Gallery, Neighbour, Query};
 use similiai::stage::Context;
 
@@ -24,7 +24,8 @@ pub const NEIGHBOURS: usize = 5;
 #[derive(Clone, Copy)]
 pub struct Question {
     pub name: &'static str,
-    /// In plain words.
+    /// In plain words: what it is to people, and what is asked.
+    pub task: &'static str,
     pub question: &'static str,
     /// Which pictures are the gallery.
     pub gallery: Side,
@@ -32,15 +33,20 @@ pub struct Question {
     pub curve: fn(&Calibration) -> &Curve,
 }
 
+/// The honest question: nothing that is found was learned from.
+pub const UNSEEN: &str = "test-vs-test";
+
 pub const QUESTIONS: [Question; 2] = [
     Question {
         name: "test-vs-train",
+        task: "Finding known pictures",
         question: "test pictures among the training pictures, whose classes the network was told",
         gallery: Side::Train,
         curve: |calibration| &calibration.learned,
     },
     Question {
-        name: "test-vs-test",
+        name: UNSEEN,
+        task: "Finding pictures never seen",
         question: "test pictures among the other test pictures, none of which the network ever saw",
         gallery: Side::Test,
         curve: |calibration| &calibration.unseen,
@@ -122,7 +128,7 @@ fn ask(
     let class = |(label, name): (&i32, &String)| {
         let of_class = queries.iter().zip(&measured).filter(|(query, _)| embeddings.labels[**query] == *label);
         let (values, chances): (Vec<f64>, Vec<f64>) =
-            of_class.map(|(_, measured)| (measured.values[0], measured.chances[0])).unzip();
+            of_class.map(|(_, measured)| (measured.values[PRECISION_AT_5], measured.chances[PRECISION_AT_5])).unzip();
         let score = Score::of(&values, *chances.first()?, &mut rng);
         Some(Class { label_name: name.clone(), queries: values.len(), score })
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 use similiai::embeddings::Embeddings;
-use similiai::metrics::METRICS;
+use similiai::metrics::MAP_AT_R;
 use similiai::search::Neighbour;
 use similiai::stage::Context;
 
@@ -12,8 +12,6 @@ use super::protocols::Protocol;
 
 /// Shown of the best and of the worst.
 const EXTREMES: usize = 5;
-/// Place in `METRICS` of the one by which a query is good or bad.
-const BY: usize = METRICS.len() - 1;
 
 /// A query with its nearest neighbours.
 pub struct Example {
@@ -42,13 +40,13 @@ impl Shown {
         let example = |place: usize| Example {
             query: protocol.queries[place],
             neighbours: protocol.nearest[place].clone(),
-            score: protocol.measured[place].values[BY],
+            score: protocol.measured[place].values[MAP_AT_R],
         };
         let all = |places: Vec<usize>| places.into_iter().map(example).collect();
         let mut order: Vec<usize> = (0..protocol.queries.len()).collect();
         let nearest = |place: usize| protocol.nearest[place].first().map_or(f32::MAX, |neighbour| neighbour.distance);
         let mut extreme = |sign: f64| -> Vec<usize> {
-            let score = |place: usize| sign * protocol.measured[place].values[BY];
+            let score = |place: usize| sign * protocol.measured[place].values[MAP_AT_R];
             order.sort_by(|a, b| {
                 score(*b).total_cmp(&score(*a)).then(nearest(*a).total_cmp(&nearest(*b))).then(a.cmp(b))
             });

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use similiai::embeddings::{self, Embeddings};
+use similiai::files;
 use similiai::metrics::{Difference, Measured, Scored, differences};
 use similiai::model::{self, Model};
 use similiai::stage::{Context, Input};
-use similiai::{damaged, files};
 
 use super::protocols::{Protocol, QUESTIONS};
 
@@ -39,27 +39,43 @@ pub struct Comparison {
 /// Every instance of embeddings among the inputs, in the order of `needs`.
 pub fn all(context: &Context) -> Result<Vec<Run>> {
     let inputs = |stage: &'static str| context.inputs.results.iter().filter(move |input| input.stage == stage);
-    let digest = |input: &'_ Input| Ok((files::digest(&input.folder.join(model::FILE))?, input.clone()));
-    let trainings = inputs("train").map(digest).collect::<Result<Vec<(String, Input)>>>()?;
     let run = |input: &Input| {
+        let name = input.instance.clone();
+        let made_of = context.inputs.lineage.iter().find(|it| it.instance == name).map(|it| it.needs.as_slice());
+        let own = |training: &&Input| made_of.is_some_and(|needs| needs.contains(&training.instance));
+        let training = inputs("train").find(own);
+        let training = training.with_context(|| format!("`needs` has `{name}`, but not the training that it is of"))?;
         let path = input.folder.join(embeddings::FILE);
         let (embeddings, digest) = (Embeddings::read(&path)?, files::digest(&path)?);
-        let name = input.instance.clone();
-        let made_by = embeddings.facts.get(embeddings::MODEL);
-        let Some((_, training)) = trainings.iter().find(|(digest, _)| Some(digest) == made_by) else {
-            return Err(damaged!("no training in `needs` made the embeddings of `{name}`; name the one they are of"));
-        };
         let model = Model::load(&training.folder.join(model::FILE))?;
-        let (training, folder) = (training.instance.clone(), training.folder.clone());
-        Ok(Run { name, training, folder, model, embeddings, digest })
+        embeddings.must_be_of(&model.digest, &name, &format!("run `similiai run {name}`"))?;
+        Ok(Run {
+            name,
+            training: training.instance.clone(),
+            folder: training.folder.clone(),
+            model,
+            embeddings,
+            digest,
+        })
     };
     let runs = inputs("embed").map(run).collect::<Result<Vec<Run>>>()?;
-    match trainings.iter().find(|(_, training)| !runs.iter().any(|run| run.training == training.instance)) {
-        Some((_, unused)) => {
-            Err(damaged!("`needs` has the training `{}`, but no embeddings of it; name those too", unused.instance))
-        }
-        None => Ok(runs),
+    if let Some(unused) = inputs("train").find(|input| !runs.iter().any(|run| run.training == input.instance)) {
+        bail!("`needs` has the training `{}`, but no embeddings of it", unused.instance);
     }
+    if let Some((first, others)) = runs.split_first()
+        && let Some(other) = others.iter().find(|other| !same_pictures(&first.embeddings, &other.embeddings))
+    {
+        bail!(
+            "`{}` and `{}` cannot be compared: they have different pictures, or another split",
+            first.name,
+            other.name
+        );
+    }
+    Ok(runs)
+}
+
+fn same_pictures(a: &Embeddings, b: &Embeddings) -> bool {
+    (&a.paths, &a.labels, &a.splits) == (&b.paths, &b.labels, &b.splits)
 }
 
 /// What each query of a run scored.
@@ -78,8 +94,8 @@ pub fn scored(run: &Run, protocols: &[Protocol]) -> Vec<Scored> {
     protocols.iter().flat_map(of).collect()
 }
 
-/// How a run differs from the first one, over the queries that both have.
-pub fn compare(run: &Run, first: &[Scored], scored: &[Scored], seed: u64) -> Comparison {
-    let protocols = QUESTIONS.iter().map(|question| (question.name, differences(first, scored, question.name, seed)));
+/// How a run differs from the first one.
+pub fn compare(run: &Run, first: &[Scored], scored: &[Scored]) -> Comparison {
+    let protocols = QUESTIONS.iter().map(|question| (question.name, differences(first, scored, question.name)));
     Comparison { run: run.name.clone(), training: run.training.clone(), protocols: protocols.collect() }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use similiai::metrics::QUERIES;
 
 use crate::fixture::{Project, archive, sound};
+use crate::pictures::write_classes;
 
 fn results(project: &Project) -> Value {
     serde_json::from_slice(&std::fs::read(project.path("reports/results.json")).unwrap()).unwrap()
@@ -60,8 +61,8 @@ fn every_figure_is_on_the_page_and_in_a_file_of_twice_its_size() {
         1
     );
     // The figures in the page are those of the file, and no time is among them.
-    let embedded = part(&page, "id=\"results\">", "</script>").replace("<\\/", "</");
-    assert_eq!(serde_json::from_str::<Value>(&embedded).unwrap(), results(&project));
+    let embedded = part(&page, "id=\"results\">", "</script>");
+    assert_eq!(serde_json::from_str::<Value>(embedded).unwrap(), results(&project));
     assert!(!embedded.contains("seconds"));
 }
 
@@ -115,6 +116,28 @@ fn the_page_is_made_again_when_what_it_tells_has_changed() {
     assert!(project.succeed("explain benchmark --set prepare.images_per_class=null").contains("lineage"));
     assert_eq!(project.states("run all").last().unwrap(), "benchmark cached");
     assert_eq!(page(&project), before);
+    // And it tells the names.
+    project.edit_manifest("  benchmark: {", "  measured: {");
+    assert_eq!(project.states("run all").last().unwrap(), "measured ran");
+    assert!(page(&project).contains("similiai run measured"));
+}
+
+#[test]
+fn names_of_classes_are_text_wherever_they_stand() {
+    let project = Project::new();
+    let (odd, markup) = ("a & b's \"c\"", "<script>alert(1)<");
+    write_classes(&project.path("photos"), &[odd, markup], 8);
+    project.edit_manifest("source: sample.tar.gz", "source: photos");
+    project.edit_manifest("images_per_class: 10", "images_per_class: null");
+    project.succeed("run all");
+    let page = page(&project);
+    assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert(1)&lt;"), "escaped");
+    let embedded: Value = serde_json::from_str(part(&page, "id=\"results\">", "</script>")).unwrap();
+    let classes = &embedded["protocols"]["test-vs-test"]["confusion"]["classes"];
+    assert_eq!(*classes, serde_json::json!([markup, odd]));
+    // Few pictures: lists are as long as the gallery, and the map is the plane of principal components or t-SNE.
+    assert_eq!(embedded["protocols"]["test-vs-test"]["precision@k"].as_array().unwrap().len(), 3);
+    assert_eq!(embedded["map"]["points"].as_array().unwrap().len(), 4);
 }
 
 #[test]
@@ -128,7 +151,11 @@ fn trainings_stand_side_by_side() {
         (&"embed".into(), &"embed-longer".into(), &"longer".into())
     );
     let page = page(&project);
-    assert!(page.contains("Trainings side by side") && page.contains("<b>longer</b> beside train"), "told");
+    assert!(
+        page.contains("Trainings side by side")
+            && page.contains("<b>embed-longer</b> (trained by longer) beside embed"),
+        "told"
+    );
 
     // The command finds the same difference, whether asked by the training or by its embeddings.
     let diff = |a: &str, b: &str| -> Value {
@@ -159,13 +186,24 @@ fn trainings_stand_side_by_side() {
 fn a_training_without_its_embeddings_is_named() {
     let project = with_two_trainings();
     project.edit_manifest("embed, embed-longer], out", "embed], out");
-    let outcome = project.similiai("run all");
-    assert_eq!(outcome.status, 4);
-    assert!(outcome.stderr.contains("the training `longer`, but no embeddings of it"), "{}", outcome.stderr);
+    let refused = |why: &str| {
+        let outcome = project.similiai("run all");
+        assert_eq!(outcome.status, 1);
+        assert!(outcome.stderr.contains(why), "{}", outcome.stderr);
+    };
+    refused("the training `longer`, but no embeddings of it");
     project.edit_manifest("longer, embed], out", "embed, embed-longer], out");
-    let outcome = project.similiai("run all");
-    assert_eq!(outcome.status, 4);
-    assert!(outcome.stderr.contains("made the embeddings of `embed-longer`"), "{}", outcome.stderr);
+    refused("`needs` has `embed-longer`, but not the training that it is of");
+    project.edit_manifest(
+        "[prepare, train, embed, embed-longer], out",
+        "[prepare, train, longer, embed, embed-longer], out",
+    );
+    project.edit_manifest(
+        "  longer: {uses: train, needs: [prepare, split]",
+        "  other: {uses: split, needs: [prepare], seed: 8}\n  longer: {uses: train, needs: [prepare, other]",
+    );
+    project.edit_manifest("needs: [prepare, split, longer]", "needs: [prepare, other, longer]");
+    refused("they have different pictures, or another split");
 }
 
 #[test]
@@ -191,7 +229,7 @@ fn figures_are_shown_compared_and_remembered() {
     let shown = project.succeed("metrics history --metric map@r");
     assert_eq!(shown.lines().count(), 4, "{shown}");
     assert!(shown.lines().nth(1).unwrap().ends_with("train: parameter epochs: 1 → 2"), "{shown}");
-    assert!(shown.lines().nth(2).unwrap().starts_with("test-vs-test   map@r"), "{shown}");
+    assert!(shown.lines().nth(2).unwrap().starts_with("benchmark  test-vs-test   map@r"), "{shown}");
 
     // The run before, by its key; and the same from a folder of its own.
     let key = runs[0]["key"].as_str().unwrap();

@@ -43,7 +43,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let protocols: BTreeSet<&str> = a.queries.iter().map(|row| row.protocol.as_str()).collect();
     let found: BTreeMap<&str, BTreeMap<&str, Difference>> = protocols
         .into_iter()
-        .map(|protocol| (protocol, differences(&a.queries, &b.queries, protocol, project.manifest.seed)))
+        .map(|protocol| (protocol, differences(&a.queries, &b.queries, protocol)))
         .filter(|(_, differences)| differences.values().all(|difference| difference.queries > 0))
         .collect();
     if found.is_empty() {
@@ -57,9 +57,8 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let print = |line: String| session.screen.print(&line);
     print(format!("{} → {}", a.name, b.name));
     for (protocol, differences) in &found {
-        let count = |run: &Run| run.queries.iter().filter(|row| row.protocol == *protocol).count();
         let queries = differences[METRICS[0].name].queries;
-        let (of_a, of_b) = (count(&a), count(&b));
+        let (of_a, of_b) = (a.count(protocol), b.count(protocol));
         let some = match (of_a, of_b) == (queries, queries) {
             true => String::new(),
             false => format!(" that both have, of {of_a} and {of_b}"),
@@ -67,16 +66,28 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         print(format!("{protocol}, {queries} queries{some}"));
         METRICS.iter().for_each(|metric| print(format!("  {:12} {}", metric.name, differences[metric.name])));
     }
+    let same = |(protocol, differences): (&&str, &BTreeMap<&str, Difference>)| {
+        [&a, &b].iter().all(|run| run.count(protocol) == differences[METRICS[0].name].queries)
+    };
+    if !found.iter().all(same) {
+        tracing::warn!(
+            "their test pictures differ, so their galleries do too: these are two experiments, not two networks"
+        );
+    }
     print("The interval is over queries: another seed of the same training may differ, too.".to_owned());
     Ok(())
 }
 
 impl Run {
+    fn count(&self, protocol: &str) -> usize {
+        self.queries.iter().filter(|row| row.protocol == protocol).count()
+    }
+
     fn find(session: &Session, project: &Project, name: &str) -> Result<Self> {
         let manifest = &project.manifest;
         let folder = Path::new(name).join(QUERIES);
         let place = manifest.find(name).ok();
-        if place.is_none() && folder.is_file() {
+        if place.is_none() && Path::new(name).is_dir() {
             let shown = folder.display().to_string();
             return Self::of(name, parse(&files::read(&folder)?, &shown)?, None);
         }

@@ -1,14 +1,15 @@
 //! `similiai metrics history`
 
+use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Shown, has_figures, stored_file};
+use super::{has_figures, stored_file};
 use crate::cache::{KeyDocument, Reason};
 use crate::cli::{Session, Variation};
-use crate::metrics::{METRICS, RESULTS};
+use crate::metrics::{METRICS, RESULTS, Shown};
 use crate::stage::Ancestor;
 
 /// From low to high.
@@ -29,7 +30,8 @@ pub struct Arguments {
 
 /// A past run.
 struct Past {
-    /// Seconds since 1970; unknown where the history is gone.
+    /// The instance, and when it ended, in seconds since 1970; unknown where the history is gone.
+    instance: Option<String>,
     at: Option<u64>,
     key: String,
     /// By protocol.
@@ -51,54 +53,63 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
                 continue;
             }
         };
-        let at = history.iter().rev().find(|finished| finished.key == record.key).map(|finished| finished.at);
+        let finished = history.iter().rev().find(|finished| finished.key == record.key);
+        let (instance, at) = finished.map(|finished| (finished.instance.clone(), finished.at)).unzip();
         let protocols = results["protocols"].as_object().into_iter().flatten();
         let score = |(name, protocol): (&String, &Value)| {
             Some((name.clone(), Shown::of(&protocol["metrics"][&arguments.metric])?))
         };
         let scores = protocols.filter_map(score).collect();
         let lineage: Vec<Ancestor> = serde_json::from_value(results["lineage"].clone()).unwrap_or_default();
-        let own = (record.document.stage.clone(), record.document.clone());
+        let own = (instance.clone().unwrap_or_else(|| record.document.stage.clone()), record.document.clone());
         let documents = lineage.into_iter().map(|it| (it.instance, it.document)).chain([own]).collect();
-        pasts.push(Past { at, key: record.key, scores, documents });
+        pasts.push(Past { instance, at, key: record.key, scores, documents });
     }
-    pasts.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.key.cmp(&b.key)));
-    let changes: Vec<Vec<String>> = (0..pasts.len())
-        .map(|place| place.checked_sub(1).map_or(Vec::new(), |last| pasts[place].since(&pasts[last])))
-        .collect();
+    pasts.sort_by(|a, b| (&a.at, &a.key).cmp(&(&b.at, &b.key)));
+    // Beside the run of the same instance before.
+    let before = |place: usize| pasts[..place].iter().rev().find(|past| past.instance == pasts[place].instance);
+    let changes = (0..pasts.len()).map(|place| before(place).map_or(Vec::new(), |before| pasts[place].since(before)));
+    let changes: Vec<Vec<String>> = changes.collect();
     if arguments.json {
         let run = |(past, changes): (&Past, &Vec<String>)| {
             let score = |(name, it): &(String, Shown)| {
                 (name.clone(), json!({"value": it.value, "low": it.low, "high": it.high}))
             };
             let scores: serde_json::Map<_, _> = past.scores.iter().map(score).collect();
-            json!({"at": past.at, "key": past.key, "metric": arguments.metric, "protocols": scores, "changes": changes})
+            json!({"instance": past.instance, "at": past.at, "key": past.key, "metric": arguments.metric, "protocols": scores, "changes": changes})
         };
         let runs: Vec<Value> = pasts.iter().zip(&changes).map(run).collect();
         return session.print_json(&json!({"runs": runs}));
     }
+    if pasts.is_empty() {
+        tracing::info!("the store holds no run that measured anything yet; run `similiai run all`");
+    }
     let print = |line: String| session.screen.print(&line);
     for (past, changes) in pasts.iter().zip(&changes) {
         let scores: Vec<String> = past.scores.iter().map(|(name, score)| format!("{name} {score}")).collect();
-        print(
-            format!("{}  {}  {}  {}", past.time(), &past.key[..12], scores.join("  "), changes.join("; "))
-                .trim_end()
-                .to_owned(),
-        );
+        let (name, scores) = (past.name(), scores.join("  "));
+        let line = format!("{}  {}  {name}  {scores}  {}", past.time(), &past.key[..12], changes.join("; "));
+        print(line.trim_end().to_owned());
     }
-    let Some(last) = pasts.last() else {
-        tracing::info!("the store holds no run that measured anything yet; run `similiai run all`");
-        return Ok(());
-    };
-    for (name, _) in last.scores.iter().filter(|_| pasts.len() > 1) {
-        let of = |past: &Past| past.scores.iter().find(|(other, _)| other == name).map(|(_, score)| score.value);
-        let values: Vec<f64> = pasts.iter().filter_map(of).collect();
-        print(format!("{name:14} {} {}", arguments.metric, trend(&values)));
+    let series: BTreeSet<(&str, &str)> = pasts
+        .iter()
+        .flat_map(|past| past.scores.iter().map(|(protocol, _)| (past.name(), protocol.as_str())))
+        .collect();
+    for (name, protocol) in series {
+        let of = |past: &Past| past.scores.iter().find(|(other, _)| other == protocol).map(|(_, score)| score.value);
+        let values: Vec<f64> = pasts.iter().filter(|past| past.name() == name).filter_map(of).collect();
+        if values.len() > 1 {
+            print(format!("{name}  {protocol:14} {} {}", arguments.metric, trend(&values)));
+        }
     }
     Ok(())
 }
 
 impl Past {
+    fn name(&self) -> &str {
+        self.instance.as_deref().unwrap_or("-")
+    }
+
     fn time(&self) -> String {
         let at = self.at.map(|at| UNIX_EPOCH + Duration::from_secs(at));
         at.map_or_else(|| format!("{:20}", "-"), |at| humantime::format_rfc3339_seconds(at).to_string())
@@ -117,7 +128,10 @@ impl Past {
             reasons.retain(|reason| !follows(reason));
             (!reasons.is_empty()).then(|| format!("{name}: {}", Reason::all(&reasons)))
         };
-        self.documents.iter().filter_map(change).collect()
+        let is_here = |name: &String| self.documents.iter().any(|(other, _)| other == name);
+        let gone =
+            before.documents.iter().filter(|(name, _)| !is_here(name)).map(|(name, _)| format!("{name} is gone"));
+        self.documents.iter().filter_map(change).chain(gone).collect()
     }
 }
 

@@ -1,10 +1,11 @@
 //! Where a protocol fails: along the list of neighbours, between classes, at hubs, by distance.
 
 use anyhow::Result;
-use plotters::element::Rectangle;
+use plotters::element::{PathElement, Rectangle};
 use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, RGBColor};
 use similiai::charts::{self, Axes, BLUE, Band, FAINT, GREEN, GREY, INK, Line, Look, MARGIN, ORANGE, Series};
+use similiai::metrics::PRECISION_AT_5;
 
 use super::{Failures, Figure, LOOKS, SIZE};
 use crate::stages::benchmark::Findings;
@@ -39,7 +40,7 @@ fn at_k(findings: &Findings, place: usize, protocol: &Protocol) -> Result<Figure
         let reached = baseline.reached[place].at_k.iter().map(|point| (point.k as f64, point.value)).collect();
         series.push(line(baseline.name, color, look, reached));
     }
-    let (chance, last) = (protocol.scores[0].chance, points.last().map_or(1.0, |point| point.k as f64));
+    let (chance, last) = (protocol.scores[PRECISION_AT_5].chance, points.last().map_or(1.0, |point| point.k as f64));
     series.push(line("chance", GREY, Look::Solid, vec![(1.0, chance), (last, chance)]));
     let axes = Axes { names: ("k", "precision@k"), x: Some(1.0..last.max(2.0)), y: Some(0.0..1.0) };
     let title = format!("Precision@k, {}", protocol.question.name);
@@ -58,29 +59,32 @@ fn confusion(protocol: &Protocol) -> Result<Figure> {
     const ROOM: i32 = 18;
     let confusion = &protocol.confusion;
     let classes = confusion.classes.len() as i32;
-    let cell = ((SIZE.0 as i32 - NAMES - 2 * MARGIN) / classes.max(1)).clamp(3, 48);
+    let cell = ((SIZE.0 as i32 - NAMES - 2 * MARGIN) / classes.max(1)).clamp(1, 48);
     let size = charts::TEXT.min(cell + 2);
     let height = TOP + cell * classes + NAMES;
     let title = format!("Classes of the 5 nearest, {}", protocol.question.name);
     let svg = charts::svg((SIZE.0, height as u32), |area| {
         charts::write(area, &title, (MARGIN, MARGIN + charts::TITLE / 2), HPos::Left, charts::TITLE, &INK)?;
         for (row, name) in confusion.classes.iter().enumerate() {
-            let y = TOP + row as i32 * cell;
-            charts::write(area, name, (NAMES - 4, y + cell / 2), HPos::Right, size, &INK)?;
-            charts::write_upright(area, name, (NAMES + row as i32 * cell + cell / 2, TOP + cell * classes + 6), size)?;
-            for (column, share) in confusion.shares(row).enumerate() {
+            let (y, name) = (TOP + row as i32 * cell, charts::shortened(name, 12));
+            charts::write(area, &name, (NAMES - 4, y + cell / 2), HPos::Right, size, &INK)?;
+            charts::write_upright(area, &name, (NAMES + row as i32 * cell + cell / 2, TOP + cell * classes + 6), size)?;
+            let counts = confusion.shares(row).zip(&confusion.counts[row]).enumerate();
+            for (column, (share, count)) in counts.filter(|(_, (_, count))| **count > 0) {
                 let x = NAMES + column as i32 * cell;
-                let corners = [(x, y), (x + cell, y + cell)];
                 // Never so dark that the number could not be read.
-                let shade = BLUE.mix(0.6 * share);
-                area.draw(&Rectangle::new(corners, shade.filled())).map_err(charts::fault)?;
-                area.draw(&Rectangle::new(corners, FAINT)).map_err(charts::fault)?;
-                let count = confusion.counts[row][column];
-                if cell >= ROOM && count > 0 {
+                let shade = BLUE.mix(0.45 * share);
+                area.draw(&Rectangle::new([(x, y), (x + cell, y + cell)], shade.filled())).map_err(charts::fault)?;
+                if cell >= ROOM {
                     let middle = (x + cell / 2, y + cell / 2);
                     charts::write(area, &count.to_string(), middle, HPos::Center, size.min(12), &INK)?;
                 }
             }
+        }
+        for line in (0..=classes).map(|line| line * cell) {
+            let (end_x, end_y) = (NAMES + cell * classes, TOP + cell * classes);
+            let lines = [[(NAMES, TOP + line), (end_x, TOP + line)], [(NAMES + line, TOP), (NAMES + line, end_y)]];
+            lines.iter().try_for_each(|it| area.draw(&PathElement::new(it.to_vec(), FAINT)).map_err(charts::fault))?;
         }
         Ok(())
     })?;
@@ -139,11 +143,11 @@ fn distances(protocol: &Protocol) -> Result<Figure> {
         series.push(Series::Line(Line { name, color, look, points }));
     }
     let axes = Axes { names: ("distance", "share of pairs"), x: None, y: None };
-    let title = format!("Distances, {}: overlap {overlap:.2}", protocol.question.name);
+    let overlap = overlap.map_or("unknown".to_owned(), |overlap| format!("{overlap:.2}"));
+    let title = format!("Distances, {}: overlap {overlap}", protocol.question.name);
     let alt = format!(
-        "Histograms of the distances of pairs of one class and of different classes, {}; they overlap by {:.0} %.",
+        "Histograms of the distances of pairs of one class and of different classes, {}; their overlap is {overlap}.",
         protocol.question.name,
-        100.0 * overlap
     );
     let svg = charts::svg(SIZE, |area| charts::lines(area, &title, &axes, &series))?;
     Ok(figure("distances", protocol, alt, svg))

@@ -62,19 +62,19 @@ pub fn draw(findings: &Findings) -> Figure {
                     use id=(format!("point-{place}")) href=(shape) x=(format!("{:.1}", x(point))) y=(format!("{:.1}", y(point))) fill=(fill) stroke=(stroke) opacity="0.85" {}
                 }
             }
-            g text-anchor="middle" font-size="15" {
+            g text-anchor="middle" font-size="17" {
                 @for (label, name) in &findings.classes {
                     @if let Some((x, y)) = middle(*label) {
                         text class="halo" x=(format!("{x:.1}")) y=(format!("{y:.1}")) fill=(hex(INK)) stroke="#FFFFFF" stroke-width="4" stroke-linejoin="round" style="paint-order:stroke" { (name) }
                     }
                 }
             }
-            g font-size=(charts::TEXT) {
+            g font-size="15.5" {
                 @for (place, name) in findings.classes.values().enumerate() {
                     @let (shape, (fill, stroke)) = mark(place);
                     @let (x, y) = (MARGIN + (place % IN_A_ROW) as f32 * 118.0, SIDE + 14.0 + (place / IN_A_ROW) as f32 * 24.0);
                     use href=(shape) x=(x) y=(y) fill=(fill) stroke=(stroke) {}
-                    text x=(x + 12.0) y=(y + 4.5) fill=(hex(INK)) { (name) }
+                    text x=(x + 12.0) y=(y + 5.0) fill=(hex(INK)) { (charts::shortened(name, 13)) }
                 }
             }
         }

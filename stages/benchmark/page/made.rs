@@ -4,7 +4,7 @@ use anyhow::Result;
 use maud::{Markup, html};
 use similiai::embeddings::{COLUMNS, FILE};
 
-use super::parts::{figure, scrolling};
+use super::parts::{figure, preformatted, scrolling};
 use crate::stages::benchmark::figures::Figures;
 use crate::stages::benchmark::findings::Findings;
 
@@ -18,7 +18,7 @@ pub fn training(findings: &Findings, figures: &Figures) -> Markup {
         @if let (Some(first), Some(last)) = (findings.epochs.first(), findings.epochs.last()) {
             p {
                 b { "Collapse monitor. " }
-                "A network has collapsed when it places all pictures alike. At the end of training two pictures of different classes are "
+                "A network has collapsed when it places all pictures alike. In the last epoch two pictures of different classes are "
                 b.number { (format!("{:.2}", last.negative_distance)) } " apart on average, two of one class "
                 b.number { (format!("{:.2}", last.positive_distance)) } " (in the first epoch "
                 span.number { (format!("{:.2}", first.negative_distance)) } " and " span.number { (format!("{:.2}", first.positive_distance)) }
@@ -51,6 +51,13 @@ pub fn training(findings: &Findings, figures: &Figures) -> Markup {
 pub fn section(findings: &Findings, figures: &Figures) -> Result<Markup> {
     let (steps, instance) = (findings.steps(), &findings.instance);
     let program = findings.provenance.get("similiai.program").map(String::as_str).unwrap_or_default();
+    let commands = format!(
+        "similiai run {instance}             # makes what is not there yet\n\
+         similiai explain {instance}         # its key must be {}…\n\
+         similiai verify --rerun {instance}  # makes it once more, and compares every byte\n\
+         similiai status --times             # where the time went",
+        &findings.key[..12]
+    );
     let parameters = steps.iter().map(|step| Ok(serde_yaml::to_string(&step.document.parameters)?));
     let parameters = parameters.collect::<Result<Vec<String>>>()?;
     Ok(html! {
@@ -70,21 +77,16 @@ pub fn section(findings: &Findings, figures: &Figures) -> Result<Markup> {
                         @for (name, digest) in &step.document.reads { tr { th scope="row" { "read: " (name) } td { code { (digest) } } } }
                     }
                 }))
-                pre tabindex="0" aria-label=(format!("Parameters of {}", step.instance)) { (parameters.trim_end()) }
+                (preformatted(&format!("Parameters of {}", step.instance), &parameters))
             }
         }
         h3 { "Make it again" }
         p { "In the project's folder, with the profile and parameters of this run:" }
-        pre tabindex="0" aria-label="Commands" {
-            "similiai run " (instance) "             # makes what is not there yet\n"
-            "similiai explain " (instance) "         # its key must be " (&findings.key[..12]) "…\n"
-            "similiai verify --rerun " (instance) "  # makes it once more, and compares every byte\n"
-            "similiai status --times           # where the time went"
-        }
+        (preformatted("Commands", &commands))
         details {
             summary { "The manifest that gives this page" }
             p.soft { "As " code { "pipeline.yaml" } " in an empty folder; " code { "fetch" } "-like steps also need their " code { "source" } ", which may lie anywhere and so is not in the key." }
-            pre tabindex="0" id="manifest" aria-label="Manifest" { (findings.manifest()?) }
+            (preformatted("Manifest", &findings.manifest()?))
         }
         (card(findings))
     })
@@ -93,11 +95,12 @@ pub fn section(findings: &Findings, figures: &Figures) -> Result<Markup> {
 /// What the Parquet file holds, where it comes from, and how to read it.
 fn card(findings: &Findings) -> Markup {
     let run = &findings.main;
+    let lines = |text: &str| text.replace("artifacts/embed/", &format!("artifacts/{}/", run.name));
     html! {
         h3 { "The data" }
         p { "The embeddings are " code { (FILE) } ": " (run.embeddings.len()) " rows, sorted by " code { "id" } ", for any Parquet reader. The five nearest of picture 7 in DuckDB and in polars:" }
-        pre tabindex="0" aria-label="DuckDB" { (DUCKDB.trim_end()) }
-        pre tabindex="0" aria-label="polars" { (POLARS.trim_end()) }
+        (preformatted("DuckDB", &lines(DUCKDB)))
+        (preformatted("polars", &lines(POLARS)))
         (scrolling("Columns", html! {
             thead { tr { th scope="col" { "column" } th scope="col" { "type" } th scope="col" { "what it is" } } }
             tbody { @for (name, kind, what) in COLUMNS { tr { th scope="row" { code { (name) } } td { (kind) } td { (what) } } } }

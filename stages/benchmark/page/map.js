@@ -53,7 +53,9 @@ function choose(place) {
   const caption = element("p");
   caption.append(element("b", name(place)), element("br"), element("code", path), ` id ${id}`);
   panel.replaceChildren(thumbnail(place), caption);
-  if (near.length) panel.append(element("p", "Nearest unseen pictures, with their distances:"), list);
+  if (near.length) panel.append(element("p", near.length < 5 && places.length > 5
+      ? "Those of its 5 nearest unseen pictures that are on the map, with their distances:"
+      : "Nearest unseen pictures, with their distances:"), list);
 }
 
 function nearest(x, y, allowed) {
@@ -76,7 +78,9 @@ points.addEventListener("keydown", (event) => {
       const along = dx * direction[0] + dy * direction[1];
       return place !== chosen && along > 0 && along >= Math.abs(dx * direction[1] + dy * direction[0]);
     }));
-  } else if (event.key === "Home") choose(0);
+  } else if (event.key === "PageDown") choose(Math.min(chosen + 1, places.length - 1));
+  else if (event.key === "PageUp") choose(Math.max(chosen - 1, 0));
+  else if (event.key === "Home") choose(0);
   else if (event.key === "End") choose(places.length - 1);
   else return;
   event.preventDefault();

@@ -18,6 +18,11 @@ pub fn scrolling(name: &str, table: Markup) -> Markup {
     html! { div.scroll role="region" tabindex="0" aria-label=(name) { table { (table) } } }
 }
 
+/// The same for text that is shown as it is.
+pub fn preformatted(name: &str, text: &str) -> Markup {
+    html! { pre role="region" tabindex="0" aria-label=(name) { (text.trim_end()) } }
+}
+
 /// The name of a metric, which says what it is when pointed at or tapped.
 pub fn term(place: usize) -> Markup {
     let metric = &METRICS[place];
