@@ -26,9 +26,9 @@
 //! | [`calibration`] | what a distance means: the chance that a neighbour is of the query's class |
 //! | [`finder`] | a gallery that is asked, and its answers |
 //! | [`collection`] | people's own pictures: found, embedded, remembered |
-//! | [`metrics`] | retrieval metrics with definition, chance level and interval |
+//! | [`metrics`] | retrieval metrics with definition, chance level and interval; how two runs differ |
 //! | [`page`] | HTML in one file |
-//! | [`charts`] | drawing with a font that comes along |
+//! | [`charts`] | charts as SVG for pages, and as PNG with a font that comes along |
 
 pub mod cache;
 pub mod calibration;

@@ -105,7 +105,8 @@ impl Run {
             }
         };
         let record = find(project, &instance, &|record| has_figures(session, record))?;
-        let shown = format!("{name} ({})", &record.key[..12]);
+        let key = &record.key[..12];
+        let shown = if record.key.starts_with(name) { key.to_owned() } else { format!("{name} ({key})") };
         let rows = parse(&stored_file(project, &record, QUERIES)?, &shown)?;
         Self::of(&shown, rows, run.map(|place| embeddings_of(manifest, place)))
     }
