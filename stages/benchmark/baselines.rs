@@ -49,7 +49,7 @@ struct Way<'a> {
     embed: Embed<'a>,
 }
 
-/// From the paths of pictures to a vector of each.
+/// From pictures to a vector of each.
 type Embed<'a> = Box<dyn Fn(&[image::RgbImage]) -> Result<Vec<f32>> + 'a>;
 
 /// The gallery passes once, a part at a time, so that memory does not grow with it.
