@@ -5,15 +5,18 @@ use super::{Neighbour, Query};
 /// Unit roundoff of 32-bit floats.
 pub const ROUNDOFF: f64 = 1.0 / (1u64 << 24) as f64;
 
+/// Up to so many are kept in order, which gives the tightest bound; of more that would cost too much.
+const FEW: usize = 32;
+
 /// The best neighbours found so far.
 #[derive(Clone)]
 pub struct Best {
     most: usize,
     reach: f32,
     without: Option<usize>,
-    /// The best are among them, with up to half as many more: sorting out now and then costs less than keeping order.
+    /// Few in order; many with up to half as many more, sorted out now and then.
     found: Vec<Neighbour>,
-    /// The worst of the best when they were last sorted out: what is behind it is of no use.
+    /// The worst of the best as far as they are sorted out: what is behind it is of no use.
     worst: Option<Neighbour>,
 }
 
@@ -27,17 +30,25 @@ impl Best {
         if self.without == Some(neighbour.id) || neighbour.distance > self.reach || self.most == 0 {
             return;
         }
-        if self.worst.is_none_or(|worst| neighbour < worst) {
-            self.found.push(neighbour);
-            let first = self.worst.is_none() && self.found.len() == self.most;
-            if first || self.found.len() >= self.most.saturating_add(self.most / 2).saturating_add(4) {
-                self.sort_out();
-            }
+        if self.worst.is_some_and(|worst| neighbour >= worst) {
+            return;
+        }
+        if self.most <= FEW {
+            let place = self.found.partition_point(|other| *other < neighbour);
+            self.found.insert(place, neighbour);
+            self.found.truncate(self.most);
+            self.worst = self.found.get(self.most - 1).copied();
+            return;
+        }
+        self.found.push(neighbour);
+        let first = self.worst.is_none() && self.found.len() == self.most;
+        if first || self.found.len() >= self.most.saturating_add(self.most / 2) {
+            self.sort_out();
         }
     }
 
     fn sort_out(&mut self) {
-        if self.found.len() >= self.most && self.most > 0 {
+        if self.most > FEW && self.found.len() >= self.most {
             self.found.select_nth_unstable(self.most - 1);
             self.found.truncate(self.most);
             self.worst = self.found.last().copied();
