@@ -28,6 +28,7 @@ use similiai::{charts, damaged, files, listing, metrics};
 use figures::Figures;
 use findings::Findings;
 use pictures::Pictures;
+use protocols::Protocol;
 use queries::{Example, Shown};
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -102,14 +103,16 @@ impl Benchmark {
         let mut runs = runs::all(context)?.into_iter();
         let main = runs.next().ok_or_else(|| damaged!("there are no embeddings among the inputs"))?;
         let embeddings = &main.embeddings;
-        let protocols = protocols::evaluate(embeddings, &main.model.calibration, context)?;
-        let first = runs::scored(&main, &protocols);
+        let answers = protocols::ask(embeddings)?;
+        let first = runs::scored(&main, &answers);
         let (mut scored, mut comparisons) = (first.clone(), Vec::new());
         for run in runs {
-            let own = runs::scored(&run, &protocols::evaluate(&run.embeddings, &run.model.calibration, context)?);
+            let own = runs::scored(&run, &protocols::ask(&run.embeddings)?);
             comparisons.push(runs::compare(&run, &first, &own));
             scored.extend(own);
         }
+        let evaluate = |answers| protocols::evaluate(answers, embeddings, &main.model.calibration, context);
+        let protocols: Vec<Protocol> = answers.into_iter().map(evaluate).collect();
         let test = protocols::ids(embeddings, Side::Test);
         let needs = context.inputs.results.iter().map(|input| input.instance.clone()).collect();
         Ok(Findings {

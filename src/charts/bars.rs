@@ -16,7 +16,6 @@ pub struct Row<'a> {
     pub bars: Vec<Bar>,
 }
 
-#[derive(Clone)]
 pub struct Bar {
     pub color: RGBColor,
     /// Or in a lighter shade, framed.

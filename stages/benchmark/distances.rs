@@ -20,7 +20,7 @@ pub struct Distances {
     pub different: Vec<u64>,
     /// The area that both histograms, each scaled to 1, have in common (Inman and Bradley 1989): 0 where distance alone
     /// tells the classes apart, 1 where it tells nothing.
-    /// None where all pairs are of one kind.
+    /// `None` where all pairs are of one kind.
     pub overlap: Option<f64>,
 }
 

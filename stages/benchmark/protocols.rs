@@ -92,36 +92,30 @@ pub fn classes(embeddings: &Embeddings) -> BTreeMap<i32, String> {
     embeddings.labels.iter().copied().zip(embeddings.label_names.iter().cloned()).collect()
 }
 
-pub fn evaluate(embeddings: &Embeddings, calibration: &Calibration, context: &Context) -> Result<Vec<Protocol>> {
+/// Asks every question, in their order.
+pub fn ask(embeddings: &Embeddings) -> Result<Vec<Answers>> {
     let (train, test) = (ids(embeddings, Side::Train), ids(embeddings, Side::Test));
     if train.is_empty() || test.len() < 2 {
         return Err(damaged!("{} train and {} test embeddings are too few to measure", train.len(), test.len()));
     }
-    QUESTIONS
-        .iter()
-        .map(|question| {
-            let among = if question.gallery == Side::Train { &train } else { &test };
-            ask(*question, embeddings, &test, among, calibration, context)
-        })
-        .collect()
+    let one = |question: &Question| {
+        let among = if question.gallery == Side::Train { &train } else { &test };
+        let answers = answers(*question, embeddings, &test, among)?;
+        let name = question.name;
+        match test.len() - answers.queries.len() {
+            0 => {}
+            all if all == test.len() => return Err(damaged!("{name}: no test image has another of its class to find")),
+            some => tracing::warn!("{name}: {some} test images have no other of their class to find and are left out"),
+        }
+        Ok(answers)
+    };
+    QUESTIONS.iter().map(one).collect()
 }
 
-fn ask(
-    question: Question,
-    embeddings: &Embeddings,
-    test: &[usize],
-    among: &[usize],
-    calibration: &Calibration,
-    context: &Context,
-) -> Result<Protocol> {
+/// All that the report says of the answers to one question.
+pub fn evaluate(answers: Answers, embeddings: &Embeddings, calibration: &Calibration, context: &Context) -> Protocol {
+    let Answers { question, among, queries, measured, nearest, precision, confusion, appeared } = answers;
     let name = question.name;
-    let answers = answers(embeddings, test, among)?;
-    match test.len() - answers.queries.len() {
-        0 => {}
-        all if all == test.len() => return Err(damaged!("{name}: no test image has another of its class to find")),
-        some => tracing::warn!("{name}: {some} test images have no other of their class to find and are left out"),
-    }
-    let Answers { queries, measured, nearest, precision, confusion, appeared } = answers;
     let scores = Score::of_all(&measured, &mut context.rng(&format!("bootstrap {name}")));
     let labels = classes(embeddings);
     let mut rng = context.rng(&format!("bootstrap classes {name}"));
@@ -140,26 +134,30 @@ fn ask(
         .flat_map(|(query, nearest)| nearest.iter().map(move |it| (*query, it)))
         .map(|(query, it)| (curve.chance(it.distance), embeddings.labels[it.id] == embeddings.labels[query]))
         .collect();
-    Ok(Protocol {
+    Protocol {
         question,
         gallery: among.len(),
         scores,
         classes: of_class,
         at_k: precision.finish(),
         confusion,
-        hubness: Hubness::of(among, &appeared),
-        distances: Distances::measure(embeddings, &queries, among),
+        hubness: Hubness::of(&among, &appeared),
+        distances: Distances::measure(embeddings, &queries, &among),
         reliability: Reliability::of(&foretold),
         queries,
         measured,
         nearest,
-    })
+    }
 }
 
 /// What the answers to all queries show together.
-struct Answers {
-    queries: Vec<usize>,
-    measured: Vec<Measured>,
+pub struct Answers {
+    pub question: Question,
+    /// Ids of the gallery.
+    among: Vec<usize>,
+    pub queries: Vec<usize>,
+    /// Of each query.
+    pub measured: Vec<Measured>,
     nearest: Vec<Vec<Neighbour>>,
     precision: PrecisionAt,
     confusion: Confusion,
@@ -167,7 +165,7 @@ struct Answers {
     appeared: Vec<hubness::Appeared>,
 }
 
-fn answers(embeddings: &Embeddings, test: &[usize], among: &[usize]) -> Result<Answers> {
+fn answers(question: Question, embeddings: &Embeddings, test: &[usize], among: &[usize]) -> Result<Answers> {
     let mut sizes: BTreeMap<i32, usize> = BTreeMap::new();
     among.iter().for_each(|id| *sizes.entry(embeddings.labels[*id]).or_default() += 1);
     let relevant = |query: usize| {
@@ -198,7 +196,8 @@ fn answers(embeddings: &Embeddings, test: &[usize], among: &[usize]) -> Result<A
         nearest.push(neighbours);
         Ok(())
     })?;
-    Ok(Answers { queries, measured, nearest, precision, confusion, appeared })
+    let among = among.to_vec();
+    Ok(Answers { question, among, queries, measured, nearest, precision, confusion, appeared })
 }
 
 #[cfg(test)]
@@ -215,7 +214,7 @@ mod tests {
             values: vec![0.0, 1.0, 2.0, 3.0],
             ..Embeddings::default()
         };
-        let answers = answers(&embeddings, &[1, 2], &[0, 1, 2, 3]).unwrap();
+        let answers = answers(QUESTIONS[0], &embeddings, &[1, 2], &[0, 1, 2, 3]).unwrap();
         assert_eq!(answers.queries, [1]);
         let found: Vec<(usize, f32)> = answers.nearest[0].iter().map(|it| (it.id, it.distance)).collect();
         assert_eq!(found, [(0, 1.0), (2, 1.0), (3, 2.0)]);

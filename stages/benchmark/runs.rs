@@ -12,7 +12,7 @@ use similiai::metrics::{Difference, Measured, Scored, differences};
 use similiai::model::{self, Model};
 use similiai::stage::{Context, Input};
 
-use super::protocols::{Protocol, QUESTIONS};
+use super::protocols::{Answers, QUESTIONS};
 
 /// One training with its embeddings.
 pub struct Run {
@@ -79,19 +79,19 @@ fn same_pictures(a: &Embeddings, b: &Embeddings) -> bool {
 }
 
 /// What each query of a run scored.
-pub fn scored(run: &Run, protocols: &[Protocol]) -> Vec<Scored> {
-    let of = |protocol: &Protocol| -> Vec<Scored> {
-        let rows = protocol.queries.iter().zip(&protocol.measured);
+pub fn scored(run: &Run, answers: &[Answers]) -> Vec<Scored> {
+    let of = |answers: &Answers| -> Vec<Scored> {
+        let rows = answers.queries.iter().zip(&answers.measured);
         let row = |(query, measured): (&usize, &Measured)| Scored {
             run: run.name.clone(),
-            protocol: protocol.question.name.to_owned(),
+            protocol: answers.question.name.to_owned(),
             path: run.embeddings.paths[*query].clone(),
             label_name: run.embeddings.label_names[*query].clone(),
             values: measured.values,
         };
         rows.map(row).collect()
     };
-    protocols.iter().flat_map(of).collect()
+    answers.iter().flat_map(of).collect()
 }
 
 /// How a run differs from the first one.

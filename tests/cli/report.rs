@@ -257,6 +257,16 @@ fn what_cannot_be_compared_is_said() {
 
     copy(&project.path("reports"), &project.path("other"));
     let text = std::fs::read_to_string(project.path("other/queries.csv")).unwrap();
+    // A part of the queries: told, and warned of.
+    let part: Vec<&str> = text.lines().step_by(2).collect();
+    std::fs::write(
+        project.path("other/queries.csv"),
+        text.lines().next().unwrap().to_owned() + "\n" + &part[1..].join("\n"),
+    )
+    .unwrap();
+    let outcome = project.similiai("metrics diff other benchmark");
+    assert!(outcome.stdout.contains("10 queries that both have, of 10 and 20"), "{}", outcome.stdout);
+    assert!(outcome.stderr.contains("two experiments, not two networks"), "{}", outcome.stderr);
     std::fs::write(project.path("other/queries.csv"), text.replace(".png", ".jpg")).unwrap();
     let (status, why) = diff("benchmark", "other");
     assert_eq!(status, 2);

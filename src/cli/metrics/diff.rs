@@ -12,7 +12,7 @@ use crate::cli::{Session, Variation};
 use crate::failure::Failure;
 use crate::files;
 use crate::manifest::Manifest;
-use crate::metrics::{Difference, METRICS, QUERIES, Scored, differences, parse};
+use crate::metrics::{Difference, METRICS, PRECISION_AT_5, QUERIES, Scored, differences, parse};
 use crate::pipeline::Project;
 use crate::stage::Gives;
 
@@ -51,28 +51,25 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         let why = format!("{a} and {b} have no query in common: they were measured by different test pictures");
         return Err(Failure::Usage(why).into());
     }
+    let shared = |protocol: &str| found[protocol][METRICS[PRECISION_AT_5].name].queries;
+    let all_shared = |protocol: &str| [&a, &b].iter().all(|run| run.count(protocol) == shared(protocol));
+    if !found.keys().all(|protocol| all_shared(protocol)) {
+        tracing::warn!(
+            "their test pictures differ, so their galleries do too: these are two experiments, not two networks"
+        );
+    }
     if arguments.json {
         return session.print_json(&json!({"a": a.name, "b": b.name, "protocols": found}));
     }
     let print = |line: String| session.screen.print(&line);
     print(format!("{} → {}", a.name, b.name));
     for (protocol, differences) in &found {
-        let queries = differences[METRICS[0].name].queries;
-        let (of_a, of_b) = (a.count(protocol), b.count(protocol));
-        let some = match (of_a, of_b) == (queries, queries) {
+        let some = match all_shared(protocol) {
             true => String::new(),
-            false => format!(" that both have, of {of_a} and {of_b}"),
+            false => format!(" that both have, of {} and {}", a.count(protocol), b.count(protocol)),
         };
-        print(format!("{protocol}, {queries} queries{some}"));
+        print(format!("{protocol}, {} queries{some}", shared(protocol)));
         METRICS.iter().for_each(|metric| print(format!("  {:12} {}", metric.name, differences[metric.name])));
-    }
-    let same = |(protocol, differences): (&&str, &BTreeMap<&str, Difference>)| {
-        [&a, &b].iter().all(|run| run.count(protocol) == differences[METRICS[0].name].queries)
-    };
-    if !found.iter().all(same) {
-        tracing::warn!(
-            "their test pictures differ, so their galleries do too: these are two experiments, not two networks"
-        );
     }
     print("The interval is over queries: another seed of the same training may differ, too.".to_owned());
     Ok(())
@@ -115,15 +112,15 @@ impl Run {
     fn of(name: &str, rows: Vec<Scored>, runs: Option<Vec<&str>>) -> Result<Self> {
         let mut all: Vec<&str> = rows.iter().map(|row| row.run.as_str()).collect();
         all.dedup();
-        let fits: Vec<&&str> = all.iter().filter(|run| runs.as_ref().is_none_or(|runs| runs.contains(run))).collect();
-        let run = match (fits[..].first(), fits.len()) {
-            (Some(run), 1) => (**run).to_owned(),
-            (Some(run), _) if runs.is_none() => (**run).to_owned(),
-            _ => {
-                let why = format!("{name} names {} of the runs measured ({}); name one", fits.len(), all.join(", "));
-                return Err(Failure::Usage(why).into());
-            }
+        let fits: Vec<&str> = match &runs {
+            Some(runs) => all.iter().copied().filter(|run| runs.contains(run)).collect(),
+            None => all.iter().copied().take(1).collect(),
         };
+        let [run] = fits[..] else {
+            let why = format!("{name} names {} of the runs measured ({}); name one", fits.len(), all.join(", "));
+            return Err(Failure::Usage(why).into());
+        };
+        let run = run.to_owned();
         let queries = rows.into_iter().filter(|row| row.run == run).collect();
         Ok(Self { name: name.to_owned(), queries })
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{has_figures, stored_file};
 use crate::cache::{KeyDocument, Reason};
 use crate::cli::{Session, Variation};
-use crate::metrics::{METRICS, RESULTS, Shown};
+use crate::metrics::{METRICS, PRECISION_AT_5, RESULTS, Shown};
 use crate::stage::Ancestor;
 
 /// From low to high.
@@ -18,7 +18,7 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The metric shown
-    #[arg(long, value_name = "NAME", default_value = METRICS[0].name,
+    #[arg(long, value_name = "NAME", default_value = METRICS[PRECISION_AT_5].name,
           value_parser = clap::builder::PossibleValuesParser::new(METRICS.iter().map(|metric| metric.name)))]
     metric: String,
     #[command(flatten)]
