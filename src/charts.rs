@@ -2,6 +2,7 @@
 
 mod bars;
 mod lines;
+mod marks;
 mod raster;
 
 use anyhow::{Result, anyhow};
@@ -13,6 +14,7 @@ use std::sync::Once;
 
 pub use bars::{Bar, Row, bars};
 pub use lines::{Axes, Band, Dots, Line, Series, lines};
+pub use marks::{ClassMark, SHAPES};
 pub use raster::{Placed, png};
 
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

@@ -14,6 +14,8 @@ mod metrics;
 mod query;
 mod run;
 mod schema;
+#[cfg(feature = "serve")]
+mod serve;
 mod status;
 mod stored;
 mod verify;
@@ -76,6 +78,9 @@ enum Command {
     Embed(embed::Arguments),
     /// Find copies of pictures, within a folder or between two; nothing is deleted
     Duplicates(duplicates::Arguments),
+    /// Show pictures that look like yours, on a page in the browser and to programs
+    #[cfg(feature = "serve")]
+    Serve(serve::Arguments),
     /// Show what is fresh, stale or missing, and why; runs nothing
     Status(status::Arguments),
     /// Show what an instance's result depends on, and what changed since its last one
@@ -134,8 +139,8 @@ pub fn main(kinds: &'static [Kind]) -> ExitCode {
     match run_command(cli, kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // `status --check` has said all it has to say on stdout.
-            if !matches!(error.downcast_ref(), Some(Failure::Pending)) {
+            // `status --check` has said all it has to say on stdout, and a server is ended, not wrong.
+            if !matches!(error.downcast_ref(), Some(Failure::Pending | Failure::Ended(_))) {
                 eprintln!("{} {error:#}", emphasis("error:"));
             }
             ExitCode::from(exit_status(&error))
@@ -163,6 +168,8 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
         Command::Query(arguments) => query::run(&session, arguments),
         Command::Embed(arguments) => embed::run(&session, arguments),
         Command::Duplicates(arguments) => duplicates::run(&session, arguments),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => serve::run(&session, arguments),
         Command::Status(arguments) => status::run(&session, arguments),
         Command::Explain(arguments) => explain::run(&session, arguments),
         Command::Metrics(arguments) => metrics::run(&session, arguments),

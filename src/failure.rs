@@ -7,6 +7,9 @@ pub enum Failure {
     /// The command line asks for something that does not exist or does not fit together.
     #[error("{0}")]
     Usage(String),
+    /// What is asked for has not been made yet.
+    #[error("{0}")]
+    NotYet(String),
     #[error("work is pending")]
     Pending,
     /// An input is damaged, incomplete or not what it claims to be.
@@ -19,6 +22,9 @@ pub enum Failure {
     /// By the signal with this number.
     #[error("interrupted; what is finished is kept, and the next run goes on from there")]
     Interrupted(i32),
+    /// A server, by the signal with this number, which is how servers end.
+    #[error("ended")]
+    Ended(i32),
     /// Stages failed, for the reasons told.
     #[error("{0}")]
     StagesFailed(String),
@@ -30,12 +36,12 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
         return 2;
     }
     match error.downcast_ref::<Failure>() {
-        Some(Failure::Usage(_)) => 2,
+        Some(Failure::Usage(_) | Failure::NotYet(_)) => 2,
         Some(Failure::Pending) => 3,
         Some(Failure::Damaged(_)) => 4,
         Some(Failure::Busy(_)) => 5,
         Some(Failure::NotReproducible(_)) => 6,
-        Some(Failure::Interrupted(signal)) => 128 + *signal as u8,
+        Some(Failure::Interrupted(signal) | Failure::Ended(signal)) => 128 + *signal as u8,
         Some(Failure::StagesFailed(_)) | None => 1,
     }
 }

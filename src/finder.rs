@@ -61,6 +61,8 @@ pub struct Wish<'a> {
     pub distinct: bool,
     /// Search by this graph, looking at so many candidates; exactly otherwise.
     pub graph: Option<(&'a Graph, usize)>,
+    /// Only these ids are answers, in rising order.
+    pub among: Option<&'a [usize]>,
 }
 
 /// One picture that is asked about.
@@ -85,7 +87,7 @@ impl Finder {
     }
 
     pub fn answer(&self, asked: &Asked, wish: &Wish) -> Result<Answer> {
-        let others = self.gallery.len() - usize::from(asked.id.is_some());
+        let others = self.others(asked, wish);
         let k = wish.k.unwrap_or(others.min(5));
         if k > others {
             let why =
@@ -107,11 +109,20 @@ impl Finder {
         }
     }
 
+    /// How many answers there can be.
+    pub fn others(&self, asked: &Asked, wish: &Wish) -> usize {
+        match wish.among {
+            Some(ids) => ids.len() - usize::from(asked.id.is_some_and(|id| ids.binary_search(&id).is_ok())),
+            None => self.gallery.len() - usize::from(asked.id.is_some()),
+        }
+    }
+
     fn nearest(&self, asked: &Asked, most: usize, wish: &Wish) -> Result<Vec<Neighbour>> {
         let query = Query { without: asked.id, ..Query::nearest(asked.vector, most) };
-        match wish.graph {
-            Some((graph, ef)) => Ok(graph.search(&self.gallery, &query, ef)?.0),
-            None => Ok(self.gallery.search(&[query])?.remove(0)),
+        match (wish.among, wish.graph) {
+            (Some(ids), _) => self.gallery.search_among(&query, ids),
+            (None, Some((graph, ef))) => Ok(graph.search(&self.gallery, &query, ef)?.0),
+            (None, None) => Ok(self.gallery.search(&[query])?.remove(0)),
         }
     }
 
@@ -196,7 +207,7 @@ mod tests {
         Asked { name: "q".to_owned(), vector, id }
     }
 
-    const PLAIN: Wish = Wish { k: None, distinct: false, graph: None };
+    const PLAIN: Wish = Wish { k: None, distinct: false, graph: None, among: None };
 
     #[test]
     fn answers_leave_out_the_query_and_say_whether_they_are_close() {
@@ -207,6 +218,17 @@ mod tests {
         assert_eq!(finder.answer(&ask(&[0.0], Some(0)), &PLAIN).unwrap().results.len(), 3);
         let error = finder.answer(&ask(&[0.0], Some(0)), &Wish { k: Some(4), ..PLAIN }).unwrap_err().to_string();
         assert!(error.contains("-k 4 asks for more") && error.contains("3 other pictures"), "{error}");
+    }
+
+    #[test]
+    fn only_those_wished_for_are_answers() {
+        let finder = finder(&[0.0, 0.3, 0.5, 5.0, 6.0]);
+        let wish = Wish { k: Some(2), among: Some(&[0, 2, 4]), ..PLAIN };
+        assert_eq!(ids(&finder.answer(&ask(&[0.0], Some(0)), &wish).unwrap()), [2, 4]);
+        assert_eq!(ids(&finder.answer(&ask(&[0.0], None), &wish).unwrap()), [0, 2]);
+        assert_eq!(finder.others(&ask(&[0.0], Some(1)), &wish), 3);
+        let error = finder.answer(&ask(&[0.0], Some(0)), &Wish { k: Some(3), ..wish }).unwrap_err().to_string();
+        assert!(error.contains("2 other pictures"), "{error}");
     }
 
     #[test]

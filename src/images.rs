@@ -7,7 +7,9 @@ mod preparation;
 use std::path::{Path, PathBuf};
 
 pub use archive::{LAYOUTS, Layout, Record};
-pub use picture::{MOST_BYTES, decode, encode_png, is_picture, read_from, read_picture, read_png};
+pub use picture::{
+    MOST_BYTES, Undecoded, Unreadable, decode, encode_png, is_picture, read_from, read_picture, read_png,
+};
 pub use preparation::{Filter, Preparation, Sharpen};
 
 /// `class/00042.png`, the name by which an image is known from its preparation on.

@@ -31,10 +31,12 @@ pub fn listen() -> Result<()> {
     Ok(())
 }
 
+/// The signal that has come.
+pub fn signal() -> Option<i32> {
+    Some(SIGNAL.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
+}
+
 /// Fails once a signal has come.
 pub fn check() -> Result<()> {
-    match SIGNAL.load(Ordering::Relaxed) {
-        0 => Ok(()),
-        signal => Err(Failure::Interrupted(signal).into()),
-    }
+    signal().map_or(Ok(()), |signal| Err(Failure::Interrupted(signal).into()))
 }

@@ -27,6 +27,7 @@
 //! | [`finder`] | a gallery that is asked, and its answers |
 //! | [`collection`] | people's own pictures: found, embedded, remembered |
 //! | [`metrics`] | retrieval metrics with definition, chance level and interval; how two runs differ |
+//! | [`serve`] | a server: its page, its API, and what keeps both safe |
 //! | [`page`] | HTML in one file |
 //! | [`charts`] | charts as SVG for pages, and as PNG with a font that comes along |
 
@@ -53,4 +54,6 @@ pub mod page;
 pub mod pipeline;
 pub mod progress;
 pub mod search;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod stage;

@@ -210,6 +210,19 @@ impl Model {
         self.configuration.preparation.apply(image)
     }
 
+    /// What of a prepared picture enters the network, as a picture.
+    pub fn seen(&self, prepared: &RgbImage) -> RgbImage {
+        let preprocessing = &self.configuration.preprocessing;
+        let side = preprocessing.side as u32;
+        let mut values = vec![0.0; (side * side * 3) as usize];
+        preprocessing.apply(&preprocessing.fit(prepared.clone()), &mut values);
+        let byte = |value: &f32| (255.0 * (value * preprocessing.deviation + preprocessing.mean)).round() as u8;
+        RgbImage::from_fn(side, side, |x, y| {
+            let at = ((y * side + x) * 3) as usize;
+            image::Rgb([byte(&values[at]), byte(&values[at + 1]), byte(&values[at + 2])])
+        })
+    }
+
     /// What a file of its embeddings says of them.
     pub fn facts(&self) -> Result<BTreeMap<String, String>> {
         let configuration = &self.configuration;

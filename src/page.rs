@@ -4,6 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+/// The page of a report.
+pub const REPORT: &str = "index.html";
+
 pub fn whole(title: &str, style: &str, body: Markup) -> String {
     let page = html! {
         (DOCTYPE)

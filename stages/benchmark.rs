@@ -22,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::listing::Side;
 use similiai::metrics::{QUERIES, RESULTS};
+use similiai::page::REPORT;
 use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
 use similiai::{charts, damaged, files, listing, metrics};
 
@@ -94,7 +95,7 @@ impl Stage for Benchmark {
         let on_map: Vec<&str> = findings.map.points.iter().map(|it| embeddings.paths[it.id].as_str()).collect();
         let sheet = pictures::sheet(pictures, &on_map)?;
         let page = page::render(&findings, &figures, &shown, &sheet, &results)?;
-        files::write(&output("index.html"), page.as_bytes())
+        files::write(&output(REPORT), page.as_bytes())
     }
 }
 

@@ -23,37 +23,38 @@ const NAMED: usize = 20;
 /// The network that made a pipeline's embeddings.
 pub struct Trained {
     pub model: Model,
-    embeddings: Given,
+    /// The embeddings.
+    pub given: Given,
 }
 
 impl Trained {
     /// That of the embeddings called `of`, or of the only ones.
     pub fn load(project: &Project, of: Option<&str>) -> Result<Self> {
-        let embeddings = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
-        let folder = project.given(Gives::Model, None, Some(embeddings.place), "a manifest with one of them")?.folder;
-        Ok(Self { model: Model::load(&folder.join(model::FILE))?, embeddings })
+        let given = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
+        let folder = project.given(Gives::Model, None, Some(given.place), "a manifest with one of them")?.folder;
+        Ok(Self { model: Model::load(&folder.join(model::FILE))?, given })
     }
 
     /// Those of the pipeline's own pictures.
     pub fn embeddings(&self, project: &Project) -> Result<Embeddings> {
-        project.must_be_current(&self.embeddings)?;
-        let path = self.embeddings.folder.join(embeddings::FILE);
+        project.must_be_current(&self.given)?;
+        let path = self.given.folder.join(embeddings::FILE);
         let found = Embeddings::read(&path)?;
-        let mend = format!("run `similiai run {}`", self.embeddings.name);
+        let mend = format!("run `similiai run {}`", self.given.name);
         found.must_be_of(&self.model.digest, &path.display().to_string(), &mend)?;
         Ok(found)
     }
 
     /// Where the paths in the embeddings start.
     pub fn pictures(&self, project: &Project) -> Result<PathBuf> {
-        let given = project.given(Gives::Pictures, None, Some(self.embeddings.place), "a manifest with one of them")?;
+        let given = project.given(Gives::Pictures, None, Some(self.given.place), "a manifest with one of them")?;
         Ok(given.folder)
     }
 
     /// The index called `name`, or the only one of these embeddings.
     pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
-        let digest = files::digest(&self.embeddings.folder.join(embeddings::FILE))?;
-        let given = project.given(Gives::Index, name, Some(self.embeddings.place), "--approximate=INSTANCE")?;
+        let digest = files::digest(&self.given.folder.join(embeddings::FILE))?;
+        let given = project.given(Gives::Index, name, Some(self.given.place), "--approximate=INSTANCE")?;
         Graph::load(&given.folder.join(INDEX), &digest)
     }
 

@@ -99,6 +99,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         k: arguments.k.map(|k| k as usize),
         distinct: arguments.distinct,
         graph: gallery.graph.as_ref().map(|graph| (graph, ef(graph))),
+        among: None,
     };
     let mut answers = Vec::new();
     for question in questions {

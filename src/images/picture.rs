@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+use thiserror::Error;
 
 use crate::{damaged, files};
 
@@ -17,6 +18,8 @@ const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 pub const MOST_BYTES: u64 = 1 << 30;
 /// … and one that claims more pixels is not decoded.
 const MOST_PIXELS: u64 = 120_000_000;
+/// Room for four channels of 16 bits.
+const BYTES_A_PIXEL: u64 = 8;
 /// Larger ones are decoded one after the other: each takes up to a gigabyte.
 const LARGE: u64 = 20_000_000;
 static LARGE_ONE: Mutex<()> = Mutex::new(());
@@ -45,6 +48,18 @@ pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Why bytes are not taken for a picture, in words that say which.
+#[derive(Debug, Clone, Error)]
+pub enum Unreadable {
+    /// Neither PNG nor JPEG nor WebP.
+    #[error("{0}")]
+    NoPicture(String),
+    #[error("{0}")]
+    TooManyPixels(String),
+    #[error("{0}")]
+    Broken(String),
+}
+
 /// A picture as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel, on white where it is
 /// transparent, grey as equal red, green and blue.
 ///
@@ -52,44 +67,74 @@ pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
 /// If `bytes` are no PNG, JPEG or WebP, are damaged or truncated, or claim too many pixels; `name` stands in
 /// the message.
 pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
-    let broken = |error: ImageError| match error {
-        ImageError::Unsupported(what) => damaged!("{name} is a kind of picture that cannot be read here: {what}"),
-        error => damaged!("{name} is a damaged or truncated picture: {}", error.to_string().trim_end()),
-    };
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-    let Some(format) = reader.format() else {
-        return Err(damaged!("{name} is no picture: it begins neither as PNG nor as JPEG or WebP"));
-    };
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(8 * MOST_PIXELS);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(broken)?;
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels > MOST_PIXELS {
-        let most = MOST_PIXELS / 1_000_000;
-        return Err(damaged!("{name} has {width} × {height} pixels, more than the {most} million that are read"));
+    let undecoded = Undecoded::open(bytes, name, MOST_PIXELS).map_err(|why| damaged!("{why}"))?;
+    let _turn = (undecoded.pixels > LARGE).then(|| LARGE_ONE.lock().unwrap_or_else(PoisonError::into_inner));
+    undecoded.decode().map_err(|why| damaged!("{why}"))
+}
+
+/// A picture whose header is read, and nothing else.
+pub struct Undecoded<'a> {
+    /// Width × height.
+    pub pixels: u64,
+    name: &'a str,
+    decoder: Box<dyn ImageDecoder + 'a>,
+}
+
+impl<'a> Undecoded<'a> {
+    /// At most `most` pixels, and so many bytes for each of them, are made room for later.
+    pub fn open(bytes: &'a [u8], name: &'a str, most: u64) -> Result<Self, Unreadable> {
+        let mut reader = ImageReader::new(Cursor::new(bytes));
+        reader = reader.with_guessed_format().map_err(|error| Unreadable::Broken(format!("{name}: {error}")))?;
+        let Some(format) = reader.format() else {
+            let why = format!("{name} is no picture: it begins neither as PNG nor as JPEG or WebP");
+            return Err(Unreadable::NoPicture(why));
+        };
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(BYTES_A_PIXEL * most);
+        reader.limits(limits);
+        let decoder = reader.into_decoder().map_err(|error| broken(error, name))?;
+        let (width, height) = decoder.dimensions();
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels > most {
+            let most = most as f64 / 1e6;
+            let why = format!("{name} has {width} × {height} pixels, more than the {most} million that are read");
+            return Err(Unreadable::TooManyPixels(why));
+        }
+        if pixels == 0 {
+            return Err(Unreadable::Broken(format!("{name} has no pixels")));
+        }
+        // The decoder fills up with grey what a truncated file does not have.
+        if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
+            return Err(Unreadable::Broken(format!("{name} is a truncated picture: its end is missing")));
+        }
+        Ok(Self { pixels, name, decoder: Box::new(decoder) })
     }
-    if pixels == 0 {
-        return Err(damaged!("{name} has no pixels"));
+
+    pub fn decode(mut self) -> Result<RgbImage, Unreadable> {
+        let orientation = self.decoder.orientation().map_err(|error| broken(error, self.name))?;
+        let mut image = DynamicImage::from_decoder(self.decoder).map_err(|error| broken(error, self.name))?;
+        image.apply_orientation(orientation);
+        if !image.color().has_alpha() {
+            return Ok(image.into_rgb8());
+        }
+        let image = image.into_rgba8();
+        Ok(RgbImage::from_fn(image.width(), image.height(), |x, y| {
+            let [red, green, blue, alpha] = image.get_pixel(x, y).0.map(u32::from);
+            let over = |value: u32| ((value * alpha + u32::from(BACKGROUND) * (255 - alpha) + 127) / 255) as u8;
+            Rgb([over(red), over(green), over(blue)])
+        }))
     }
-    // The decoder fills up with grey what a truncated file does not have.
-    if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
-        return Err(damaged!("{name} is a truncated picture: its end is missing"));
+}
+
+fn broken(error: ImageError, name: &str) -> Unreadable {
+    match error {
+        ImageError::Unsupported(what) => {
+            Unreadable::NoPicture(format!("{name} is a kind of picture that cannot be read here: {what}"))
+        }
+        error => {
+            Unreadable::Broken(format!("{name} is a damaged or truncated picture: {}", error.to_string().trim_end()))
+        }
     }
-    let _turn = (pixels > LARGE).then(|| LARGE_ONE.lock().unwrap_or_else(PoisonError::into_inner));
-    let orientation = decoder.orientation().map_err(broken)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
-    image.apply_orientation(orientation);
-    if !image.color().has_alpha() {
-        return Ok(image.into_rgb8());
-    }
-    let image = image.into_rgba8();
-    Ok(RgbImage::from_fn(image.width(), image.height(), |x, y| {
-        let [red, green, blue, alpha] = image.get_pixel(x, y).0.map(u32::from);
-        let over = |value: u32| ((value * alpha + u32::from(BACKGROUND) * (255 - alpha) + 127) / 255) as u8;
-        Rgb([over(red), over(green), over(blue)])
-    }))
 }
 
 /// Whether the end marker follows the scan of the main picture (ITU-T T.81, annex B): within a scan, 0xFF is never

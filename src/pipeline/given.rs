@@ -1,13 +1,15 @@
 //! Where the results lie that people ask about.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
 
 use super::Project;
-use crate::damaged;
+use crate::cache::Contents;
 use crate::failure::Failure;
 use crate::stage::Gives;
+use crate::{damaged, files};
 
 /// The result of an instance, in its place.
 pub struct Given {
@@ -51,9 +53,29 @@ impl Project {
         let name = names[0].to_owned();
         if self.store.laid(&name)?.is_none() {
             let (what, run) = (what.in_words(), format!("`similiai run {name}`"));
-            return Err(Failure::Usage(format!("there are no {what} yet: `{name}` has not run; run {run}")).into());
+            return Err(Failure::NotYet(format!("there are no {what} yet: `{name}` has not run; run {run}")).into());
         }
         Ok(Given { folder: manifest.place(place).folder(), name, place })
+    }
+
+    /// The files of a result, as they were stored.
+    pub fn contents(&self, given: &Given) -> Result<Arc<Contents>> {
+        let laid = self.store.laid(&given.name)?;
+        let contents = laid.and_then(|laid| self.store.contents(&laid.digest));
+        contents.ok_or_else(|| damaged!("the list of `{0}`'s files is gone; run `similiai run {0}`", given.name))
+    }
+
+    /// The digest of a file of a result.
+    ///
+    /// # Errors
+    /// If the file is another one than the result's: altered, or just being replaced.
+    pub fn must_be_as_laid(&self, given: &Given, file: &str) -> Result<String> {
+        let digest = files::digest(&given.folder.join(file))?;
+        if self.contents(given)?.digest_of(file)?.to_hex().as_str() == digest {
+            return Ok(digest);
+        }
+        let name = &given.name;
+        Err(damaged!("{file} is not the one that `{name}` made; run `similiai run {name}`"))
     }
 
     /// Refuses a result whose inputs are not those any more that lie in their places.

@@ -126,6 +126,15 @@ impl<'a> Gallery<'a> {
         Ok(all.into_par_iter().map(Best::sorted).collect())
     }
 
+    /// The neighbours of one query among those at some places.
+    ///
+    /// # Errors
+    /// As [`Gallery::search`].
+    pub fn search_among(&self, query: &Query, places: &[usize]) -> Result<Vec<Neighbour>> {
+        self.check(query).map_err(|why| anyhow!("the query {why}"))?;
+        Ok(self.nearest_of(query, places))
+    }
+
     /// [`Gallery::search`] for any number of queries: `visit` sees the answers in order, and only some thousand queries
     /// are held at a time.
     pub fn stream<'q>(

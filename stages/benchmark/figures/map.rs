@@ -1,8 +1,7 @@
 //! The map of the test pictures: a mark for each, by class in shape and colour, that a page can point at.
 
 use maud::html;
-use plotters::style::RGBColor;
-use similiai::charts::{self, BLUE, GREEN, GREY, INK, ORANGE, PURPLE, hex};
+use similiai::charts::{self, ClassMark, INK, SHAPES, hex};
 
 use super::Figure;
 use crate::stages::benchmark::Findings;
@@ -15,21 +14,6 @@ const IN_A_ROW: usize = 5;
 /// Pictures in a row of the sheet of thumbnails, and the side of each in pixels.
 pub const COLUMNS: usize = 32;
 pub const TILE: u32 = 32;
-
-const COLORS: [RGBColor; 5] = [BLUE, ORANGE, GREEN, PURPLE, GREY];
-/// Around the origin; the last two are only outlines.
-const SHAPES: [&str; 10] = [
-    "M4.5 0A4.5 4.5 0 1 1 -4.5 0A4.5 4.5 0 1 1 4.5 0Z",
-    "M-4 -4H4V4H-4Z",
-    "M0 -5L5 4H-5Z",
-    "M0 -5.5L5.5 0L0 5.5L-5.5 0Z",
-    "M0 5L5 -4H-5Z",
-    "M-1.6 -5H1.6V-1.6H5V1.6H1.6V5H-1.6V1.6H-5V-1.6H-1.6Z",
-    "M-4.6 -2.4L-2.4 -4.6L0 -2.2L2.4 -4.6L4.6 -2.4L2.2 0L4.6 2.4L2.4 4.6L0 2.2L-2.4 4.6L-4.6 2.4L-2.2 0Z",
-    "M0 -6L1.6 -2L5.8 -1.8L2.5 .8L3.6 4.9L0 2.6L-3.6 4.9L-2.5 .8L-5.8 -1.8L-1.6 -2Z",
-    "M4 0A4 4 0 1 1 -4 0A4 4 0 1 1 4 0Z",
-    "M-3.6 -3.6H3.6V3.6H-3.6Z",
-];
 
 pub fn draw(findings: &Findings) -> Figure {
     let (map, embeddings) = (&findings.map, &findings.main.embeddings);
@@ -50,8 +34,9 @@ pub fn draw(findings: &Findings) -> Figure {
     let rows = labels.len().div_ceil(IN_A_ROW);
     let height = SIDE + 24.0 * rows as f32 + 8.0;
     let mark = |place: usize| {
-        let (shape, color) = (place % SHAPES.len(), hex(COLORS[(place + place / SHAPES.len()) % COLORS.len()]));
-        (format!("#mark-{shape}"), if shape < 8 { (color, "none".to_owned()) } else { ("none".to_owned(), color) })
+        let ClassMark { shape, color, filled } = ClassMark::of(place);
+        let (color, none) = (hex(color), "none".to_owned());
+        (format!("#mark-{shape}"), if filled { (color, none) } else { (none, color) })
     };
     let svg = html! {
         svg xmlns="http://www.w3.org/2000/svg" width=(SIDE) height=(height) viewBox=(format!("0 0 {SIDE} {height}")) font-family="sans-serif" {

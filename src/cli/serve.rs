@@ -1,0 +1,178 @@
+//! `similiai serve`
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use super::asking::Trained;
+use super::{Session, Variation};
+use crate::cache::Store;
+use crate::failure::Failure;
+use crate::metrics::RESULTS;
+use crate::pipeline::Project;
+use crate::serve::{Access, Drawn, Limits, Options, Pictures, Shown, Source, Token, serve};
+use crate::stage::Gives;
+use crate::{damaged, embeddings, files, model, page};
+
+/// A token that is shorter can be guessed.
+const SHORTEST: usize = 16;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+The page shows the pictures that look like yours: choose, drop, paste or photograph one. Programs ask /api/search, as
+/api/openapi.json describes; /metrics is for Prometheus, /healthz for whoever watches. What a new run makes is shown
+without a restart. No picture is kept.
+
+Examples:
+  similiai serve --open                                    here, at http://127.0.0.1:8501
+  curl -F image=@photo.jpg 'http://127.0.0.1:8501/api/search?k=3'
+  SIMILIAI_TOKEN=… similiai serve --host 0.0.0.0           for others, who need the token
+                                                           (better behind a proxy that speaks HTTPS)
+
+It ends with SIGINT or SIGTERM, once answers under way are given, with exit status 130 or 143.")]
+pub struct Arguments {
+    /// Name or address to listen on; others than this machine's own need --token
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 for any free one. The address is printed on stdout
+    #[arg(long, default_value_t = 8501)]
+    port: u16,
+    /// Show the page in the browser
+    #[arg(long)]
+    open: bool,
+    /// A secret of at least 16 characters that whoever asks must know
+    #[arg(long, value_name = "TOKEN", env = "SIMILIAI_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Answer anybody who can reach this server
+    #[arg(long, conflicts_with = "token")]
+    insecure: bool,
+    /// Another name of this server, as a proxy passes it on; may stand more than once
+    #[arg(long = "allow-host", value_name = "NAME")]
+    names: Vec<String>,
+    /// Show the pictures embedded by this instance (needed where there are several)
+    #[arg(long, value_name = "INSTANCE")]
+    of: Option<String>,
+    /// Largest upload
+    #[arg(long, value_name = "SIZE", default_value = "20MB")]
+    max_upload: bytesize::ByteSize,
+    /// Largest picture, in millions of pixels; each takes up to 9 bytes for a moment
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=120))]
+    max_megapixels: u64,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let address = arguments.address()?;
+    let access = arguments.access(address.ip())?;
+    let limits = arguments.limits()?;
+    let project = session.project(&Variation::default())?;
+    // That nothing has been made yet is no reason not to wait for it; what can never be there is.
+    if let Err(error) = Trained::load(&project, arguments.of.as_deref())
+        && let Some(Failure::Usage(_)) = error.downcast_ref()
+    {
+        return Err(error);
+    }
+    let source = Pipeline { session, of: arguments.of.as_deref(), store: project.store };
+    let token = access.token.is_some();
+    serve(&source, Options { address, access, limits }, |address| {
+        let address = format!("http://{address}/");
+        session.screen.print(&address);
+        tracing::info!("serving at {address}{}; Ctrl-C ends it", if token { " for those with the token" } else { "" });
+        if arguments.open
+            && let Err(error) = arguments.show(&address)
+        {
+            tracing::warn!("the page cannot be shown here ({error:#}); open it yourself");
+        }
+    })
+}
+
+impl Arguments {
+    fn address(&self) -> Result<SocketAddr> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let found = (host, self.port).to_socket_addrs().ok().and_then(|mut found| found.next());
+        found.ok_or_else(|| Failure::Usage(format!("--host {host} is neither an address nor a name known here")).into())
+    }
+
+    fn access(&self, address: IpAddr) -> Result<Access> {
+        let usage = |why: String| Err(Failure::Usage(why).into());
+        if let Some(token) = &self.token
+            && token.chars().count() < SHORTEST
+        {
+            return usage(format!(
+                "a token needs at least {SHORTEST} characters, such as `openssl rand -hex 16` gives"
+            ));
+        }
+        if !address.is_loopback() && self.token.is_none() && !self.insecure {
+            return usage(format!(
+                "{} can be reached by others: give them a --token, or let everybody in with --insecure",
+                self.host
+            ));
+        }
+        let own = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let name = (!own.contains(&address)).then_some(&self.host);
+        let hosts = self.names.iter().chain(name).map(|name| name.to_ascii_lowercase()).collect();
+        Ok(Access { hosts, token: self.token.as_deref().map(Token::new) })
+    }
+
+    fn show(&self, address: &str) -> Result<()> {
+        let secret = self.token.iter().map(|token| ("token", token));
+        Ok(opener::open(reqwest::Url::parse_with_params(address, secret)?.as_str())?)
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        let bytes = usize::try_from(self.max_upload.as_u64()).ok().filter(|bytes| (1..=1 << 30).contains(bytes));
+        let bytes = bytes.ok_or_else(|| Failure::Usage("--max-upload is from 1 byte to 1 GiB".to_owned()))?;
+        Ok(Limits { bytes, pixels: self.max_megapixels * 1_000_000 })
+    }
+}
+
+/// What the pipeline made.
+struct Pipeline<'a> {
+    session: &'a Session,
+    of: Option<&'a str>,
+    store: Arc<Store>,
+}
+
+/// The part of a report's results that is shown.
+#[derive(Deserialize)]
+struct Results {
+    map: Option<Drawn>,
+}
+
+impl Source for Pipeline<'_> {
+    fn version(&self) -> Result<String> {
+        Ok(self.store.all_laid()?.into_iter().map(|(name, laid)| format!("{name} {}\n", laid.digest)).collect())
+    }
+
+    fn open(&self) -> Result<Shown> {
+        let project = self.session.project(&Variation::default())?;
+        let trained = Trained::load(&project, self.of)?;
+        let near = Some(trained.given.place);
+        let network = project.given(Gives::Model, None, near, "a manifest with one of them")?;
+        project.must_be_as_laid(&network, model::FILE)?;
+        let embeddings = trained.embeddings(&project)?;
+        let digest = project.must_be_as_laid(&trained.given, embeddings::FILE)?;
+        let given = project.given(Gives::Pictures, None, near, "a manifest with one of them")?;
+        let contents = project.contents(&given)?;
+        let pictures = Pictures { folder: given.folder, contents, store: project.store.clone() };
+        let mut shown = Shown::new(trained.model, embeddings, digest, pictures)?;
+        match report(&project, trained.given.place).and_then(|(page, drawn)| Ok((page, shown.map(drawn)?))) {
+            Ok((page, map)) => (shown.report, shown.map) = (Some(page), map),
+            Err(error) => tracing::debug!("no report is shown: {error:#}"),
+        }
+        Ok(shown)
+    }
+}
+
+/// The report of the embeddings at a place in the manifest: its page and its map.
+fn report(project: &Project, place: usize) -> Result<(PathBuf, Option<Drawn>)> {
+    let given = project.given(Gives::Figures, None, Some(place), "a manifest with one of them")?;
+    project.must_be_current(&given)?;
+    project.must_be_as_laid(&given, RESULTS)?;
+    let path = given.folder.join(RESULTS);
+    let results: Results =
+        serde_json::from_slice(&files::read(&path)?).map_err(|error| damaged!("{}: {error}", path.display()))?;
+    Ok((given.folder.join(page::REPORT), results.map))
+}

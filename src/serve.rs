@@ -1,0 +1,137 @@
+//! A server that is shown a picture and shows its nearest ones: a page for people, JSON for programs.
+
+mod api;
+mod connections;
+mod decoding;
+mod engine;
+mod guard;
+mod limits;
+mod map;
+mod openapi;
+mod page;
+mod pictures;
+mod problem;
+mod shown;
+mod state;
+mod telemetry;
+mod uploads;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::watch;
+
+use crate::failure::Failure;
+use crate::interrupt;
+
+pub use guard::{Access, Token};
+pub use limits::Limits;
+pub use map::Drawn;
+pub use pictures::Pictures;
+pub use shown::Shown;
+use state::State;
+
+/// Between two looks at whether there is something new to show.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+/// For answers under way once the server is to end.
+const FAREWELL: Duration = Duration::from_secs(4);
+
+/// Where that comes from which is shown.
+pub trait Source {
+    /// Changes whenever [`Source::open`] would give something else.
+    fn version(&self) -> Result<String>;
+
+    /// # Errors
+    /// Said to whoever asks, until there is something to show.
+    fn open(&self) -> Result<Shown>;
+}
+
+pub struct Options {
+    pub address: SocketAddr,
+    pub access: Access,
+    pub limits: Limits,
+}
+
+/// Serves what `source` gives, now and whenever it changes, until a signal comes; `started` gets the address.
+pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketAddr)) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    // More open connections than the usual 1,024 files allow; where that is refused, fewer will do.
+    if let Err(error) = rlimit::increase_nofile_limit(2 * connections::MOST as u64) {
+        tracing::debug!("the limit of open files stays as it is: {error}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        .max_blocking_threads(2 * cores + 2)
+        .enable_all()
+        .build()
+        .context("cannot start the server")?;
+    let Options { address, access, limits } = options;
+    let state = State::new(limits)?;
+    let mut watcher = Watcher { source, state: &state, version: String::new(), trouble: String::new() };
+    watcher.look();
+    let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).map_err(|error| {
+        let mend = "choose another with --port, or --port 0 for any free one";
+        Failure::Usage(format!("cannot listen on {address}: {error}; {mend}"))
+    })?;
+    let address = listener.local_addr().context("the server has no address")?;
+    let (end, ending) = watch::channel(false);
+    let router = api::router(state.clone(), Arc::new(access));
+    let server = runtime.spawn(connections::serve(listener, router, state.telemetry.clone(), ending));
+    started(address);
+    let signal = loop {
+        std::thread::sleep(BETWEEN_LOOKS);
+        if let Some(signal) = interrupt::signal() {
+            break signal;
+        }
+        watcher.look();
+    };
+    tracing::info!("ending: no new requests, those under way have {} s", FAREWELL.as_secs());
+    end.send_replace(true);
+    let ended = runtime.block_on(async { tokio::time::timeout(FAREWELL, server).await });
+    if ended.is_err() {
+        tracing::warn!("some connections were still open");
+    }
+    runtime.shutdown_background();
+    Err(Failure::Ended(signal).into())
+}
+
+/// Keeps what is shown up to date.
+struct Watcher<'a> {
+    source: &'a dyn Source,
+    state: &'a State,
+    /// Of what is shown.
+    version: String,
+    /// What was said last.
+    trouble: String,
+}
+
+impl Watcher<'_> {
+    fn look(&mut self) {
+        let opened = self.source.version().and_then(|version| {
+            if version == self.version {
+                return Ok(None);
+            }
+            let shown = self.source.open()?;
+            // What changed meanwhile may be half of the one and half of the other.
+            Ok((self.source.version()? == version).then_some((version, shown)))
+        });
+        match opened {
+            Ok(None) => {}
+            Ok(Some((version, shown))) => {
+                tracing::info!("{} pictures, model {}…", shown.finder.embeddings.len(), &shown.model.digest[..12]);
+                self.state.show(shown);
+                (self.version, self.trouble) = (version, String::new());
+            }
+            Err(error) => {
+                let trouble = format!("{error:#}");
+                if trouble != self.trouble {
+                    tracing::warn!("{trouble}");
+                    self.state.cannot_show(&trouble);
+                    self.trouble = trouble;
+                }
+            }
+        }
+    }
+}

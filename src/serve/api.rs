@@ -1,0 +1,55 @@
+//! The API: one file for each kind of question.
+
+pub mod about;
+pub mod gallery;
+pub mod search;
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Router, middleware};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::guard::{Access, Guard, guard};
+use super::problem::Problem;
+use super::state::State;
+use super::{openapi, page};
+
+/// The parameters in an address; what is wrong with them is told as any other problem.
+#[derive(FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub struct Query<T>(pub T);
+
+pub fn router(state: State, access: Arc<Access>) -> Router {
+    let documented = OpenApiRouter::with_openapi(openapi::document(access.token.is_some()))
+        .routes(routes!(search::by_id, search::by_picture))
+        .routes(routes!(gallery::list))
+        .routes(routes!(about::about))
+        .routes(routes!(about::map))
+        .routes(routes!(about::health))
+        .routes(routes!(about::metrics));
+    let (router, document) = documented.split_for_parts();
+    let document = axum::Json(document);
+    let guarded = Guard { access, telemetry: state.telemetry.clone() };
+    router
+        .route("/api/images/{file}", get(gallery::picture))
+        .route("/api/openapi.json", get(async move || document.clone()))
+        .route("/report", get(about::report))
+        .merge(page::routes())
+        .fallback(async || Problem::missing("there is nothing at this address; /api/openapi.json says what there is"))
+        .method_not_allowed_fallback(async || {
+            let why = "this address does not take this method; /api/openapi.json says which";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", why)
+        })
+        .layer(middleware::from_fn_with_state(guarded, guard))
+        .with_state(state)
+}
+
+/// `text` as Prometheus and people read it.
+fn plain(text: String) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+}

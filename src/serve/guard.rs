@@ -1,0 +1,207 @@
+//! Who is answered: the right host name, pages of our own, and those with the token; and what browsers are told to refuse.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+
+use super::problem::Problem;
+use super::telemetry::Telemetry;
+
+const COOKIE: &str = "similiai";
+/// Open to all: it says no more than that the server is there.
+const OPEN: &str = "/healthz";
+
+/// Everything from here, nothing inline, and nobody may frame it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HEADERS: [(HeaderName, &str); 7] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::CACHE_CONTROL, "no-cache"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("permissions-policy"), "camera=(self), microphone=(), geolocation=()"),
+];
+
+/// Which requests are answered.
+#[derive(Debug, Default)]
+pub struct Access {
+    /// Names of this server beside `localhost` and addresses in numbers, which no other page can take.
+    pub hosts: Vec<String>,
+    pub token: Option<Token>,
+}
+
+/// A secret, known by its digest: comparing digests takes the same time for all that are wrong.
+#[derive(Debug, Clone)]
+pub struct Token(blake3::Hash);
+
+impl Token {
+    pub fn new(secret: &str) -> Self {
+        Self(blake3::hash(secret.as_bytes()))
+    }
+
+    fn is(&self, secret: &str) -> bool {
+        // `blake3::Hash` compares in constant time.
+        self.0 == blake3::hash(secret.as_bytes())
+    }
+
+    /// What browsers keep: it opens this server, and tells nothing of the secret.
+    fn cookie(&self) -> String {
+        blake3::keyed_hash(self.0.as_bytes(), COOKIE.as_bytes()).to_hex().to_string()
+    }
+
+    fn is_cookie(&self, value: &str) -> bool {
+        blake3::hash(self.cookie().as_bytes()) == blake3::hash(value.as_bytes())
+    }
+}
+
+#[derive(Clone)]
+pub struct Guard {
+    pub access: Arc<Access>,
+    pub telemetry: Arc<Telemetry>,
+}
+
+pub async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let method = request.method().clone();
+    // Never the address itself: it may hold a token, and nobody needs to know what was asked.
+    let route = request.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
+    let mut response = match guard.access.refusal(&request) {
+        Some(refusal) => {
+            guard.telemetry.refuse("access");
+            refusal
+        }
+        None => next.run(request).await,
+    };
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    let (status, took) = (response.status().as_u16(), start.elapsed());
+    guard.telemetry.answered(&route, status, took);
+    tracing::debug!("{method} {route} {status} {:.1} ms", 1e3 * took.as_secs_f64());
+    response
+}
+
+impl Access {
+    fn refusal(&self, request: &Request) -> Option<Response> {
+        let headers = request.headers();
+        if !self.is_right_host(request) {
+            let why = "this server is not called so; if it should be, start it with --allow-host NAME";
+            return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, "wrong-host", why).into_response());
+        }
+        if is_of_another_page(request.method(), headers) {
+            let why = "requests of other pages are not answered";
+            return Some(Problem::new(StatusCode::FORBIDDEN, "other-page", why).into_response());
+        }
+        let token = self.token.as_ref()?;
+        let path = request.uri().path();
+        if path == OPEN || is_told(token, headers) {
+            return None;
+        }
+        if path == "/" && asked_with(request, token) {
+            // Later requests of the page bring the cookie; the token leaves the address.
+            let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/", token.cookie());
+            return Some(([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response());
+        }
+        let why = "this server wants its token: open /?token=TOKEN, or send `Authorization: Bearer TOKEN`";
+        let mut response = Problem::new(StatusCode::UNAUTHORIZED, "no-token", why).into_response();
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Some(response)
+    }
+
+    /// A page elsewhere can have its own name lead here (DNS rebinding), but it cannot have the browser ask by another.
+    fn is_right_host(&self, request: &Request) -> bool {
+        let mut hosts = request.headers().get_all(header::HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+        let named = request.uri().authority().map(|authority| authority.as_str());
+        let Ok(host) = host.to_str() else { return false };
+        self.is_own_name(host) && named.is_none_or(|named| self.is_own_name(named))
+    }
+
+    fn is_own_name(&self, authority: &str) -> bool {
+        let Ok(authority) = authority.parse::<axum::http::uri::Authority>() else { return false };
+        let host = authority.host().to_ascii_lowercase();
+        let number = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+        number.parse::<IpAddr>().is_ok() || host == "localhost" || self.hosts.iter().any(|name| *name == host)
+    }
+}
+
+/// Browsers say where a request comes from (W3C Fetch Metadata); following a link to here is fine.
+fn is_of_another_page(method: &Method, headers: &HeaderMap) -> bool {
+    let is = |name: &str, wanted: &str| headers.get(name).is_some_and(|value| value.as_bytes() == wanted.as_bytes());
+    let other = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
+    other && !(method == Method::GET && is("sec-fetch-mode", "navigate"))
+}
+
+fn is_told(token: &Token, headers: &HeaderMap) -> bool {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut ours =
+        cookies.flat_map(|all| all.split("; ")).filter_map(|one| one.strip_prefix(COOKIE)?.strip_prefix('='));
+    bearer.is_some_and(|secret| token.is(secret)) || ours.any(|value| token.is_cookie(value))
+}
+
+fn asked_with(request: &Request, token: &Token) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Asked {
+        token: String,
+    }
+    let asked = axum::extract::Query::<Asked>::try_from_uri(request.uri());
+    asked.is_ok_and(|asked| token.is(&asked.token))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+
+    fn status(access: &Access, headers: &[(&str, &str)]) -> Option<u16> {
+        let mut request = Request::get("/api/about");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        access.refusal(&request.body(Body::empty()).unwrap()).map(|response| response.status().as_u16())
+    }
+
+    #[test]
+    fn only_names_that_no_other_page_can_take_are_answered() {
+        let access = Access { hosts: vec!["pictures.example".to_owned()], token: None };
+        for host in ["127.0.0.1:8501", "localhost", "LOCALHOST:1", "[::1]:8501", "192.168.0.7", "pictures.example:80"] {
+            assert_eq!(status(&access, &[("host", host)]), None, "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:8501", "127.0.0.1.evil.example", "", "a b"] {
+            assert_eq!(status(&access, &[("host", host)]), Some(421), "{host}");
+        }
+        assert_eq!(status(&access, &[]), Some(421));
+        assert_eq!(status(&access, &[("host", "localhost"), ("host", "localhost")]), Some(421));
+    }
+
+    #[test]
+    fn other_pages_are_refused_but_links_are_not() {
+        let access = Access::default();
+        let from =
+            |site, mode| status(&access, &[("host", "localhost"), ("sec-fetch-site", site), ("sec-fetch-mode", mode)]);
+        assert_eq!([from("same-origin", "cors"), from("none", "navigate"), from("cross-site", "navigate")], [None; 3]);
+        assert_eq!([from("cross-site", "no-cors"), from("same-site", "cors")], [Some(403); 2]);
+    }
+
+    #[test]
+    fn a_token_is_wanted_where_there_is_one() {
+        let token = Token::new("a secret of some length");
+        let cookie = format!("a=b; similiai={}", token.cookie());
+        let access = Access { hosts: Vec::new(), token: Some(token) };
+        let with = |name, value: &str| status(&access, &[("host", "localhost"), (name, value)]);
+        assert_eq!(with("authorization", "Bearer a secret of some length"), None);
+        assert_eq!(with("cookie", &cookie), None);
+        for (name, value) in [("authorization", "Bearer a secret"), ("cookie", "similiai=a secret of some length")] {
+            assert_eq!(with(name, value), Some(401), "{name}: {value}");
+        }
+    }
+}

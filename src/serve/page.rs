@@ -1,0 +1,50 @@
+//! The page for people, built into the program.
+
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::state::State;
+use crate::charts;
+
+const HTML: &str = include_str!("page/index.html");
+const SCRIPT: &str = include_str!("page/app.js");
+const STYLE: &str = include_str!("page/style.css");
+const ICON: &str = include_str!("page/icon.svg");
+
+pub fn routes() -> Router<State> {
+    let style = STYLE.replace("DARK_CHARTS", &charts::dark_style());
+    let file = |kind: &'static str, text: String| {
+        let tag = tag(text.as_bytes());
+        get(move |headers: HeaderMap| async move { unless_known(&headers, &tag, kind, || text.clone()) })
+    };
+    Router::new()
+        .route("/", file("text/html; charset=utf-8", HTML.to_owned()))
+        .route("/app.js", file("text/javascript; charset=utf-8", SCRIPT.to_owned()))
+        .route("/style.css", file("text/css; charset=utf-8", style))
+        .route("/icon.svg", file("image/svg+xml", ICON.to_owned()))
+}
+
+pub fn tag(bytes: &[u8]) -> String {
+    format!("\"{}\"", &blake3::hash(bytes).to_hex()[..32])
+}
+
+/// The body, or that the browser has it already.
+pub fn unless_known<B: IntoResponse>(
+    headers: &HeaderMap,
+    tag: &str,
+    kind: &'static str,
+    body: impl FnOnce() -> B,
+) -> Response {
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { body().into_response() };
+    let headers = response.headers_mut();
+    if !known {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        headers.insert(header::ETAG, tag);
+    }
+    response
+}

@@ -1,0 +1,440 @@
+// The page: one query at a time, shown from its address, so that Back, Reload and a shared link all work.
+const $ = (id) => document.getElementById(id);
+const make = (name, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+};
+const drawn = (name, attributes) => {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+};
+const PATIENCE = 2000;
+
+let about = null; // what the server shows; null before it shows anything
+let map = null;
+let latest = 0; // number of the last search: answers to earlier ones are not shown
+const uploads = []; // pictures of this visit, for Back; they are nowhere else
+
+/** What the server says, or an error in its words; `gone` where it says nothing. */
+function ask(method, address, picture, sending) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open(method, address);
+    request.responseType = "json";
+    if (sending) request.upload.onprogress = (event) => event.lengthComputable && sending(event.loaded / event.total);
+    const fail = (text, facts) => reject(Object.assign(new Error(text), facts));
+    request.onload = () => {
+      if (request.status === 200 && request.response) resolve(request.response);
+      else fail(request.response?.detail ?? `The server answers with status ${request.status}.`, { status: request.status });
+    };
+    request.onerror = () => fail("The server does not answer. Is `similiai serve` still running?", { gone: true });
+    let body = null;
+    if (picture) {
+      body = new FormData();
+      body.append("image", picture, "picture");
+    }
+    request.send(body);
+  });
+}
+
+// What is asked, in the address.
+
+function asked() {
+  const parameters = new URLSearchParams(location.search);
+  const id = parameters.get("id");
+  return {
+    id: id !== null && /^\d+$/.test(id) ? Number(id) : null,
+    upload: history.state?.upload ?? null,
+    k: Math.min(Math.max(Number(parameters.get("k")) || 10, 1), Number($("k").max)),
+    label_name: parameters.get("label_name") ?? "",
+    split: parameters.get("split") ?? "",
+  };
+}
+
+function addressOf({ id, k, label_name, split }) {
+  const parameters = new URLSearchParams();
+  if (id !== null) parameters.set("id", id);
+  parameters.set("k", k);
+  if (label_name) parameters.set("label_name", label_name);
+  if (split) parameters.set("split", split);
+  return "?" + parameters;
+}
+
+/** Another question: a new entry of the history, or (`replace`) the same one asked otherwise. */
+function go(change, replace = false) {
+  const next = { ...asked(), ...change };
+  const state = next.upload === null ? null : { upload: next.upload };
+  history[replace ? "replaceState" : "pushState"](state, "", addressOf(next));
+  return show(!replace);
+}
+const byId = (id) => go({ id, upload: null });
+
+function byPicture(file) {
+  if (!file) return;
+  if (about && file.size > about.most.bytes) {
+    trouble(`${file.name || "The picture"} has ${megabytes(file.size)}, more than the ${megabytes(about.most.bytes)} that are read.`);
+    return;
+  }
+  uploads.push({ file, address: URL.createObjectURL(file) });
+  go({ id: null, upload: uploads.length - 1 });
+}
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
+
+// Showing.
+
+async function show(anew) {
+  const query = asked();
+  const number = ++latest;
+  $("k").value = query.k;
+  $("k-shown").value = query.k;
+  for (const [name, select] of [["label_name", $("label-name")], ["split", $("split")]]) {
+    if (![...select.options].some((option) => option.value === query[name])) select.add(new Option(query[name]));
+    select.value = query[name];
+  }
+  trouble("");
+  if (!about) return;
+  const upload = query.upload === null ? null : uploads[query.upload];
+  if (query.id === null && !upload) return nothing(query.upload !== null);
+  $("results").classList.add("busy");
+  $("summary").textContent = "Searching …";
+  const sending = $("sending");
+  const progress = (share) => {
+    if (number !== latest) return;
+    sending.hidden = share >= 1;
+    sending.value = share;
+  };
+  const start = performance.now();
+  try {
+    const answer = await (upload
+      ? ask("POST", "/api/search" + addressOf({ ...query, id: null }), upload.file, progress)
+      : ask("GET", "/api/search" + addressOf(query)));
+    if (number !== latest) return;
+    showAnswer(answer, query, upload, performance.now() - start);
+    if (anew === true && matchMedia("(max-width: 56rem)").matches) $("query").scrollIntoView();
+    if (answer.gallery !== about.gallery) await meet();
+  } catch (error) {
+    if (number !== latest) return;
+    $("results").replaceChildren();
+    for (const part of ["query", "times", "map", "likeness"]) $(part).hidden = true;
+    if (upload) showQuery(upload, null);
+    $("summary").className = "";
+    $("summary").textContent = "Nothing was found.";
+    trouble(error.message);
+    if (error.gone || error.status === 503) waitForServer(error.message);
+  } finally {
+    if (number === latest) {
+      $("results").classList.remove("busy");
+      sending.hidden = true;
+    }
+  }
+}
+
+/** Before the first question, or after Reload, where an uploaded picture is no longer here. */
+function nothing(lost) {
+  for (const part of ["query", "times", "likeness"]) $(part).hidden = true;
+  $("results").replaceChildren();
+  $("results").classList.remove("busy");
+  $("summary").className = "";
+  $("summary").textContent = lost
+    ? "The uploaded picture was not kept. Choose it again."
+    : "Choose a picture, and the ones that look like it are shown here.";
+  document.title = "SimiliAI";
+  drawMarks(null);
+}
+
+/** A message where the question is; what stands between ` ` is a command. */
+function trouble(text) {
+  const parts = text.split("`").map((part, place) => (place % 2 ? make("code", { textContent: part }) : part));
+  $("trouble").replaceChildren(...(text ? parts : []));
+}
+
+function showQuery(upload, answer) {
+  const picture = answer?.query.picture;
+  $("query").hidden = false;
+  const original = $("original");
+  original.src = upload ? upload.address : picture.image;
+  original.className = picture ? "small" : "";
+  const name = upload ? upload.file.name || "your picture" : `${picture.label_name || picture.path}, picture ${picture.id}`;
+  original.alt = upload ? "Your picture" : `Picture ${picture.id}${picture.label_name && ": " + picture.label_name}`;
+  const size = answer ? `, ${answer.query.width} × ${answer.query.height}` : "";
+  $("query-name").textContent = name + size + (picture?.split ? ` (${picture.split})` : "");
+  $("seen").parentNode.hidden = !answer;
+  if (answer) {
+    $("seen").src = answer.query.seen;
+    $("seen").alt = "The same picture, as small as the network sees it";
+  }
+  document.title = `${name} – SimiliAI`;
+}
+
+function showAnswer(answer, query, upload, total) {
+  showQuery(upload, answer);
+  const { results } = answer;
+  const right = results.filter((result) => result.same_class).length;
+  const known = results.length && results[0].same_class !== null;
+  const summary = $("summary");
+  summary.className = answer.close ? "" : "far";
+  summary.textContent = !results.length
+    ? "There is no other picture like that in the gallery."
+    : (answer.close
+        ? `${results.length} nearest pictures`
+        : `No close match: even the nearest is of the same kind only with a chance of ${percent(results[0].chance)}. The ${results.length} nearest`) +
+      (known ? `, ${right} of them of the same class.` : ".");
+  if (results.length && results.length < query.k) summary.textContent += " There are no more.";
+  $("results").replaceChildren(...results.map(result));
+  $("likeness").hidden = !results.length;
+  showTimes(answer.milliseconds, total);
+  drawMarks(answer);
+}
+const percent = (share) => `${Math.round(100 * share)} %`;
+
+function result({ rank, id, label_name, split, path, distance, chance, same_class, image }) {
+  const [kind, mark, said] = same_class === null ? ["", "", ""] : same_class ? ["right", "✓ ", "same class"] : ["wrong", "✗ ", "another class"];
+  const line = (text) => make("span", { className: "soft", textContent: text });
+  const bar = make("span", { className: "chance", ariaHidden: "true" }, make("i"));
+  bar.firstChild.style.width = percent(chance).replace(" ", "");
+  const button = make("button", { type: "button", title: `${path}: search by this picture` },
+    make("img", { src: image, alt: "", loading: "lazy", width: 64, height: 64 }),
+    make("span", { className: "text" },
+      make("span", { className: "rank", textContent: rank }),
+      make("b", { textContent: mark + (label_name || path) }),
+      ...(said ? [make("span", { className: "spoken", textContent: said })] : []),
+      bar,
+      line(`likeness ${percent(chance)}`),
+      line(`distance ${distance.toFixed(3)}`),
+      ...(split ? [line(split === "train" ? "learned from" : "never seen")] : [])));
+  button.onclick = () => byId(id);
+  return make("li", { className: kind }, button);
+}
+
+function showTimes(milliseconds, total) {
+  const parts = Object.entries(milliseconds).filter(([name, time]) => time > 0 || name === "search");
+  const here = parts.reduce((sum, [, time]) => sum + time, 0);
+  const names = { decode: "decode", wait: "wait", embed: "embed", search: "search" };
+  $("times").hidden = false;
+  $("times").querySelector(".bar").replaceChildren(...parts.map(([name, time]) => {
+    const part = make("span", { className: name });
+    part.style.flexGrow = time / here;
+    return part;
+  }));
+  const entry = (name, time, color) =>
+    make("div", {}, make("dt", {}, ...(color ? [make("i", { className: color })] : []), name), make("dd", { textContent: `${time.toFixed(1)} ms` }));
+  $("times").querySelector("dl").replaceChildren(
+    ...parts.map(([name, time]) => entry(names[name], time, name)), entry("in all, to this page", total, ""));
+}
+
+// The map.
+
+const SIDE = 620, MARGIN = 22;
+const across = ({ x }) => MARGIN + x * (SIDE - 2 * MARGIN);
+const down = ({ y }) => MARGIN + (1 - y) * (SIDE - 2 * MARGIN);
+
+function look({ shape, color, filled }) {
+  return filled ? { d: shape, fill: color } : { d: shape, fill: "none", stroke: color, "stroke-width": 1.8 };
+}
+
+function drawMap() {
+  const svg = $("map").querySelector("svg");
+  const points = map.points.map((point) => {
+    const mark = drawn("path", { ...look(map.classes[point.class]), transform: `translate(${across(point)} ${down(point)})` });
+    mark.append(drawn("title", {}));
+    mark.firstChild.textContent = `${map.classes[point.class].label_name}, picture ${point.id}`;
+    mark.addEventListener("click", () => byId(point.id));
+    return mark;
+  });
+  svg.querySelector(".points").replaceChildren(...points);
+  $("map-how").textContent = `${map.points.length} test pictures, placed by ${map.method}.`;
+  $("map").querySelector(".legend").replaceChildren(...map.classes.map((kind) => {
+    const icon = drawn("svg", { viewBox: "-7 -7 14 14", "aria-hidden": "true" });
+    icon.append(drawn("path", look(kind)));
+    return make("li", {}, icon, kind.label_name);
+  }));
+}
+
+/** The query, and its nearest ones by rank, where their place is. */
+function drawMarks(answer) {
+  const place = answer?.query.place;
+  $("map").hidden = !map;
+  const marks = [];
+  if (map && place) {
+    const near = answer.results.filter((result) => result.place).slice(0, 10);
+    for (const result of near)
+      marks.push(drawn("line", { class: "line", x1: across(place), y1: down(place), x2: across(result.place), y2: down(result.place) }));
+    for (const result of [...near].reverse()) {
+      const [x, y] = [across(result.place), down(result.place)];
+      const text = drawn("text", { x, y });
+      text.textContent = result.rank;
+      marks.push(drawn("circle", { cx: x, cy: y, r: 9 }), text);
+    }
+    marks.push(drawn("path", { class: "query", d: "M0 -13L4 -4L13 0L4 4L0 13L-4 4L-13 0L-4 -4Z", transform: `translate(${across(place)} ${down(place)})` }));
+  }
+  $("map").querySelector(".marks").replaceChildren(...marks);
+  const kinds = [...new Set(answer?.results.slice(0, 5).map((result) => result.label_name))].filter(Boolean).join(", ");
+  $("map-text").textContent = "Map of test pictures" + (place ? `; the star is the query, among ${kinds}` : "");
+}
+
+// The gallery.
+
+const gallery = { offset: 0, page: 60 };
+
+async function browse() {
+  const dialog = $("gallery");
+  const [label_name, split] = [$("gallery-label-name").value, $("gallery-split").value];
+  const parameters = new URLSearchParams({ offset: gallery.offset, limit: gallery.page });
+  if (label_name) parameters.set("label_name", label_name);
+  if (split) parameters.set("split", split);
+  const said = dialog.querySelector(".trouble");
+  said.textContent = "";
+  try {
+    const { total, pictures } = await ask("GET", "/api/gallery?" + parameters);
+    dialog.querySelector(".tiles").replaceChildren(...pictures.map(tile));
+    dialog.querySelector(".place").textContent = total
+      ? `${gallery.offset + 1} to ${gallery.offset + pictures.length} of ${total}`
+      : "No pictures";
+    dialog.querySelector(".back").disabled = gallery.offset === 0;
+    dialog.querySelector(".on").disabled = gallery.offset + pictures.length >= total;
+  } catch (error) {
+    said.textContent = error.message;
+  }
+}
+
+function tile({ id, label_name, path, image }) {
+  const button = make("button", { type: "button", title: `${label_name || path}, picture ${id}` },
+    make("img", { src: image, alt: `${label_name || path}, picture ${id}`, width: 64, height: 64, loading: "lazy" }));
+  button.onclick = () => {
+    $("gallery").close();
+    byId(id);
+  };
+  return make("li", {}, button);
+}
+
+// The camera.
+
+let stream = null;
+
+async function photograph() {
+  // Phones have an app for it.
+  if (!navigator.mediaDevices?.getUserMedia || matchMedia("(pointer: coarse)").matches) return $("camera-file").click();
+  trouble("");
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch (error) {
+    return trouble(`The camera cannot be used: ${error.message}.`);
+  }
+  $("camera").querySelector("video").srcObject = stream;
+  $("camera").showModal();
+}
+
+function take() {
+  const video = $("camera").querySelector("video");
+  if (!video.videoWidth) return;
+  const canvas = make("canvas", { width: video.videoWidth, height: video.videoHeight });
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  $("camera").close();
+  canvas.toBlob((blob) => byPicture(new File([blob], "photograph.png", { type: "image/png" })), "image/png");
+}
+
+// The server: what it has, and whether it is there.
+
+/** Gets to know what the server shows, and shows what is asked. */
+async function meet() {
+  about = await ask("GET", "/api/about");
+  map = about.map ? await ask("GET", "/api/map").catch(() => null) : null;
+  $("about").textContent = `${about.pictures.toLocaleString("en")} pictures${about.classes.length ? ` of ${about.classes.length} classes` : ""} that may look like yours`;
+  $("report").hidden = !about.report;
+  $("most").textContent = `, up to ${megabytes(about.most.bytes)}`;
+  $("samples").replaceChildren(...about.samples.map(tile));
+  for (const [names, ...selects] of [[about.classes, $("label-name"), $("gallery-label-name")], [about.splits, $("split"), $("gallery-split")]])
+    for (const select of selects) {
+      const chosen = select.value;
+      select.replaceChildren(new Option("all", ""), ...names.map((name) => new Option(name)));
+      if (names.includes(chosen)) select.value = chosen;
+    }
+  if (map) drawMap();
+  $("map").hidden = !map;
+}
+
+let waiting = false;
+
+async function waitForServer(why) {
+  if (waiting) return;
+  waiting = true;
+  const back = about !== null;
+  let said = why;
+  while (waiting) {
+    trouble(said + (said.endsWith(".") || said.endsWith("?") ? "" : ".") + " This page goes on by itself once it can.");
+    await new Promise((done) => setTimeout(done, PATIENCE));
+    try {
+      await meet();
+      waiting = false;
+    } catch (error) {
+      said = error.message;
+    }
+  }
+  await show();
+  if (back && !$("trouble").textContent) $("summary").textContent += " The server is back.";
+}
+
+// What people do.
+
+let sliding = 0;
+$("k").oninput = () => {
+  $("k-shown").value = $("k").value;
+  clearTimeout(sliding);
+  sliding = setTimeout(() => go({ k: Number($("k").value) }, true), 120);
+};
+$("wishes").onsubmit = (event) => event.preventDefault();
+$("label-name").onchange = () => go({ label_name: $("label-name").value });
+$("split").onchange = () => go({ split: $("split").value });
+for (const input of [$("file"), $("camera-file")])
+  input.onchange = () => {
+    byPicture(input.files[0]);
+    input.value = "";
+  };
+$("photograph").onclick = photograph;
+$("camera").querySelector(".take").onclick = take;
+$("camera").onclose = () => stream?.getTracks().forEach((track) => track.stop());
+$("random").onclick = () => about && byId(Math.floor(Math.random() * about.pictures));
+$("browse").onclick = () => {
+  $("gallery").showModal();
+  browse();
+};
+for (const select of [$("gallery-label-name"), $("gallery-split")])
+  select.onchange = () => {
+    gallery.offset = 0;
+    browse();
+  };
+const turn = (pages) => () => {
+  gallery.offset = Math.max(gallery.offset + pages * gallery.page, 0);
+  browse();
+};
+$("gallery").querySelector(".back").onclick = turn(-1);
+$("gallery").querySelector(".on").onclick = turn(1);
+for (const dialog of [$("gallery"), $("camera")]) dialog.querySelector(".close").onclick = () => dialog.close();
+
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("over");
+});
+for (const name of ["dragleave", "drop"]) addEventListener(name, () => document.body.classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  const file = event.dataTransfer.files[0];
+  if (file) byPicture(file);
+  else trouble("That is no picture file. Save it first, and drop the file.");
+});
+addEventListener("paste", (event) => {
+  const file = event.clipboardData.files[0];
+  if (file) byPicture(file);
+  else if (!event.target.closest("input, select")) trouble("The clipboard holds no picture.");
+});
+addEventListener("popstate", show);
+
+try {
+  await meet();
+  show();
+} catch (error) {
+  $("summary").textContent = "";
+  waitForServer(error.message);
+}

@@ -1,0 +1,92 @@
+//! What all requests share.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::Result;
+use axum::http::StatusCode;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::decoding::Decoding;
+use super::engine::Engine;
+use super::limits::{Limits, QUEUE};
+use super::problem::Problem;
+use super::shown::Shown;
+use super::telemetry::Telemetry;
+use super::uploads::Uploads;
+
+#[derive(Clone)]
+pub struct State(Arc<Shared>);
+
+pub struct Shared {
+    /// Or why there is nothing.
+    shown: RwLock<Result<Arc<Shown>, String>>,
+    pub engine: Engine,
+    pub decoding: Decoding,
+    pub uploads: Uploads,
+    searches: Semaphore,
+    pub telemetry: Arc<Telemetry>,
+    pub limits: Limits,
+}
+
+pub struct Turn<'a> {
+    telemetry: &'a Telemetry,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.telemetry.searches.dec();
+    }
+}
+
+impl std::ops::Deref for State {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl State {
+    pub fn new(limits: Limits) -> Result<Self> {
+        let telemetry = Arc::new(Telemetry::new()?);
+        Ok(Self(Arc::new(Shared {
+            shown: RwLock::new(Err("there is nothing to show yet".to_owned())),
+            engine: Engine::start(telemetry.clone())?,
+            decoding: Decoding::new(limits.pixels),
+            uploads: Uploads::new(&limits),
+            searches: Semaphore::new(QUEUE),
+            telemetry,
+            limits,
+        })))
+    }
+
+    /// What is shown now; whoever holds it keeps it as it is.
+    pub fn shown(&self) -> Result<Arc<Shown>, Problem> {
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+        shown.clone().map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", why))
+    }
+
+    /// A place among those that search, until it is dropped.
+    pub fn turn(&self) -> Result<Turn<'_>, Problem> {
+        let permit = self.searches.try_acquire().map_err(|_| {
+            self.telemetry.refuse("searches");
+            Problem::busy("too many searches at once; try again in a moment")
+        })?;
+        self.telemetry.searches.inc();
+        Ok(Turn { telemetry: &self.telemetry, _permit: permit })
+    }
+
+    pub fn show(&self, shown: Shown) {
+        self.telemetry.pictures.set(shown.finder.embeddings.len() as i64);
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(shown));
+    }
+
+    /// What is shown stays, if there is anything.
+    pub fn cannot_show(&self, why: &str) {
+        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
+        if shown.is_err() {
+            *shown = Err(why.to_owned());
+        }
+    }
+}
