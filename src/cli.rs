@@ -149,6 +149,10 @@ pub fn main(kinds: &'static [Kind]) -> ExitCode {
 }
 
 fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
+    #[cfg(feature = "serve")]
+    if matches!(cli.command, Command::Serve(_)) {
+        serve::begin_thriftily();
+    }
     if let Some(folder) = &cli.folder {
         std::env::set_current_dir(folder)
             .map_err(|error| Failure::Usage(format!("cannot work in {}: {error}", folder.display())))?;

@@ -1,7 +1,6 @@
 //! `similiai serve`
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -61,6 +60,24 @@ pub struct Arguments {
     /// Largest picture, in millions of pixels; each takes up to 9 bytes for a moment
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=120))]
     max_megapixels: u64,
+}
+
+/// Begins anew with an allocator that gives back what a large picture took, rather than keep it for a next one. glibc
+/// hears of that only from the environment, before the program starts.
+pub fn begin_thriftily() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::os::unix::process::CommandExt;
+        const HOW: [(&str, &str); 3] =
+            [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "1000000"), ("MALLOC_TRIM_THRESHOLD_", "1000000")];
+        if HOW.iter().any(|(name, _)| std::env::var_os(name).is_none())
+            && let Ok(program) = std::env::current_exe()
+        {
+            let missing = HOW.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
+            // It comes back only if it failed, and then the server does without.
+            drop(std::process::Command::new(program).args(std::env::args_os().skip(1)).envs(missing).exec());
+        }
+    }
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
@@ -159,7 +176,7 @@ impl Source for Pipeline<'_> {
         let pictures = Pictures { folder: given.folder, contents, store: project.store.clone() };
         let mut shown = Shown::new(trained.model, embeddings, digest, pictures)?;
         match report(&project, trained.given.place).and_then(|(page, drawn)| Ok((page, shown.map(drawn)?))) {
-            Ok((page, map)) => (shown.report, shown.map) = (Some(page), map),
+            Ok((page, map)) => (shown.report, shown.map) = (Some(page.into()), map),
             Err(error) => tracing::debug!("no report is shown: {error:#}"),
         }
         Ok(shown)
@@ -167,12 +184,13 @@ impl Source for Pipeline<'_> {
 }
 
 /// The report of the embeddings at a place in the manifest: its page and its map.
-fn report(project: &Project, place: usize) -> Result<(PathBuf, Option<Drawn>)> {
+fn report(project: &Project, place: usize) -> Result<(Vec<u8>, Option<Drawn>)> {
     let given = project.given(Gives::Figures, None, Some(place), "a manifest with one of them")?;
     project.must_be_current(&given)?;
     project.must_be_as_laid(&given, RESULTS)?;
     let path = given.folder.join(RESULTS);
     let results: Results =
         serde_json::from_slice(&files::read(&path)?).map_err(|error| damaged!("{}: {error}", path.display()))?;
-    Ok((given.folder.join(page::REPORT), results.map))
+    project.must_be_as_laid(&given, page::REPORT)?;
+    Ok((files::read(&given.folder.join(page::REPORT))?, results.map))
 }

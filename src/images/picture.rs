@@ -18,8 +18,8 @@ const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 pub const MOST_BYTES: u64 = 1 << 30;
 /// … and one that claims more pixels is not decoded.
 const MOST_PIXELS: u64 = 120_000_000;
-/// Room for four channels of 16 bits.
-const BYTES_A_PIXEL: u64 = 8;
+/// Room for what stands beside the pixels: a profile or a text may be much larger than the file that it is packed in.
+const BESIDE: u64 = 16 << 20;
 /// Larger ones are decoded one after the other: each takes up to a gigabyte.
 const LARGE: u64 = 20_000_000;
 static LARGE_ONE: Mutex<()> = Mutex::new(());
@@ -81,7 +81,7 @@ pub struct Undecoded<'a> {
 }
 
 impl<'a> Undecoded<'a> {
-    /// At most `most` pixels, and so many bytes for each of them, are made room for later.
+    /// At most `most` pixels.
     pub fn open(bytes: &'a [u8], name: &'a str, most: u64) -> Result<Self, Unreadable> {
         let mut reader = ImageReader::new(Cursor::new(bytes));
         reader = reader.with_guessed_format().map_err(|error| Unreadable::Broken(format!("{name}: {error}")))?;
@@ -90,7 +90,7 @@ impl<'a> Undecoded<'a> {
             return Err(Unreadable::NoPicture(why));
         };
         let mut limits = Limits::no_limits();
-        limits.max_alloc = Some(BYTES_A_PIXEL * most);
+        limits.max_alloc = Some(BESIDE);
         reader.limits(limits);
         let decoder = reader.into_decoder().map_err(|error| broken(error, name))?;
         let (width, height) = decoder.dimensions();

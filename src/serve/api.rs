@@ -6,7 +6,7 @@ pub mod search;
 
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -45,6 +45,8 @@ pub fn router(state: State, access: Arc<Access>) -> Router {
             let why = "this address does not take this method; /api/openapi.json says which";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", why)
         })
+        // The limits here are of our own: they know how much all uploads take together.
+        .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(guarded, guard))
         .with_state(state)
 }

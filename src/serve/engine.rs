@@ -16,7 +16,7 @@ use super::telemetry::Telemetry;
 use crate::finder::{Answer, Asked, Wish};
 
 /// Pictures that are embedded together: more would only make the first of them wait.
-const TOGETHER: usize = 16;
+const TOGETHER: usize = 4;
 
 pub struct Engine {
     jobs: mpsc::Sender<Job>,

@@ -1,9 +1,9 @@
 //! What is shown: one network and the gallery that it embedded, never a mixture of two.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use anyhow::Result;
+use axum::body::Bytes;
 
 use super::map::{Drawn, Map};
 use super::pictures::Pictures;
@@ -20,7 +20,8 @@ pub struct Shown {
     pub digest: String,
     pub pictures: Pictures,
     pub map: Option<Map>,
-    pub report: Option<PathBuf>,
+    /// The report's page.
+    pub report: Option<Bytes>,
     /// In the order of their labels.
     pub classes: Vec<String>,
     /// Ids by class and split; a name that is empty stands for all.

@@ -27,14 +27,14 @@ impl Telemetry {
         let seconds = |name: &str, help: &str, labels: &[&str]| {
             HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)
         };
-        let powers = vec![1.0, 2.0, 4.0, 8.0, 16.0];
+        let counts = vec![1.0, 2.0, 3.0, 4.0];
         let telemetry = Self {
             registry: Registry::new_custom(Some("similiai".to_owned()), None)?,
             requests: IntCounterVec::new(Opts::new("requests_total", "Requests answered"), &["route", "status"])?,
             seconds: seconds("request_seconds", "Time to answer a request", &["route"])?,
             phases: seconds("search_seconds", "Time of a search's parts", &["phase"])?,
             together: Histogram::with_opts(
-                HistogramOpts::new("batch_pictures", "Pictures embedded together").buckets(powers),
+                HistogramOpts::new("batch_pictures", "Pictures embedded together").buckets(counts),
             )?,
             connections: IntGauge::new("connections", "Open connections")?,
             refused: IntCounterVec::new(Opts::new("refused_total", "What was turned away, and why"), &["why"])?,

@@ -6,6 +6,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -14,6 +15,8 @@ use super::problem::Problem;
 
 /// The field of a form that holds the picture.
 const FIELD: &str = "image";
+/// What is let go by of an upload that is too large, in largest uploads.
+const PATIENCE: usize = 3;
 /// What the whole body of a form may have beside its picture.
 const FORM: usize = 16 << 10;
 
@@ -39,8 +42,8 @@ impl Uploads {
         let (parts, body) = request.into_parts();
         let form = is_form(&parts.headers);
         let most = self.most + if form { FORM } else { 0 };
-        let declared = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if declared.is_some_and(|length: usize| length > most) {
+        // Whoever asks before sending is told before.
+        if parts.headers.contains_key(header::EXPECT) && body.size_hint().lower() > most as u64 {
             return Err(self.too_large());
         }
         let upload = self.body(body, most).await?;
@@ -57,15 +60,21 @@ impl Uploads {
 
     async fn body(&self, mut body: Body, most: usize) -> Result<Upload, Problem> {
         let end = Instant::now() + UPLOAD;
-        let slow = || Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the upload came too slowly; try again");
+        let length = body.size_hint().exact().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+        let mut too_large = length > most;
         let (mut bytes, mut room) = (Vec::new(), None::<OwnedSemaphorePermit>);
-        loop {
-            let next = timeout(SILENCE, timeout_at(end, body.frame())).await;
-            let Some(frame) = next.map_err(|_| slow())?.map_err(|_| slow())? else { break };
-            let broken = |error: axum::Error| Problem::invalid(format!("the upload broke off: {error}"));
-            let Ok(piece) = frame.map_err(broken)?.into_data() else { continue };
-            if bytes.len() + piece.len() > most {
-                return Err(self.too_large());
+        let mut received = 0;
+        while let Some(piece) = next(&mut body, end).await? {
+            received += piece.len();
+            too_large |= received > most;
+            if too_large {
+                // Most clients hear an answer only once they have sent all: what is too much is let go by, for a while.
+                bytes = Vec::new();
+                room = None;
+                if received > PATIENCE * most {
+                    break;
+                }
+                continue;
             }
             let full = |_| Problem::busy("too many uploads at once; try again in a moment");
             let more = self.room.clone().try_acquire_many_owned(piece.len() as u32).map_err(full)?;
@@ -75,7 +84,7 @@ impl Uploads {
             }
             bytes.extend_from_slice(&piece);
         }
-        Ok(Upload { bytes: bytes.into(), _room: room })
+        if too_large { Err(self.too_large()) } else { Ok(Upload { bytes: bytes.into(), _room: room }) }
     }
 
     fn too_large(&self) -> Problem {
@@ -84,20 +93,29 @@ impl Uploads {
     }
 }
 
+/// The next piece of a body; `None` at its end.
+async fn next(body: &mut Body, end: Instant) -> Result<Option<Bytes>, Problem> {
+    let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the upload came too slowly; try again");
+    let frame = timeout(SILENCE, timeout_at(end, body.frame())).await.map_err(slow)?.map_err(slow)?;
+    let broken = |error: axum::Error| Problem::invalid(format!("the upload broke off: {error}"));
+    // Trailers have no data.
+    Ok(frame.transpose().map_err(broken)?.map(|frame| frame.into_data().unwrap_or_default()))
+}
+
 fn is_form(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("multipart/form-data"))
 }
 
+/// What the only field of a form holds.
 async fn field(request: Request) -> Result<Bytes, Problem> {
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| Problem::invalid(error.body_text()))?;
-    loop {
-        let field = form.next_field().await.map_err(|error| Problem::invalid(error.body_text()))?;
-        let Some(field) = field else {
-            return Err(Problem::invalid(format!("the form has no field called `{FIELD}`")));
-        };
-        if field.name() == Some(FIELD) {
-            return field.bytes().await.map_err(|error| Problem::invalid(error.body_text()));
+    let mut picture = None;
+    while let Some(field) = form.next_field().await.map_err(|error| Problem::invalid(error.body_text()))? {
+        if picture.is_some() || field.name() != Some(FIELD) {
+            return Err(Problem::invalid(format!("the form must have one field, called `{FIELD}`, and no other")));
         }
+        picture = Some(field.bytes().await.map_err(|error| Problem::invalid(error.body_text()))?);
     }
+    picture.ok_or_else(|| Problem::invalid(format!("the form has no field called `{FIELD}`")))
 }

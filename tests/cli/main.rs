@@ -14,5 +14,7 @@ mod pipeline;
 mod query;
 mod report;
 mod reproducible;
+#[cfg(feature = "serve")]
+mod serve;
 mod store;
 mod training;

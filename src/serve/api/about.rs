@@ -1,18 +1,22 @@
 //! What the server shows, its map and report, and how it is.
 
+use std::convert::Infallible;
+
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::gallery::Picture;
 use super::plain;
 use crate::charts::{ClassMark, SHAPES, hex};
-use crate::files;
 use crate::serve::limits::{MOST_LISTED, MOST_NEIGHBOURS};
 use crate::serve::map::Point;
+use crate::serve::page::{tag, unless_known};
 use crate::serve::problem::{self, Problem};
 use crate::serve::state;
 
@@ -138,15 +142,18 @@ fn no_report() -> Problem {
     Problem::missing("there is no report of this gallery yet; run `similiai run all`")
 }
 
-/// The report's page.
-pub async fn report(State(state): State<state::State>) -> Result<Response, Problem> {
-    let shown = state.shown()?;
-    let page = shown.report.clone().ok_or_else(no_report)?;
-    let read = tokio::task::spawn_blocking(move || files::read(&page)).await;
-    let bytes = read.map_err(|error| Problem::internal(&error.into()))?.map_err(|error| Problem::internal(&error))?;
-    let headers =
-        [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, REPORT_POLICY)];
-    Ok((headers, bytes).into_response())
+/// The report's page, in pieces: a client that takes nothing holds no more than one of them.
+pub async fn report(State(state): State<state::State>, headers: HeaderMap) -> Result<Response, Problem> {
+    const PIECE: usize = 32 << 10;
+    let page = state.shown()?.report.clone().ok_or_else(no_report)?;
+    let tag = tag(&page);
+    let mut response = unless_known(&headers, &tag, "text/html; charset=utf-8", || {
+        let length = page.len();
+        let piece = move |at: usize| Ok::<_, Infallible>(page.slice(at..length.min(at + PIECE)));
+        Body::from_stream(stream::iter((0..length).step_by(PIECE)).map(piece))
+    });
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPORT_POLICY));
+    Ok(response)
 }
 
 #[derive(Serialize, ToSchema)]

@@ -174,7 +174,8 @@ pub async fn by_picture(
 }
 
 /// A form with a picture
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)]
 struct Form {
     /// A PNG, JPEG or WebP

@@ -184,6 +184,7 @@ function showAnswer(answer, query, upload, total) {
   if (results.length && results.length < query.k) summary.textContent += " There are no more.";
   $("results").replaceChildren(...results.map(result));
   $("likeness").hidden = !results.length;
+  $("learned").hidden = answer.query.picture?.split !== "train";
   showTimes(answer.milliseconds, total);
   drawMarks(answer);
 }
