@@ -69,7 +69,7 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
         .context("cannot start the server")?;
     let Options { address, access, limits } = options;
     let state = State::new(limits)?;
-    let mut watcher = Watcher { source, state: &state, version: String::new(), trouble: String::new() };
+    let mut watcher = Watcher { source, state: &state, version: None, trouble: String::new() };
     watcher.look();
     let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).map_err(|error| {
         let mend = "choose another with --port, or --port 0 for any free one";
@@ -101,8 +101,8 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
 struct Watcher<'a> {
     source: &'a dyn Source,
     state: &'a State,
-    /// Of what is shown.
-    version: String,
+    /// Of what is shown, if anything is.
+    version: Option<String>,
     /// What was said last.
     trouble: String,
 }
@@ -110,7 +110,7 @@ struct Watcher<'a> {
 impl Watcher<'_> {
     fn look(&mut self) {
         let opened = self.source.version().and_then(|version| {
-            if version == self.version {
+            if self.version.as_ref() == Some(&version) {
                 return Ok(None);
             }
             let shown = self.source.open()?;
@@ -122,15 +122,20 @@ impl Watcher<'_> {
             Ok(Some((version, shown))) => {
                 tracing::info!("{} pictures, model {}…", shown.finder.embeddings.len(), &shown.model.digest[..12]);
                 self.state.show(shown);
-                (self.version, self.trouble) = (version, String::new());
+                (self.version, self.trouble) = (Some(version), String::new());
             }
             Err(error) => {
                 let trouble = format!("{error:#}");
-                if trouble != self.trouble {
+                if trouble == self.trouble {
+                    return;
+                }
+                if self.version.is_none() {
                     tracing::warn!("{trouble}");
                     self.state.cannot_show(&trouble);
-                    self.trouble = trouble;
+                } else {
+                    tracing::info!("what was shown stays for now: {trouble}");
                 }
+                self.trouble = trouble;
             }
         }
     }

@@ -82,11 +82,8 @@ impl State {
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(shown));
     }
 
-    /// What is shown stays, if there is anything.
+    /// Before there is anything to show.
     pub fn cannot_show(&self, why: &str) {
-        let mut shown = self.shown.write().unwrap_or_else(PoisonError::into_inner);
-        if shown.is_err() {
-            *shown = Err(why.to_owned());
-        }
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Err(why.to_owned());
     }
 }

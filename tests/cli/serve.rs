@@ -176,7 +176,7 @@ fn answers_are_those_of_query() {
     let again = format!("GET {} HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: {tag}", first["image"].as_str().unwrap());
     assert_eq!(server.send(&again, &[]).status, 304);
     assert_eq!(server.get("/api/map").json()["points"].as_array().unwrap().len(), 20);
-    assert_eq!(server.get("/report").body, std::fs::read(project.path("reports/index.html")).unwrap());
+    assert!(server.get("/report").body == std::fs::read(project.path("reports/index.html")).unwrap());
     let metrics = String::from_utf8(server.get("/metrics").body).unwrap();
     assert!(metrics.contains("similiai_requests_total{route=\"/api/search\",status=\"200\"} 23"), "{metrics}");
     assert!(metrics.contains("similiai_batch_pictures_sum 20"), "{metrics}");

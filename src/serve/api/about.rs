@@ -150,7 +150,8 @@ pub async fn report(State(state): State<state::State>, headers: HeaderMap) -> Re
     let mut response = unless_known(&headers, &tag, "text/html; charset=utf-8", || {
         let length = page.len();
         let piece = move |at: usize| Ok::<_, Infallible>(page.slice(at..length.min(at + PIECE)));
-        Body::from_stream(stream::iter((0..length).step_by(PIECE)).map(piece))
+        let pieces = Body::from_stream(stream::iter((0..length).step_by(PIECE)).map(piece));
+        ([(header::CONTENT_LENGTH, length)], pieces)
     });
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPORT_POLICY));
     Ok(response)

@@ -115,6 +115,7 @@ struct Milliseconds {
     (status = 200, body = Neighbours),
     (status = 400, description = "Parameters that cannot be understood", body = problem::Document, content_type = "application/problem+json"),
     (status = 404, description = "No such picture, class or split", body = problem::Document, content_type = "application/problem+json"),
+    (status = 410, description = "Not any more the picture that the gallery was made of", body = problem::Document, content_type = "application/problem+json"),
     (status = 503, description = "Too much to do, or nothing to show yet", body = problem::Document, content_type = "application/problem+json"),
 ))]
 pub async fn by_id(

@@ -10,7 +10,8 @@ const drawn = (name, attributes) => {
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   return made;
 };
-const PATIENCE = 2000;
+const PATIENCE = 2000; // milliseconds between two looks whether the server is back
+const KEPT = 20; // uploads that Back can return to
 
 let about = null; // what the server shows; null before it shows anything
 let map = null;
@@ -78,6 +79,11 @@ function byPicture(file) {
     return;
   }
   uploads.push({ file, address: URL.createObjectURL(file) });
+  const old = uploads[uploads.length - 1 - KEPT];
+  if (old) {
+    URL.revokeObjectURL(old.address);
+    delete uploads[uploads.length - 1 - KEPT];
+  }
   go({ id: null, upload: uploads.length - 1 });
 }
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
