@@ -129,7 +129,7 @@ impl Access {
         let Ok(authority) = authority.parse::<axum::http::uri::Authority>() else { return false };
         let host = authority.host().to_ascii_lowercase();
         let number = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
-        number.parse::<IpAddr>().is_ok() || host == "localhost" || self.hosts.iter().any(|name| *name == host)
+        number.parse::<IpAddr>().is_ok() || host == "localhost" || self.hosts.contains(&host)
     }
 }
 

@@ -304,6 +304,7 @@ fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+    assert!(run.wait().unwrap().success());
     let last = ready();
     assert_eq!(found(&last), queried(&project, "--id 3 -k 4"));
     assert_eq!(pairs, BTreeSet::from([pair(&first), pair(&last)]), "two pairs, and no mixture of them");

@@ -15,14 +15,15 @@ if len(sys.argv) < 2:
     sys.exit(__doc__)
 environment.enter()
 program, examples = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "100"
-here = Path(__file__).parent
+here = Path(__file__).resolve().parent
 with environment.Server(program) as server:
     command = [
         Path(sys.prefix) / "bin" / "schemathesis", "--config-file", here / "schemathesis.toml", "run",
         f"{server.address}/api/openapi.json", "--max-examples", examples, "--seed", "1", "--no-color",
     ]
     paths = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
-    tested = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths, "SCHEMATHESIS_HOOKS": "pictures"})
+    # Where it keeps what it found is beside its own installation.
+    tested = subprocess.run(command, cwd=sys.prefix, env={**os.environ, "PYTHONPATH": paths, "SCHEMATHESIS_HOOKS": "pictures"})
     lives = server.process.poll() is None
 if not lives:
     sys.exit("the server has ended")
