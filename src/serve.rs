@@ -35,6 +35,8 @@ use state::State;
 
 /// Between two looks at whether there is something new to show.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+/// Looks that pass at most before what could not be shown is tried again.
+const MOST_RESTS: u32 = 16;
 /// For answers under way once the server is to end.
 const FAREWELL: Duration = Duration::from_secs(4);
 
@@ -69,7 +71,8 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
         .context("cannot start the server")?;
     let Options { address, access, limits } = options;
     let state = State::new(limits)?;
-    let mut watcher = Watcher { source, state: &state, version: None, trouble: String::new() };
+    let mut watcher =
+        Watcher { source, state: &state, version: None, failed: None, resting: 0, trouble: String::new() };
     watcher.look();
     let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).map_err(|error| {
         let mend = "choose another with --port, or --port 0 for any free one";
@@ -77,7 +80,7 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
     })?;
     let address = listener.local_addr().context("the server has no address")?;
     let (end, ending) = watch::channel(false);
-    let router = api::router(state.clone(), Arc::new(access));
+    let router = api::router(state.clone(), Arc::new(access))?;
     let server = runtime.spawn(connections::serve(listener, router, state.telemetry.clone(), ending));
     started(address);
     let signal = loop {
@@ -103,6 +106,10 @@ struct Watcher<'a> {
     state: &'a State,
     /// Of what is shown, if anything is.
     version: Option<String>,
+    /// What could not be opened last: its version, and how many looks rest after a try.
+    failed: Option<(String, u32)>,
+    /// So many looks still rest.
+    resting: u32,
     /// What was said last.
     trouble: String,
 }
@@ -110,10 +117,16 @@ struct Watcher<'a> {
 impl Watcher<'_> {
     fn look(&mut self) {
         let opened = self.source.version().and_then(|version| {
-            if self.version.as_ref() == Some(&version) {
+            let known = self.failed.as_ref().is_some_and(|(failed, _)| *failed == version);
+            self.resting = if known { self.resting.saturating_sub(1) } else { 0 };
+            if self.version.as_ref() == Some(&version) || self.resting > 0 {
                 return Ok(None);
             }
-            let shown = self.source.open()?;
+            let shown = self.source.open().inspect_err(|_| {
+                // The same again would mostly fail the same way.
+                let rest = self.failed.as_ref().filter(|_| known).map_or(1, |(_, rest)| (2 * rest).min(MOST_RESTS));
+                (self.resting, self.failed) = (rest, Some((version.clone(), rest)));
+            })?;
             // What changed meanwhile may be half of the one and half of the other.
             Ok((self.source.version()? == version).then_some((version, shown)))
         });

@@ -119,6 +119,17 @@ impl Store {
         laid.filter_map(Result::transpose).collect()
     }
 
+    /// Changes whenever something is laid, and once more when it lies there.
+    pub fn laid_version(&self) -> Result<String> {
+        let line = |(name, laid): (String, Laid)| {
+            let path = self.laid_path(&name);
+            let changed = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
+            let changed = changed.with_context(|| format!("cannot look at {}", path.display()))?;
+            Ok(format!("{name} {} {changed:?}\n", laid.digest))
+        };
+        self.all_laid()?.into_iter().map(line).collect()
+    }
+
     /// What the index tells of the files of `contents`, where `earlier` was laid when it was written.
     fn known<'a>(&self, place: &Place, contents: &Contents, earlier: &'a Contents) -> Known<'a> {
         let unknown = Known { as_of: 0, files: vec![None; contents.len()], folders: Vec::new() };

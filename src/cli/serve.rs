@@ -11,13 +11,15 @@ use super::{Session, Variation};
 use crate::cache::Store;
 use crate::failure::Failure;
 use crate::metrics::RESULTS;
-use crate::pipeline::Project;
+use crate::pipeline::{Given, Project};
 use crate::serve::{Access, Drawn, Limits, Options, Pictures, Shown, Source, Token, serve};
 use crate::stage::Gives;
 use crate::{damaged, embeddings, files, model, page};
 
 /// A token that is shorter can be guessed.
 const SHORTEST: usize = 16;
+/// How to name what is not the only one of its kind.
+const ONE: &str = "a manifest with one of them";
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -86,8 +88,8 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let limits = arguments.limits()?;
     let project = session.project(&Variation::default())?;
     // That nothing has been made yet is no reason not to wait for it; what can never be there is.
-    if let Err(error) = Trained::load(&project, arguments.of.as_deref())
-        && let Some(Failure::Usage(_)) = error.downcast_ref()
+    if let Err(error) = both(&project, arguments.of.as_deref())
+        && !matches!(error.downcast_ref(), Some(Failure::NotYet(_)))
     {
         return Err(error);
     }
@@ -120,6 +122,12 @@ impl Arguments {
             return usage(format!(
                 "a token needs at least {SHORTEST} characters, such as `openssl rand -hex 16` gives"
             ));
+        }
+        if self.token.as_ref().is_some_and(|token| !token.chars().all(|c| c.is_ascii_graphic())) {
+            return usage("a token has ASCII letters, digits and signs only, as it stands in a header".to_owned());
+        }
+        if let Some(name) = self.names.iter().find(|name| name.contains([':', '/'])) {
+            return usage(format!("--allow-host {name} is no bare name: leave out port and scheme"));
         }
         if !address.is_loopback() && self.token.is_none() && !self.insecure {
             return usage(format!(
@@ -160,18 +168,20 @@ struct Results {
 
 impl Source for Pipeline<'_> {
     fn version(&self) -> Result<String> {
-        Ok(self.store.all_laid()?.into_iter().map(|(name, laid)| format!("{name} {}\n", laid.digest)).collect())
+        self.store.laid_version()
     }
 
     fn open(&self) -> Result<Shown> {
         let project = self.session.project(&Variation::default())?;
-        let trained = Trained::load(&project, self.of)?;
-        let near = Some(trained.given.place);
-        let network = project.given(Gives::Model, None, near, "a manifest with one of them")?;
+        let (network, given) = both(&project, self.of)?;
+        let near = Some(given.place);
+        // Before they are read: what is replaced afterwards is another version.
+        project.must_be_current(&given)?;
         project.must_be_as_laid(&network, model::FILE)?;
+        let digest = project.must_be_as_laid(&given, embeddings::FILE)?;
+        let trained = Trained::load(&project, self.of)?;
         let embeddings = trained.embeddings(&project)?;
-        let digest = project.must_be_as_laid(&trained.given, embeddings::FILE)?;
-        let given = project.given(Gives::Pictures, None, near, "a manifest with one of them")?;
+        let given = project.given(Gives::Pictures, None, near, ONE)?;
         let contents = project.contents(&given)?;
         let pictures = Pictures { folder: given.folder, contents, store: project.store.clone() };
         let mut shown = Shown::new(trained.model, embeddings, digest, pictures)?;
@@ -183,9 +193,15 @@ impl Source for Pipeline<'_> {
     }
 }
 
+/// The network, and what it embedded.
+fn both(project: &Project, of: Option<&str>) -> Result<(Given, Given)> {
+    let embeddings = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
+    Ok((project.given(Gives::Model, None, Some(embeddings.place), ONE)?, embeddings))
+}
+
 /// The report of the embeddings at a place in the manifest: its page and its map.
 fn report(project: &Project, place: usize) -> Result<(Vec<u8>, Option<Drawn>)> {
-    let given = project.given(Gives::Figures, None, Some(place), "a manifest with one of them")?;
+    let given = project.given(Gives::Figures, None, Some(place), ONE)?;
     project.must_be_current(&given)?;
     project.must_be_as_laid(&given, RESULTS)?;
     let path = given.folder.join(RESULTS);

@@ -18,6 +18,8 @@ const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 pub const MOST_BYTES: u64 = 1 << 30;
 /// … and one that claims more pixels is not decoded.
 const MOST_PIXELS: u64 = 120_000_000;
+/// Bytes that a pixel takes with the most of them.
+const MOST_A_PIXEL: u64 = 4;
 /// Room for what stands beside the pixels: a profile or a text may be much larger than the file that it is packed in.
 const BESIDE: u64 = 16 << 20;
 /// Larger ones are decoded one after the other: each takes up to a gigabyte.
@@ -100,12 +102,24 @@ impl<'a> Undecoded<'a> {
             let why = format!("{name} has {width} × {height} pixels, more than the {most} million that are read");
             return Err(Unreadable::TooManyPixels(why));
         }
+        // Deep ones take more memory for a pixel; they may have fewer.
+        if decoder.total_bytes() > most.saturating_mul(MOST_A_PIXEL) {
+            let (bits, most) = (decoder.color_type().bits_per_pixel(), most as f64 * MOST_A_PIXEL as f64 / 1e6);
+            let why =
+                format!("{name} has {width} × {height} pixels of {bits} bits, more than the {most} MB that are read");
+            return Err(Unreadable::TooManyPixels(why));
+        }
         if pixels == 0 {
             return Err(Unreadable::Broken(format!("{name} has no pixels")));
         }
         // The decoder fills up with grey what a truncated file does not have.
         if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
             return Err(Unreadable::Broken(format!("{name} is a truncated picture: its end is missing")));
+        }
+        if format == ImageFormat::WebP && !riff_is_whole(bytes) {
+            return Err(Unreadable::Broken(format!(
+                "{name} is a truncated picture: a part of it reaches past its end"
+            )));
         }
         Ok(Self { pixels, name, decoder: Box::new(decoder) })
     }
@@ -131,6 +145,10 @@ fn broken(error: ImageError, name: &str) -> Unreadable {
         ImageError::Unsupported(what) => {
             Unreadable::NoPicture(format!("{name} is a kind of picture that cannot be read here: {what}"))
         }
+        ImageError::Limits(_) => {
+            let most = BESIDE >> 20;
+            Unreadable::Broken(format!("{name} takes more than {most} MiB for a row, or for what is beside its pixels"))
+        }
         error => {
             Unreadable::Broken(format!("{name} is a damaged or truncated picture: {}", error.to_string().trim_end()))
         }
@@ -150,6 +168,21 @@ fn jpeg_ends(bytes: &[u8]) -> bool {
         }
     }
     false
+}
+
+/// Whether all chunks end within the file (RFC 9649, section 2.3): the decoder makes room for one before it looks.
+fn riff_is_whole(bytes: &[u8]) -> bool {
+    let whole = bytes.get(4..8).and_then(|size| Some(8 + u32::from_le_bytes(size.try_into().ok()?) as usize));
+    let mut rest = bytes.get(12..bytes.len().min(whole.unwrap_or_default())).unwrap_or_default();
+    while let [_, _, _, _, a, b, c, d, data @ ..] = rest {
+        let size = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+        if size > data.len() {
+            return false;
+        }
+        // Chunks begin at even places.
+        rest = data.get(size.next_multiple_of(2)..).unwrap_or_default();
+    }
+    true
 }
 
 /// One of the PNG files written here.
@@ -227,6 +260,26 @@ mod tests {
         }
         let good = png(RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8, y as u8, (x * y) as u8])).into());
         assert!(message(&good[..good.len() / 2]).contains("truncated"));
+    }
+
+    #[test]
+    fn a_webp_whose_metadata_reach_past_its_end_is_refused() {
+        let mut bytes = Vec::new();
+        let mut encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut bytes);
+        encoder.set_exif_metadata(vec![0; 8]).unwrap();
+        encoder.encode(&[7; 12], 2, 2, image::ExtendedColorType::Rgb8).unwrap();
+        assert_eq!(decode(&bytes, "it").unwrap().dimensions(), (2, 2));
+        assert_eq!(decode(&[&bytes[..], b"beside"].concat(), "it").unwrap().dimensions(), (2, 2));
+        let exif = bytes.windows(4).position(|four| four == b"EXIF").unwrap();
+        bytes[exif + 4..exif + 8].copy_from_slice(&[0xFF; 4]);
+        assert!(message(&bytes).contains("reaches past its end"), "{}", message(&bytes));
+    }
+
+    #[test]
+    fn deep_pictures_may_have_fewer_pixels() {
+        let deep = png(ImageBuffer::<Rgba<u16>, _>::new(10, 10).into());
+        assert!(Undecoded::open(&deep, "it", 200).is_ok());
+        assert!(matches!(Undecoded::open(&deep, "it", 199), Err(Unreadable::TooManyPixels(_))));
     }
 
     #[test]

@@ -41,8 +41,11 @@ impl Buffer {
 }
 
 impl From<Vec<f32>> for Buffer {
-    fn from(memory: Vec<f32>) -> Self {
-        Self { length: memory.len(), memory }
+    /// A copy: memory from elsewhere that came to the free one with each use would make it grow without end.
+    fn from(values: Vec<f32>) -> Self {
+        let mut buffer = Self::stale(values.len());
+        buffer.copy_from_slice(&values);
+        buffer
     }
 }
 
@@ -84,5 +87,18 @@ impl Drop for Buffer {
         while kept > MOST {
             kept -= free.remove(0).len();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_does_not_grow_with_use() {
+        const LENGTH: usize = 12_347;
+        (0..50).for_each(|_| drop(Buffer::from(vec![1.0; LENGTH])));
+        let free = FREE.lock().unwrap();
+        assert!(free.iter().filter(|memory| memory.len() == LENGTH).count() <= 1);
     }
 }

@@ -6,9 +6,9 @@ pub mod search;
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequestParts};
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
 use axum::{Router, middleware};
 use utoipa_axum::router::OpenApiRouter;
@@ -24,20 +24,24 @@ use super::{openapi, page};
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub struct Query<T>(pub T);
 
-pub fn router(state: State, access: Arc<Access>) -> Router {
-    let documented = OpenApiRouter::with_openapi(openapi::document(access.token.is_some()))
+pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
+    let documented = OpenApiRouter::with_openapi(openapi::document())
         .routes(routes!(search::by_id, search::by_picture))
         .routes(routes!(gallery::list))
         .routes(routes!(about::about))
         .routes(routes!(about::map))
         .routes(routes!(about::health))
         .routes(routes!(about::metrics));
-    let (router, document) = documented.split_for_parts();
-    let document = axum::Json(document);
+    let (router, mut document) = documented.split_for_parts();
+    openapi::complete(&mut document, access.token.is_some());
+    let document = Bytes::from(document.to_json()?);
+    let tag = page::tag(&document);
+    let description =
+        async move |headers: HeaderMap| page::unless_known(&headers, &tag, "application/json", || document.clone());
     let guarded = Guard { access, telemetry: state.telemetry.clone() };
-    router
+    let router = router
         .route("/api/images/{file}", get(gallery::picture))
-        .route("/api/openapi.json", get(async move || document.clone()))
+        .route("/api/openapi.json", get(description))
         .route("/report", get(about::report))
         .merge(page::routes())
         .fallback(async || Problem::missing("there is nothing at this address; /api/openapi.json says what there is"))
@@ -48,10 +52,6 @@ pub fn router(state: State, access: Arc<Access>) -> Router {
         // The limits here are of our own: they know how much all uploads take together.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(guarded, guard))
-        .with_state(state)
-}
-
-/// `text` as Prometheus and people read it.
-fn plain(text: String) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
+        .with_state(state);
+    Ok(router)
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
 use axum::http::StatusCode;
 use image::RgbImage;
 use tokio::sync::Semaphore;
@@ -12,6 +11,7 @@ use tokio::time::timeout;
 use super::limits::{DECODING, LARGE};
 use super::problem::Problem;
 use super::shown::Shown;
+use super::uploads::Upload;
 use crate::images::{Undecoded, Unreadable};
 
 /// How an upload is called in messages.
@@ -32,11 +32,6 @@ pub struct Prepared {
     pub took: Duration,
 }
 
-enum Step {
-    Done(Prepared),
-    Large,
-}
-
 impl Decoding {
     pub fn new(most_pixels: u64) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -44,28 +39,29 @@ impl Decoding {
     }
 
     /// # Errors
-    /// If the bytes are no picture, or one that is broken or too large, or if it takes too long.
-    pub async fn prepare(&self, bytes: Bytes, shown: Arc<Shown>) -> Result<Prepared, Problem> {
-        match self.step(&self.small, bytes.clone(), shown.clone(), LARGE).await? {
-            Step::Done(prepared) => Ok(prepared),
-            Step::Large => match self.step(&self.large, bytes, shown, u64::MAX).await? {
-                Step::Done(prepared) => Ok(prepared),
-                Step::Large => Err(Problem::internal(&anyhow::anyhow!("no lane takes this picture"))),
-            },
-        }
+    /// If the upload is no picture, or one that is broken or too large, or if it takes too long.
+    pub async fn prepare(&self, upload: Upload, shown: Arc<Shown>) -> Result<Prepared, Problem> {
+        let (upload, most_pixels) = (Arc::new(upload), self.most_pixels);
+        let of = upload.clone();
+        let is_large = move || Ok(Undecoded::open(&of.bytes, NAME, most_pixels)?.pixels > LARGE);
+        let lane = if self.step(&self.small, is_large).await? { &self.large } else { &self.small };
+        self.step(lane, move || prepare(&upload.bytes, &shown, most_pixels)).await
     }
 
-    async fn step(&self, lane: &Arc<Semaphore>, bytes: Bytes, shown: Arc<Shown>, most: u64) -> Result<Step, Problem> {
+    async fn step<T: Send + 'static>(
+        &self,
+        lane: &Arc<Semaphore>,
+        step: impl FnOnce() -> Result<T, Unreadable> + Send + 'static,
+    ) -> Result<T, Problem> {
         let busy = || Problem::busy("too many pictures wait to be decoded; try again in a moment");
         let turn = timeout(DECODING, lane.clone().acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
-        let most_pixels = self.most_pixels;
         let work = tokio::task::spawn_blocking(move || {
             // A decoder that takes too long keeps its turn: nobody can stop it.
             let _turn = turn;
-            prepare(&bytes, &shown, most_pixels, most)
+            step()
         });
         match timeout(DECODING, work).await {
-            Ok(Ok(step)) => Ok(step?),
+            Ok(Ok(done)) => Ok(done?),
             // A decoder that panics was given what it should have refused.
             Ok(Err(_)) => Err(Unreadable::Broken(format!("{NAME} is a damaged picture")).into()),
             Err(_) => {
@@ -76,14 +72,10 @@ impl Decoding {
     }
 }
 
-fn prepare(bytes: &[u8], shown: &Shown, most_pixels: u64, most: u64) -> Result<Step, Unreadable> {
+fn prepare(bytes: &[u8], shown: &Shown, most_pixels: u64) -> Result<Prepared, Unreadable> {
     let start = Instant::now();
-    let undecoded = Undecoded::open(bytes, NAME, most_pixels)?;
-    if undecoded.pixels > most {
-        return Ok(Step::Large);
-    }
-    let image = undecoded.decode()?;
+    let image = Undecoded::open(bytes, NAME, most_pixels)?.decode()?;
     let (width, height) = image.dimensions();
     let image = shown.model.prepare(&image);
-    Ok(Step::Done(Prepared { image, width, height, took: start.elapsed() }))
+    Ok(Prepared { image, width, height, took: start.elapsed() })
 }

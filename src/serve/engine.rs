@@ -116,34 +116,35 @@ fn answer_all(shown: &Shown, mut jobs: Vec<Job>, telemetry: &Telemetry) {
             None => rows.next(),
         };
         let found = vector.ok_or_else(|| Problem::internal(&anyhow!("a picture has no embedding")));
-        let found = found.and_then(|vector| search(shown, vector, id, &job.wanted));
-        let found = found.map(|(answer, places)| {
+        let found = found.and_then(|vector| {
+            let answer = search(shown, vector, id, &job.wanted)?;
             let searching = searched.elapsed();
             telemetry.searched(searching);
             let (waited, embedding) = (start - job.since, if id.is_some() { Duration::ZERO } else { embedding });
-            Found { answer, places, waited, embedding, searching }
+            Ok(Found { places: places(shown, vector, id, &answer)?, answer, waited, embedding, searching })
         });
         job.reply(found);
     }
 }
 
-type Answered = (Answer, Vec<Option<Place>>);
-
-fn search(shown: &Shown, vector: &[f32], id: Option<usize>, wanted: &Wanted) -> Result<Answered, Problem> {
+fn search(shown: &Shown, vector: &[f32], id: Option<usize>, wanted: &Wanted) -> Result<Answer, Problem> {
     let Wanted { k, label_name, split } = wanted;
     let among = shown.members(label_name.as_deref(), split.as_deref())?;
     let among = (label_name.is_some() || split.is_some()).then_some(among);
     let asked = Asked { name: String::new(), vector, id };
     let mut wish = Wish { k: None, distinct: false, graph: None, among };
     wish.k = Some(shown.finder.others(&asked, &wish).min(*k));
-    let answer = shown.finder.answer(&asked, &wish).map_err(|error| Problem::internal(&error))?;
+    shown.finder.answer(&asked, &wish).map_err(|error| Problem::internal(&error))
+}
+
+/// On the map: of the query, and of each result.
+fn places(shown: &Shown, vector: &[f32], id: Option<usize>, answer: &Answer) -> Result<Vec<Option<Place>>, Problem> {
     let results = answer.results.iter().map(|hit| (shown.finder.vector(hit.id), Some(hit.id)));
     let pictures: Vec<_> = std::iter::once((vector, id)).chain(results).collect();
-    let places = match &shown.map {
-        Some(map) => map.places(&pictures).map_err(|error| Problem::internal(&error))?,
-        None => vec![None; pictures.len()],
-    };
-    Ok((answer, places))
+    match &shown.map {
+        Some(map) => map.places(&pictures).map_err(|error| Problem::internal(&error)),
+        None => Ok(vec![None; pictures.len()]),
+    }
 }
 
 impl Question {

@@ -14,7 +14,7 @@ use super::telemetry::Telemetry;
 
 const COOKIE: &str = "similiai";
 /// Open to all: it says no more than that the server is there.
-const OPEN: &str = "/healthz";
+pub const OPEN: &str = "/healthz";
 
 /// Everything from here, nothing inline, and nobody may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
@@ -52,13 +52,16 @@ impl Token {
         self.0 == blake3::hash(secret.as_bytes())
     }
 
-    /// What browsers keep: it opens this server, and tells nothing of the secret.
+    /// What browsers keep, a name and a value: it opens this server, and tells nothing of the secret. Servers on other
+    /// ports, which browsers do not tell apart, have cookies of other names.
     fn cookie(&self) -> String {
-        blake3::keyed_hash(self.0.as_bytes(), COOKIE.as_bytes()).to_hex().to_string()
+        let key = blake3::keyed_hash(self.0.as_bytes(), COOKIE.as_bytes()).to_hex();
+        let (name, value) = key.split_at(8);
+        format!("{COOKIE}-{name}={value}")
     }
 
-    fn is_cookie(&self, value: &str) -> bool {
-        blake3::hash(self.cookie().as_bytes()) == blake3::hash(value.as_bytes())
+    fn is_cookie(&self, cookie: &str) -> bool {
+        blake3::hash(self.cookie().as_bytes()) == blake3::hash(cookie.as_bytes())
     }
 }
 
@@ -96,7 +99,7 @@ impl Access {
             let why = "this server is not called so; if it should be, start it with --allow-host NAME";
             return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, "wrong-host", why).into_response());
         }
-        if is_of_another_page(request.method(), headers) {
+        if is_of_another_page(request.method(), headers) || !self.is_from_here(headers) {
             let why = "requests of other pages are not answered";
             return Some(Problem::new(StatusCode::FORBIDDEN, "other-page", why).into_response());
         }
@@ -106,9 +109,13 @@ impl Access {
             return None;
         }
         if path == "/" && asked_with(request, token) {
-            // Later requests of the page bring the cookie; the token leaves the address.
-            let cookie = format!("{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/", token.cookie());
-            return Some(([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response());
+            // Later requests of the page bring the cookie, also those that follow a shared link (which is all that
+            // `Lax` lets other pages do); the token leaves the address.
+            let cookie = format!("{}; HttpOnly; SameSite=Lax; Path=/", token.cookie());
+            let asked = request.uri().query().unwrap_or_default().split('&');
+            let rest: Vec<&str> = asked.filter(|part| !part.starts_with("token=")).collect();
+            let address = if rest.is_empty() { "/".to_owned() } else { format!("/?{}", rest.join("&")) };
+            return Some(([(header::SET_COOKIE, cookie)], Redirect::to(&address)).into_response());
         }
         let why = "this server wants its token: open /?token=TOKEN, or send `Authorization: Bearer TOKEN`";
         let mut response = Problem::new(StatusCode::UNAUTHORIZED, "no-token", why).into_response();
@@ -123,6 +130,18 @@ impl Access {
         let named = request.uri().authority().map(|authority| authority.as_str());
         let Ok(host) = host.to_str() else { return false };
         self.is_own_name(host) && named.is_none_or(|named| self.is_own_name(named))
+    }
+
+    /// Browsers name the page that asks wherever it could be another's (RFC 6454), also where they keep back the
+    /// metadata because the connection is not safe.
+    fn is_from_here(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(header::ORIGIN) else { return true };
+        let Some((_, origin)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else { return false };
+        // A proxy may ask by its own name for this server, and the page is then of one that it was told.
+        let host = origin.rsplit_once(':').map_or(origin, |(host, _)| host).to_ascii_lowercase();
+        let asked =
+            headers.get(header::HOST).is_some_and(|host| host.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
+        asked || self.hosts.contains(&host)
     }
 
     fn is_own_name(&self, authority: &str) -> bool {
@@ -141,11 +160,10 @@ fn is_of_another_page(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 fn is_told(token: &Token, headers: &HeaderMap) -> bool {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut ours =
-        cookies.flat_map(|all| all.split("; ")).filter_map(|one| one.strip_prefix(COOKIE)?.strip_prefix('='));
-    bearer.is_some_and(|secret| token.is(secret)) || ours.any(|value| token.is_cookie(value))
+    let told = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
+    let told = told.is_some_and(|(scheme, secret)| scheme.eq_ignore_ascii_case("bearer") && token.is(secret));
+    let mut cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    told || cookies.any(|all| all.split("; ").any(|cookie| token.is_cookie(cookie)))
 }
 
 fn asked_with(request: &Request, token: &Token) -> bool {
@@ -190,17 +208,22 @@ mod tests {
             |site, mode| status(&access, &[("host", "localhost"), ("sec-fetch-site", site), ("sec-fetch-mode", mode)]);
         assert_eq!([from("same-origin", "cors"), from("none", "navigate"), from("cross-site", "navigate")], [None; 3]);
         assert_eq!([from("cross-site", "no-cors"), from("same-site", "cors")], [Some(403); 2]);
+        let access = Access { hosts: vec!["pictures.example".to_owned()], token: None };
+        let of = |origin| status(&access, &[("host", "192.168.0.7:8501"), ("origin", origin)]);
+        assert_eq!([of("http://192.168.0.7:8501"), of("https://pictures.example")], [None; 2]);
+        assert_eq!([of("http://192.168.0.7"), of("https://evil.example"), of("null")], [Some(403); 3]);
     }
 
     #[test]
     fn a_token_is_wanted_where_there_is_one() {
         let token = Token::new("a secret of some length");
-        let cookie = format!("a=b; similiai={}", token.cookie());
+        let cookie = format!("a=b; {}", token.cookie());
         let access = Access { hosts: Vec::new(), token: Some(token) };
         let with = |name, value: &str| status(&access, &[("host", "localhost"), (name, value)]);
         assert_eq!(with("authorization", "Bearer a secret of some length"), None);
         assert_eq!(with("cookie", &cookie), None);
-        for (name, value) in [("authorization", "Bearer a secret"), ("cookie", "similiai=a secret of some length")] {
+        assert_eq!(with("authorization", "bearer a secret of some length"), None);
+        for (name, value) in [("authorization", "Bearer a secret"), ("cookie", &cookie[..cookie.len() - 1])] {
             assert_eq!(with(name, value), Some(401), "{name}: {value}");
         }
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::finder::Finder;
-use crate::search::{Gallery, Query};
+use crate::search::{Gallery, Neighbour, Query};
 
 /// Of these nearest pictures on the map, a picture's place is the mean, the nearer ones counting more.
 const NEAREST: usize = 5;
@@ -56,19 +56,15 @@ impl Map {
 
     /// Where each picture stands, by its vector and, if it is of the gallery, its id.
     pub fn places(&self, pictures: &[(&[f32], Option<usize>)]) -> Result<Vec<Option<Place>>> {
-        let queries: Vec<Query> = pictures.iter().map(|(vector, _)| Query::nearest(vector, NEAREST)).collect();
-        let found = self.gallery.search(&queries)?;
-        let place = |((_, id), near): (&(&[f32], Option<usize>), Vec<_>)| {
-            let known = id.and_then(|id| self.points.get(&id)).copied();
-            known.or_else(|| {
-                let near: Vec<(Place, f32)> = near
-                    .iter()
-                    .filter_map(|it: &crate::search::Neighbour| Some((*self.points.get(&it.id)?, it.distance)))
-                    .collect();
-                mean(&near)
-            })
+        let known = |id: &Option<usize>| id.and_then(|id| self.points.get(&id)).copied();
+        let others = pictures.iter().filter(|(_, id)| known(id).is_none());
+        let queries: Vec<Query> = others.map(|(vector, _)| Query::nearest(vector, NEAREST)).collect();
+        let near = |found: Vec<Neighbour>| {
+            let near = found.iter().filter_map(|it| Some((*self.points.get(&it.id)?, it.distance)));
+            mean(&near.collect::<Vec<_>>())
         };
-        Ok(pictures.iter().zip(found).map(place).collect())
+        let mut found = self.gallery.search(&queries)?.into_iter().map(near);
+        Ok(pictures.iter().map(|(_, id)| known(id).or_else(|| found.next().flatten())).collect())
     }
 }
 

@@ -1,29 +1,65 @@
 //! The description of the API for programs, made of the handlers and types themselves.
 
-use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::OpenApi as _;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 
-use super::api;
+use super::guard::OPEN;
+use super::{api, problem};
 
 /// What the router cannot know: it takes a file's name whole, and callers see an id and an ending.
-#[derive(OpenApi)]
+#[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "SimiliAI",
         description = "Finds the pictures of a gallery that look like one. Distances are Euclidean, between embeddings \
             of length 1 from a network that was trained for it."
     ),
-    paths(api::gallery::picture)
+    paths(api::gallery::picture),
+    components(schemas(problem::Document))
 )]
 struct Whole;
 
-pub fn document(token: bool) -> utoipa::openapi::OpenApi {
-    let mut document = Whole::openapi();
+/// What an operation may answer beside what its handler says.
+const BESIDE: [(&str, &str); 4] = [
+    ("401", "The token is missing or wrong"),
+    ("403", "A request of another page"),
+    ("421", "A name that this server does not have"),
+    ("500", "The fault is here"),
+];
+
+pub fn document() -> OpenApi {
+    Whole::openapi()
+}
+
+/// What is the same for all operations that `document` now has; `token` says whether one is wanted.
+pub fn complete(document: &mut OpenApi, token: bool) {
+    let problem = || {
+        let schema = Ref::from_schema_name("Problem");
+        ContentBuilder::new().schema(Some(schema)).build()
+    };
+    for (path, item) in &mut document.paths.paths {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            let is_open = path == OPEN;
+            for (status, description) in BESIDE {
+                if status != "401" || (token && !is_open) {
+                    let response = ResponseBuilder::new().description(description).build();
+                    operation.responses.responses.insert(status.to_owned(), response.into());
+                }
+            }
+            for (status, response) in &mut operation.responses.responses {
+                if let (RefOr::T(response), true) = (response, status.starts_with(['4', '5'])) {
+                    response.content.insert(problem::CONTENT_TYPE.to_owned(), problem().into());
+                }
+            }
+            if token && is_open {
+                operation.security = Some(Vec::new());
+            }
+        }
+    }
     if token {
         let scheme = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
-        let components = document.components.get_or_insert_default();
-        components.add_security_scheme("token", scheme);
-        document.security = Some(vec![utoipa::openapi::SecurityRequirement::new("token", Vec::<String>::new())]);
+        document.components.get_or_insert_default().add_security_scheme("token", scheme);
+        document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
     }
-    document
 }

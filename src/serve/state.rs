@@ -87,3 +87,20 @@ impl State {
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Err(why.to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::response::IntoResponse;
+
+    #[test]
+    fn one_search_too_many_is_told_to_come_again() {
+        let state = State::new(Limits { bytes: 1, pixels: 1 }).unwrap();
+        let mut turns: Vec<Turn> = (0..QUEUE).map(|_| state.turn().unwrap()).collect();
+        let refused = state.turn().err().unwrap().into_response();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.headers()["retry-after"], "1");
+        turns.pop();
+        assert!(state.turn().is_ok());
+    }
+}

@@ -17,7 +17,7 @@ pub struct Telemetry {
     phases: HistogramVec,
     together: Histogram,
     pub connections: IntGauge,
-    pub refused: IntCounterVec,
+    refused: IntCounterVec,
     pub searches: IntGauge,
     pub pictures: IntGauge,
 }

@@ -15,8 +15,6 @@ use super::problem::Problem;
 
 /// The field of a form that holds the picture.
 const FIELD: &str = "image";
-/// What is let go by of an upload that is too large, in largest uploads.
-const PATIENCE: usize = 3;
 /// What the whole body of a form may have beside its picture.
 const FORM: usize = 16 << 10;
 
@@ -43,7 +41,7 @@ impl Uploads {
         let form = is_form(&parts.headers);
         let most = self.most + if form { FORM } else { 0 };
         // Whoever asks before sending is told before.
-        if parts.headers.contains_key(header::EXPECT) && body.size_hint().lower() > most as u64 {
+        if body.size_hint().lower() > most as u64 {
             return Err(self.too_large());
         }
         let upload = self.body(body, most).await?;
@@ -60,21 +58,10 @@ impl Uploads {
 
     async fn body(&self, mut body: Body, most: usize) -> Result<Upload, Problem> {
         let end = Instant::now() + UPLOAD;
-        let length = body.size_hint().exact().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
-        let mut too_large = length > most;
         let (mut bytes, mut room) = (Vec::new(), None::<OwnedSemaphorePermit>);
-        let mut received = 0;
         while let Some(piece) = next(&mut body, end).await? {
-            received += piece.len();
-            too_large |= received > most;
-            if too_large {
-                // Most clients hear an answer only once they have sent all: what is too much is let go by, for a while.
-                bytes = Vec::new();
-                room = None;
-                if received > PATIENCE * most {
-                    break;
-                }
-                continue;
+            if bytes.len() + piece.len() > most {
+                return Err(self.too_large());
             }
             let full = |_| Problem::busy("too many uploads at once; try again in a moment");
             let more = self.room.clone().try_acquire_many_owned(piece.len() as u32).map_err(full)?;
@@ -84,7 +71,7 @@ impl Uploads {
             }
             bytes.extend_from_slice(&piece);
         }
-        if too_large { Err(self.too_large()) } else { Ok(Upload { bytes: bytes.into(), _room: room }) }
+        Ok(Upload { bytes: bytes.into(), _room: room })
     }
 
     fn too_large(&self) -> Problem {

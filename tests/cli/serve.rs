@@ -234,8 +234,30 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
     refused(with("X: y"), 421, "wrong-host", "--allow-host");
     refused(with("Host: localhost\r\nSec-Fetch-Site: cross-site"), 403, "other-page", "other pages");
     assert_eq!(with("Host: pictures.example:8080").status, 200);
-    assert!(with("Host: localhost\r\nOrigin: http://evil.example").header("access-control-allow-origin").is_none());
-    assert_eq!(server.stop(), 143);
+    let elsewhere = with("Host: localhost\r\nOrigin: http://evil.example");
+    assert!(elsewhere.header("access-control-allow-origin").is_none());
+    refused(elsewhere, 403, "other-page", "other pages");
+    // Errors come before a large body is read, and are heard all the same.
+    let long = vec![0; 12_000_000];
+    refused(server.post("/api/search?k=0", "image/png", &long), 400, "invalid", "from 1 to 100");
+    refused(server.post("/api/search?label_name=fish", "image/png", &long), 404, "missing", "no class `fish`");
+    refused(server.get("/api/images/%ff.png"), 404, "missing", "called by their ids");
+
+    // What is under way when the server is to end is still answered.
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let head = format!("POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", whole.len());
+    stream.write_all(&[head.as_bytes(), &whole[..50]].concat()).unwrap();
+    while !String::from_utf8(server.get("/metrics").body).unwrap().contains("similiai_connections 2") {}
+    let status = std::thread::scope(|scope| {
+        let ended = scope.spawn(|| server.stop());
+        std::thread::sleep(Duration::from_millis(700));
+        stream.write_all(&whole[50..]).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
+        ended.join().unwrap()
+    });
+    assert_eq!(status, 143);
 }
 
 #[test]
@@ -247,6 +269,9 @@ fn others_need_the_token() {
         ("serve --port 0 --insecure --token 0123456789abcdef", "cannot be used with"),
         ("serve --host no.such.name.invalid", "neither an address nor a name"),
         ("serve --of train", "does not give embeddings"),
+        ("serve --of nothing", "no stage instance `nothing`"),
+        ("serve --port 0 --token 0123456789abcdef\u{e9}", "ASCII"),
+        ("serve --port 0 --allow-host pictures.example:80", "no bare name"),
     ] {
         let outcome = project.similiai(arguments);
         assert!(outcome.status == 2 && outcome.stderr.contains(said), "{arguments}: {}", outcome.stderr);
@@ -259,8 +284,9 @@ fn others_need_the_token() {
     assert_eq!(with("/api/about", "Authorization: Bearer 0123456789abcdeX").status, 401);
     assert_eq!(with("/api/about", "Authorization: Bearer 0123456789abcdef").status, 200);
     assert_eq!(server.get("/healthz").status, 200);
-    let welcome = server.get("/?token=0123456789abcdef");
-    assert_eq!((welcome.status, welcome.header("location")), (303, Some("/")));
+    assert_eq!(server.get("/healthz").json(), serde_json::json!({"status": "ok"}));
+    let welcome = server.get("/?id=3&token=0123456789abcdef&k=7");
+    assert_eq!((welcome.status, welcome.header("location")), (303, Some("/?id=3&k=7")));
     let cookie = welcome.header("set-cookie").unwrap().split(';').next().unwrap();
     assert!(!cookie.contains("0123456789abcdef"), "{cookie}");
     assert_eq!(with("/api/about", &format!("Cookie: {cookie}")).status, 200);
@@ -276,19 +302,19 @@ fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
     assert_eq!(server.get("/").status, 200, "the page itself is there, and says so");
 
     let pair = |reply: &Value| (reply["model"].to_string(), reply["gallery"].to_string());
+    let ask = || server.get("/api/search?id=3&k=4");
     let ready = || {
-        let mut tries = 0;
-        loop {
-            let reply = server.get("/api/search?id=3&k=4");
-            if reply.status == 200 {
-                return reply.json();
-            }
-            tries += 1;
-            assert!(tries < 200, "{}", reply.json());
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        let reply = ask();
+        assert_eq!(reply.status, 200, "{}", reply.json());
+        reply.json()
     };
     project.succeed("run all");
+    for _ in 0..200 {
+        if ask().status == 200 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let first = ready();
     let expected = queried(&project, "--id 3 -k 4");
     assert_eq!(found(&first), expected);

@@ -5,19 +5,18 @@ use std::convert::Infallible;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::gallery::Picture;
-use super::plain;
 use crate::charts::{ClassMark, SHAPES, hex};
 use crate::serve::limits::{MOST_LISTED, MOST_NEIGHBOURS};
 use crate::serve::map::Point;
 use crate::serve::page::{tag, unless_known};
-use crate::serve::problem::{self, Problem};
+use crate::serve::problem::Problem;
 use crate::serve::state;
 
 /// For the report, which holds its own scripts and styles: they run, but as of no origin, and reach nothing.
@@ -63,7 +62,7 @@ struct Most {
 /// What there is to search
 #[utoipa::path(get, path = "/api/about", responses(
     (status = 200, body = About),
-    (status = 503, description = "Nothing to show yet", body = problem::Document, content_type = "application/problem+json"),
+    (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn about(State(state): State<state::State>) -> Result<Json<About>, Problem> {
     let shown = state.shown()?;
@@ -115,8 +114,8 @@ struct PointDocument {
 /// The map of the report
 #[utoipa::path(get, path = "/api/map", responses(
     (status = 200, body = MapDocument),
-    (status = 404, description = "There is no report yet", body = problem::Document, content_type = "application/problem+json"),
-    (status = 503, description = "Nothing to show yet", body = problem::Document, content_type = "application/problem+json"),
+    (status = 404, description = "There is no report yet"),
+    (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn map(State(state): State<state::State>) -> Result<Json<MapDocument>, Problem> {
     let shown = state.shown()?;
@@ -127,13 +126,13 @@ pub async fn map(State(state): State<state::State>) -> Result<Json<MapDocument>,
     };
     let names = &shown.finder.embeddings.label_names;
     let point = |(id, place): (&usize, &crate::serve::map::Place)| {
-        let class = shown.classes.iter().position(|class| *class == names[*id]).unwrap_or_default();
-        PointDocument { point: Point { id: *id, place: *place }, class }
+        let class = shown.classes.iter().position(|class| *class == names[*id])?;
+        Some(PointDocument { point: Point { id: *id, place: *place }, class })
     };
     Ok(Json(MapDocument {
         method: map.method.clone(),
         classes: shown.classes.iter().enumerate().map(class).collect(),
-        points: map.points.iter().map(point).collect(),
+        points: map.points.iter().filter_map(point).collect(),
         gallery: shown.digest.clone(),
     }))
 }
@@ -160,24 +159,22 @@ pub async fn report(State(state): State<state::State>, headers: HeaderMap) -> Re
 #[derive(Serialize, ToSchema)]
 pub struct Health {
     status: &'static str,
-    /// BLAKE3 of the network's file
-    model: String,
-    /// BLAKE3 of the file of embeddings
-    gallery: String,
 }
 
 /// Whether there is something to show
 #[utoipa::path(get, path = "/healthz", responses(
     (status = 200, body = Health),
-    (status = 503, description = "Nothing to show yet", body = problem::Document, content_type = "application/problem+json"),
+    (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn health(State(state): State<state::State>) -> Result<Json<Health>, Problem> {
-    let shown = state.shown()?;
-    Ok(Json(Health { status: "ok", model: shown.model.digest.clone(), gallery: shown.digest.clone() }))
+    // Whoever has no token learns no more than that; `/api/about` tells the others why.
+    let not_ready = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "there is nothing to show yet");
+    state.shown().map(|_| Json(Health { status: "ok" })).map_err(not_ready)
 }
 
 /// Counts and times for Prometheus
 #[utoipa::path(get, path = "/metrics", responses((status = 200, content_type = "text/plain", body = String)))]
 pub async fn metrics(State(state): State<state::State>) -> Result<impl IntoResponse, Problem> {
-    Ok(plain(state.telemetry.text().map_err(|error| Problem::internal(&error))?))
+    let text = state.telemetry.text().map_err(|error| Problem::internal(&error))?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text))
 }

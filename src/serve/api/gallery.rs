@@ -1,6 +1,7 @@
 //! The pictures of the gallery: their list, page by page, and they themselves.
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -10,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Query;
 use crate::serve::limits::MOST_LISTED;
 use crate::serve::page::unless_known;
-use crate::serve::problem::{self, Problem};
+use crate::serve::problem::Problem;
 use crate::serve::shown::Shown;
 use crate::serve::state;
 
@@ -85,9 +86,9 @@ pub struct Listing {
 /// The pictures of the gallery, page by page
 #[utoipa::path(get, path = "/api/gallery", params(Which), responses(
     (status = 200, body = Listing),
-    (status = 400, description = "Parameters that cannot be understood", body = problem::Document, content_type = "application/problem+json"),
-    (status = 404, description = "No such class or split", body = problem::Document, content_type = "application/problem+json"),
-    (status = 503, description = "Nothing to show yet", body = problem::Document, content_type = "application/problem+json"),
+    (status = 400, description = "Parameters that cannot be understood"),
+    (status = 404, description = "No such class or split"),
+    (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn list(
     State(state): State<state::State>,
@@ -108,25 +109,21 @@ pub async fn list(
 #[utoipa::path(get, path = "/api/images/{id}.png", params(("id" = usize, Path, description = "Of a picture of the gallery")), responses(
     (status = 200, content_type = "image/png", body = inline(Vec<u8>)),
     (status = 304, description = "The browser has it already"),
-    (status = 404, description = "No such picture", body = problem::Document, content_type = "application/problem+json"),
-    (status = 410, description = "Not any more the picture that the gallery was made of", body = problem::Document, content_type = "application/problem+json"),
-    (status = 503, description = "Nothing to show yet", body = problem::Document, content_type = "application/problem+json"),
+    (status = 404, description = "No such picture"),
+    (status = 410, description = "Not any more the picture that the gallery was made of"),
+    (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn picture(
     State(state): State<state::State>,
-    Path(file): Path<String>,
+    file: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let missing = || Problem::missing("pictures are called by their ids, such as 7.png");
-    let id = file.strip_suffix(".png").and_then(|id| id.parse().ok()).ok_or_else(missing)?;
+    let id = file.ok().and_then(|file| file.strip_suffix(".png")?.parse().ok()).ok_or_else(missing)?;
     let shown = state.shown()?;
     let Picture { path, .. } = Picture::of(&shown, id)?;
     let tag = shown.pictures.digest(&path).map(|digest| format!("\"{}\"", &digest[..32])).ok_or_else(|| gone(&path))?;
-    let read = {
-        let path = path.clone();
-        tokio::task::spawn_blocking(move || shown.pictures.read(&path))
-    };
-    let bytes = read.await.map_err(|error| Problem::internal(&error.into()))?;
-    let bytes = bytes.map_err(|error| Problem::internal(&error))?.ok_or_else(|| gone(&path))?;
+    let read = tokio::task::spawn_blocking(move || shown.pictures.read(&path).ok_or_else(|| gone(&path)));
+    let bytes = read.await.map_err(|error| Problem::internal(&error.into()))??;
     Ok(unless_known(&headers, &tag, "image/png", || bytes))
 }

@@ -17,7 +17,7 @@ use crate::page::source;
 use crate::serve::engine::{Found, Question, Wanted};
 use crate::serve::limits::MOST_NEIGHBOURS;
 use crate::serve::map::Place;
-use crate::serve::problem::{self, Problem};
+use crate::serve::problem::Problem;
 use crate::serve::shown::Shown;
 use crate::serve::state;
 
@@ -113,10 +113,10 @@ struct Milliseconds {
 /// Neighbours of a picture of the gallery
 #[utoipa::path(get, path = "/api/search", params(ById), responses(
     (status = 200, body = Neighbours),
-    (status = 400, description = "Parameters that cannot be understood", body = problem::Document, content_type = "application/problem+json"),
-    (status = 404, description = "No such picture, class or split", body = problem::Document, content_type = "application/problem+json"),
-    (status = 410, description = "Not any more the picture that the gallery was made of", body = problem::Document, content_type = "application/problem+json"),
-    (status = 503, description = "Too much to do, or nothing to show yet", body = problem::Document, content_type = "application/problem+json"),
+    (status = 400, description = "Parameters that cannot be understood"),
+    (status = 404, description = "No such picture, class or split"),
+    (status = 410, description = "Not any more the picture that the gallery was made of"),
+    (status = 503, description = "Too much to do, or nothing to show yet"),
 ))]
 pub async fn by_id(
     State(state): State<state::State>,
@@ -146,13 +146,13 @@ pub async fn by_id(
     )),
     responses(
     (status = 200, body = Neighbours),
-    (status = 400, description = "Parameters or a form that cannot be understood", body = problem::Document, content_type = "application/problem+json"),
-    (status = 404, description = "No such class or split", body = problem::Document, content_type = "application/problem+json"),
-    (status = 408, description = "The upload came too slowly", body = problem::Document, content_type = "application/problem+json"),
-    (status = 413, description = "Too many bytes or pixels", body = problem::Document, content_type = "application/problem+json"),
-    (status = 415, description = "No picture that is read here", body = problem::Document, content_type = "application/problem+json"),
-    (status = 422, description = "A broken picture", body = problem::Document, content_type = "application/problem+json"),
-    (status = 503, description = "Too much to do, or nothing to show yet", body = problem::Document, content_type = "application/problem+json"),
+    (status = 400, description = "Parameters or a form that cannot be understood"),
+    (status = 404, description = "No such class or split"),
+    (status = 408, description = "The upload came too slowly"),
+    (status = 413, description = "Too many bytes or pixels"),
+    (status = 415, description = "No picture that is read here"),
+    (status = 422, description = "A broken picture, or one that takes too long to decode"),
+    (status = 503, description = "Too much to do, or nothing to show yet"),
 ))]
 pub async fn by_picture(
     State(state): State<state::State>,
@@ -165,8 +165,7 @@ pub async fn by_picture(
     shown.members(wanted.label_name.as_deref(), wanted.split.as_deref())?;
     let upload = state.uploads.receive(request).await?;
     let _turn = state.turn()?;
-    let prepared = state.decoding.prepare(upload.bytes.clone(), shown.clone()).await?;
-    drop(upload);
+    let prepared = state.decoding.prepare(upload, shown.clone()).await?;
     state.telemetry.decoded(prepared.took);
     let seen = png(&shown.model.seen(&prepared.image))?;
     let asked = Asked { picture: None, width: prepared.width, height: prepared.height, seen, place: None };
@@ -225,8 +224,7 @@ impl Neighbours {
 /// Size, and what enters the network, of a picture of the gallery.
 fn seen(shown: &Shown, id: usize) -> Result<(u32, u32, String), Problem> {
     let path = &shown.finder.embeddings.paths[id];
-    let bytes = shown.pictures.read(path).map_err(|error| Problem::internal(&error))?;
-    let bytes = bytes.ok_or_else(|| super::gallery::gone(path))?;
+    let bytes = shown.pictures.read(path).ok_or_else(|| super::gallery::gone(path))?;
     let image = decode(&bytes, path).map_err(|error| Problem::internal(&error))?;
     Ok((image.width(), image.height(), png(&shown.model.seen(&image))?))
 }

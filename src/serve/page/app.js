@@ -11,12 +11,13 @@ const drawn = (name, attributes) => {
   return made;
 };
 const PATIENCE = 2000; // milliseconds between two looks whether the server is back
+const LONGEST = 60_000; // milliseconds for an answer
 const KEPT = 20; // uploads that Back can return to
 
 let about = null; // what the server shows; null before it shows anything
 let map = null;
 let latest = 0; // number of the last search: answers to earlier ones are not shown
-const uploads = []; // pictures of this visit, for Back; they are nowhere else
+const uploads = new Map(); // pictures of this visit, for Back; they are nowhere else
 
 /** What the server says, or an error in its words; `gone` where it says nothing. */
 function ask(method, address, picture, sending) {
@@ -30,7 +31,8 @@ function ask(method, address, picture, sending) {
       if (request.status === 200 && request.response) resolve(request.response);
       else fail(request.response?.detail ?? `The server answers with status ${request.status}.`, { status: request.status });
     };
-    request.onerror = () => fail("The server does not answer. Is `similiai serve` still running?", { gone: true });
+    request.timeout = LONGEST;
+    request.ontimeout = request.onerror = () => fail("The server does not answer. Is `similiai serve` still running?", { gone: true });
     let body = null;
     if (picture) {
       body = new FormData();
@@ -48,7 +50,7 @@ function asked() {
   return {
     id: id !== null && /^\d+$/.test(id) ? Number(id) : null,
     upload: history.state?.upload ?? null,
-    k: Math.min(Math.max(Number(parameters.get("k")) || 10, 1), Number($("k").max)),
+    k: Math.min(Math.max(Math.round(parameters.get("k")) || 10, 1), Number($("k").max)),
     label_name: parameters.get("label_name") ?? "",
     split: parameters.get("split") ?? "",
   };
@@ -78,19 +80,21 @@ function byPicture(file) {
     trouble(`${file.name || "The picture"} has ${megabytes(file.size)}, more than the ${megabytes(about.most.bytes)} that are read.`);
     return;
   }
-  uploads.push({ file, address: URL.createObjectURL(file) });
-  const old = uploads[uploads.length - 1 - KEPT];
-  if (old) {
-    URL.revokeObjectURL(old.address);
-    delete uploads[uploads.length - 1 - KEPT];
+  const address = URL.createObjectURL(file); // another one after Reload, so that Back finds no other picture by it
+  uploads.set(address, file);
+  const [oldest] = uploads.keys();
+  if (uploads.size > KEPT) {
+    URL.revokeObjectURL(oldest);
+    uploads.delete(oldest);
   }
-  go({ id: null, upload: uploads.length - 1 });
+  go({ id: null, upload: address });
 }
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 
 // Showing.
 
-async function show(anew) {
+/** `anew`: whether people just asked; `again`: whether this is another try. */
+async function show(anew, again) {
   const query = asked();
   const number = ++latest;
   $("k").value = query.k;
@@ -101,7 +105,8 @@ async function show(anew) {
   }
   trouble("");
   if (!about) return;
-  const upload = query.upload === null ? null : uploads[query.upload];
+  const file = uploads.get(query.upload);
+  const upload = file && { file, address: query.upload };
   if (query.id === null && !upload) return nothing(query.upload !== null);
   $("results").classList.add("busy");
   $("summary").textContent = "Searching …";
@@ -119,7 +124,11 @@ async function show(anew) {
     if (number !== latest) return;
     showAnswer(answer, query, upload, performance.now() - start);
     if (anew === true && matchMedia("(max-width: 56rem)").matches) $("query").scrollIntoView();
-    if (answer.gallery !== about.gallery) await meet();
+    // Another gallery, or the map of this one, which comes a little later.
+    if (answer.gallery !== about.gallery || (answer.query.place && !map)) {
+      await meet();
+      drawMarks(answer);
+    }
   } catch (error) {
     if (number !== latest) return;
     $("results").replaceChildren();
@@ -128,7 +137,7 @@ async function show(anew) {
     $("summary").className = "";
     $("summary").textContent = "Nothing was found.";
     trouble(error.message);
-    if (error.gone || error.status === 503) waitForServer(error.message);
+    if (!again && (error.gone || error.status === 503)) waitForServer(error.message);
   } finally {
     if (number === latest) {
       $("results").classList.remove("busy");
@@ -283,7 +292,7 @@ function drawMarks(answer) {
 
 // The gallery.
 
-const gallery = { offset: 0, page: 60 };
+const gallery = { offset: 0, page: 60, latest: 0 };
 
 async function browse() {
   const dialog = $("gallery");
@@ -293,8 +302,10 @@ async function browse() {
   if (split) parameters.set("split", split);
   const said = dialog.querySelector(".trouble");
   said.textContent = "";
+  const number = ++gallery.latest;
   try {
     const { total, pictures } = await ask("GET", "/api/gallery?" + parameters);
+    if (number !== gallery.latest) return;
     dialog.querySelector(".tiles").replaceChildren(...pictures.map(tile));
     dialog.querySelector(".place").textContent = total
       ? `${gallery.offset + 1} to ${gallery.offset + pictures.length} of ${total}`
@@ -379,7 +390,7 @@ async function waitForServer(why) {
       said = error.message;
     }
   }
-  await show();
+  await show(false, true);
   if (back && !$("trouble").textContent) $("summary").textContent += " The server is back.";
 }
 
@@ -436,7 +447,7 @@ addEventListener("paste", (event) => {
   if (file) byPicture(file);
   else if (!event.target.closest("input, select")) trouble("The clipboard holds no picture.");
 });
-addEventListener("popstate", show);
+addEventListener("popstate", () => show(false));
 
 try {
   await meet();
