@@ -44,6 +44,8 @@ class Server:
                 self.first = self.ask(PICTURES["PNG of 64 × 64"])
                 break
             except OSError:
+                if self.process.poll() is not None:
+                    sys.exit(f"{name} has ended: {command}")
                 time.sleep(0.005)
         self.start = time.perf_counter() - start
 
@@ -98,18 +100,13 @@ def encoded(image, kind):
 
 
 def main():
-    servers = [
-        Server("ours", [PROGRAM, "--quiet", "serve", "--port", 0]),
-        *(
-            Server(
-                f"FastAPI, {workers} × {threads} threads",
-                [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--workers", workers, "serve_app:app", "--port", 18500 + workers],
-                threads,
-            )
-            for workers, threads in [(1, 2), (2, 1)]
-        ),
-    ]
+    servers = []
     try:
+        servers.append(Server("ours", [PROGRAM, "--quiet", "serve", "--port", 0]))
+        for workers, threads in [(1, 2), (2, 1)]:
+            command = [sys.executable, "-m", "uvicorn", "--log-level", "warning", "--workers", workers, "serve_app:app"]
+            name = f"FastAPI, {workers} × {threads} threads"
+            servers.append(Server(name, [*command, "--port", 18500 + workers], threads))
         compare(servers)
     finally:
         for server in servers:

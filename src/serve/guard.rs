@@ -1,4 +1,4 @@
-//! Who is answered: the right host name, pages of our own, and those with the token; and what browsers are told to refuse.
+//! Who is answered: the right host name, our own pages, and those with the token; and what browsers are to refuse.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -10,7 +10,10 @@ use crate::charts;
 
 const HTML: &str = include_str!("page/index.html");
 const SCRIPT: &str = include_str!("page/app.js");
+const ELEMENTS: &str = include_str!("page/dom.js");
+const MAP: &str = include_str!("page/map.js");
 const STYLE: &str = include_str!("page/style.css");
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const ICON: &str = include_str!("page/icon.svg");
 
 pub fn routes() -> Router<State> {
@@ -21,7 +24,9 @@ pub fn routes() -> Router<State> {
     };
     Router::new()
         .route("/", file("text/html; charset=utf-8", HTML.to_owned()))
-        .route("/app.js", file("text/javascript; charset=utf-8", SCRIPT.to_owned()))
+        .route("/app.js", file(JAVASCRIPT, SCRIPT.to_owned()))
+        .route("/dom.js", file(JAVASCRIPT, ELEMENTS.to_owned()))
+        .route("/map.js", file(JAVASCRIPT, MAP.to_owned()))
         .route("/style.css", file("text/css; charset=utf-8", style))
         .route("/icon.svg", file("image/svg+xml", ICON.to_owned()))
 }

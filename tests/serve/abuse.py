@@ -77,12 +77,12 @@ def deflated(megabytes):
 
 
 TINY = (b"IDAT", zlib.compress(bytes(8 * 25)))
-ANIMATED = [Image.new("RGB", (5000, 5000), color) for color in ["black", "white"]]
+MOVING = {"save_all": True, "append_images": [Image.new("RGB", (5000, 5000), color) for color in ["red", "white"]]}
 # Each with the statuses that it may get; 503 is always one of them.
 BOMBS = {
     "PNG, 12 million deep pixels": (png(3500, 3500, (b"IDAT", deflated(98)), depth=16, color=6), {200}),
     "PNG, 25 million deep pixels": (png(5000, 5000, (b"IDAT", deflated(201)), depth=16, color=6), {413}),
-    "WebP, 25 million, moving": (encoded("WEBP", (5000, 5000), lossless=True, save_all=True, append_images=ANIMATED), {200}),
+    "WebP, 25 million, moving": (encoded("WEBP", (5000, 5000), lossless=True, **MOVING), {200}),
     "PNG, 25 million black pixels": (encoded("PNG", (5000, 5000)), {200}),
     "PNG, 25 million pixels with alpha": (encoded("PNG", (5000, 5000), "RGBA"), {200}),
     "PNG, 26 million pixels": (encoded("PNG", (5200, 5000)), {413}),
@@ -184,6 +184,7 @@ def send(connection, data):
 
 
 START = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\n"
+FORM = b"Content-Type: multipart/form-data; boundary=x\r\n"
 HEAD = START + b"Content-Type: image/png\r\nContent-Length: 1000000\r\n\r\n"
 
 
@@ -223,7 +224,7 @@ def rude(port):
         lambda: HEAD + RANDOM.randbytes(5000),
         lambda: START + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFF\r\nabc",
         lambda: START + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
-        lambda: START + b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 40\r\n\r\n--x\r\n" + b"a" * 35,
+        lambda: START + FORM + b"Content-Length: 40\r\n\r\n--x\r\n" + b"a" * 35,
     ]
     while running():
         try:

@@ -1,7 +1,7 @@
 """Holds `similiai serve` against its own OpenAPI document, by schemathesis.
 
-Usage: python3 tests/serve/schema.py SIMILIAI [EXAMPLES], in a folder with a trained pipeline; for each operation so many
-examples (default 100) in each phase.
+Usage: python3 tests/serve/schema.py SIMILIAI [EXAMPLES], in a folder with a trained pipeline; for each operation so
+many examples (default 100) in each phase.
 """
 
 import os
@@ -23,7 +23,8 @@ with environment.Server(program) as server:
     ]
     paths = os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])
     # Where it keeps what it found is beside its own installation.
-    tested = subprocess.run(command, cwd=sys.prefix, env={**os.environ, "PYTHONPATH": paths, "SCHEMATHESIS_HOOKS": "pictures"})
+    hooks = {"PYTHONPATH": paths, "SCHEMATHESIS_HOOKS": "pictures"}
+    tested = subprocess.run(command, cwd=sys.prefix, env={**os.environ, **hooks})
     lives = server.process.poll() is None
 if not lives:
     sys.exit("the server has ended")

@@ -61,7 +61,7 @@ impl Picture {
 #[into_params(parameter_in = Query)]
 pub struct Which {
     /// So many are passed over
-    #[param(minimum = 0, default = 0)]
+    #[param(minimum = 0, maximum = 4294967295u32, default = 0)]
     offset: Option<usize>,
     /// At most so many are listed
     #[param(minimum = 1, maximum = 200, default = 60)]

@@ -42,7 +42,7 @@ pub struct Wishes {
 #[into_params(parameter_in = Query)]
 pub struct ById {
     /// Of a picture of the gallery
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 4294967295u32)]
     id: usize,
     /// How many neighbours; fewer come where there are not so many
     #[param(minimum = 1, maximum = 100, default = 5)]

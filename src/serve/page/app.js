@@ -1,15 +1,7 @@
 // The page: one query at a time, shown from its address, so that Back, Reload and a shared link all work.
-const $ = (id) => document.getElementById(id);
-const make = (name, properties = {}, ...children) => {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-};
-const drawn = (name, attributes) => {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-};
+import { $, make } from "./dom.js";
+import { drawMap, drawMarks } from "./map.js";
+
 const PATIENCE = 2000; // milliseconds between two looks whether the server is back
 const LONGEST = 60_000; // milliseconds for an answer
 const KEPT = 20; // uploads that Back can return to
@@ -127,7 +119,7 @@ async function show(anew, again) {
     // Another gallery, or the map of this one, which comes a little later.
     if (answer.gallery !== about.gallery || (answer.query.place && !map)) {
       await meet();
-      drawMarks(answer);
+      drawMarks(map, answer);
     }
   } catch (error) {
     if (number !== latest) return;
@@ -156,7 +148,7 @@ function nothing(lost) {
     ? "The uploaded picture was not kept. Choose it again."
     : "Choose a picture, and the ones that look like it are shown here.";
   document.title = "SimiliAI";
-  drawMarks(null);
+  drawMarks(map, null);
 }
 
 /** A message where the question is; what stands between ` ` is a command. */
@@ -201,7 +193,7 @@ function showAnswer(answer, query, upload, total) {
   $("likeness").hidden = !results.length;
   $("learned").hidden = answer.query.picture?.split !== "train";
   showTimes(answer.milliseconds, total);
-  drawMarks(answer);
+  drawMarks(map, answer);
 }
 const percent = (share) => `${Math.round(100 * share)} %`;
 
@@ -238,56 +230,6 @@ function showTimes(milliseconds, total) {
     make("div", {}, make("dt", {}, ...(color ? [make("i", { className: color })] : []), name), make("dd", { textContent: `${time.toFixed(1)} ms` }));
   $("times").querySelector("dl").replaceChildren(
     ...parts.map(([name, time]) => entry(names[name], time, name)), entry("in all, to this page", total, ""));
-}
-
-// The map.
-
-const SIDE = 620, MARGIN = 22;
-const across = ({ x }) => MARGIN + x * (SIDE - 2 * MARGIN);
-const down = ({ y }) => MARGIN + (1 - y) * (SIDE - 2 * MARGIN);
-
-function look({ shape, color, filled }) {
-  return filled ? { d: shape, fill: color } : { d: shape, fill: "none", stroke: color, "stroke-width": 1.8 };
-}
-
-function drawMap() {
-  const svg = $("map").querySelector("svg");
-  const points = map.points.map((point) => {
-    const mark = drawn("path", { ...look(map.classes[point.class]), transform: `translate(${across(point)} ${down(point)})` });
-    mark.append(drawn("title", {}));
-    mark.firstChild.textContent = `${map.classes[point.class].label_name}, picture ${point.id}`;
-    mark.addEventListener("click", () => byId(point.id));
-    return mark;
-  });
-  svg.querySelector(".points").replaceChildren(...points);
-  $("map-how").textContent = `${map.points.length} test pictures, placed by ${map.method}.`;
-  $("map").querySelector(".legend").replaceChildren(...map.classes.map((kind) => {
-    const icon = drawn("svg", { viewBox: "-7 -7 14 14", "aria-hidden": "true" });
-    icon.append(drawn("path", look(kind)));
-    return make("li", {}, icon, kind.label_name);
-  }));
-}
-
-/** The query, and its nearest ones by rank, where their place is. */
-function drawMarks(answer) {
-  const place = answer?.query.place;
-  $("map").hidden = !map;
-  const marks = [];
-  if (map && place) {
-    const near = answer.results.filter((result) => result.place).slice(0, 10);
-    for (const result of near)
-      marks.push(drawn("line", { class: "line", x1: across(place), y1: down(place), x2: across(result.place), y2: down(result.place) }));
-    for (const result of [...near].reverse()) {
-      const [x, y] = [across(result.place), down(result.place)];
-      const text = drawn("text", { x, y });
-      text.textContent = result.rank;
-      marks.push(drawn("circle", { cx: x, cy: y, r: 9 }), text);
-    }
-    marks.push(drawn("path", { class: "query", d: "M0 -13L4 -4L13 0L4 4L0 13L-4 4L-13 0L-4 -4Z", transform: `translate(${across(place)} ${down(place)})` }));
-  }
-  $("map").querySelector(".marks").replaceChildren(...marks);
-  const kinds = [...new Set(answer?.results.slice(0, 5).map((result) => result.label_name))].filter(Boolean).join(", ");
-  $("map-text").textContent = "Map of test pictures" + (place ? `; the star is the query, among ${kinds}` : "");
 }
 
 // The gallery.
@@ -369,7 +311,7 @@ async function meet() {
       select.replaceChildren(new Option("all", ""), ...names.map((name) => new Option(name)));
       if (names.includes(chosen)) select.value = chosen;
     }
-  if (map) drawMap();
+  if (map) drawMap(map, byId);
   $("map").hidden = !map;
 }
 
