@@ -8,6 +8,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
+use hyper::body::Body as _;
 
 use super::problem::Problem;
 use super::telemetry::Telemetry;
@@ -74,6 +75,7 @@ pub struct Guard {
 pub async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let method = request.method().clone();
+    let has_body = !request.body().is_end_stream();
     // Never the address itself: it may hold a token, and nobody needs to know what was asked.
     let route = request.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
     let mut response = match guard.access.refusal(&request) {
@@ -83,10 +85,14 @@ pub async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> 
         }
         None => next.run(request).await,
     };
+    let (status, took) = (response.status().as_u16(), start.elapsed());
+    if has_body && status >= 400 {
+        // It may not have been read: nothing else can come on this connection.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
-    let (status, took) = (response.status().as_u16(), start.elapsed());
     guard.telemetry.answered(&route, status, took);
     tracing::debug!("{method} {route} {status} {:.1} ms", 1e3 * took.as_secs_f64());
     response

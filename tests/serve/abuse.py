@@ -80,7 +80,7 @@ TINY = (b"IDAT", zlib.compress(bytes(8 * 25)))
 MOVING = {"save_all": True, "append_images": [Image.new("RGB", (5000, 5000), color) for color in ["red", "white"]]}
 # Each with the statuses that it may get; 503 is always one of them.
 BOMBS = {
-    "PNG, 12 million deep pixels": (png(3500, 3500, (b"IDAT", deflated(98)), depth=16, color=6), {200}),
+    "PNG, 12 million deep pixels": (png(3500, 3500, (b"IDAT", deflated(99)), depth=16, color=6), {200}),
     "PNG, 25 million deep pixels": (png(5000, 5000, (b"IDAT", deflated(201)), depth=16, color=6), {413}),
     "WebP, 25 million, moving": (encoded("WEBP", (5000, 5000), lossless=True, **MOVING), {200}),
     "PNG, 25 million black pixels": (encoded("PNG", (5000, 5000)), {200}),
@@ -110,8 +110,8 @@ def running():
     return time.monotonic() < ends
 
 
-def post(connection, body, headers=None):
-    connection.request("POST", "/api/search?k=5", body, {"content-type": "application/octet-stream"} | (headers or {}))
+def post(connection, body):
+    connection.request("POST", "/api/search?k=5", body, {"content-type": "application/octet-stream"})
     response = connection.getresponse()
     response.read()
     return response.status

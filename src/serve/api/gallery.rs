@@ -61,8 +61,8 @@ impl Picture {
 #[into_params(parameter_in = Query)]
 pub struct Which {
     /// So many are passed over
-    #[param(minimum = 0, maximum = 4294967295u32, default = 0)]
-    offset: Option<usize>,
+    #[param(value_type = Option<usize>, minimum = 0, maximum = 4294967295u32, default = 0)]
+    offset: Option<u32>,
     /// At most so many are listed
     #[param(minimum = 1, maximum = 200, default = 60)]
     limit: Option<usize>,
@@ -94,7 +94,7 @@ pub async fn list(
     State(state): State<state::State>,
     Query(Which { offset, limit, label_name, split }): Query<Which>,
 ) -> Result<Json<Listing>, Problem> {
-    let (offset, limit) = (offset.unwrap_or(0), limit.unwrap_or(DEFAULT_LISTED));
+    let (offset, limit) = (offset.unwrap_or(0) as usize, limit.unwrap_or(DEFAULT_LISTED));
     if !(1..=MOST_LISTED).contains(&limit) {
         return Err(Problem::invalid(format!("limit is {limit}, and must be from 1 to {MOST_LISTED}")));
     }

@@ -42,8 +42,8 @@ pub struct Wishes {
 #[into_params(parameter_in = Query)]
 pub struct ById {
     /// Of a picture of the gallery
-    #[param(minimum = 0, maximum = 4294967295u32)]
-    id: usize,
+    #[param(value_type = usize, minimum = 0, maximum = 4294967295u32)]
+    id: u32,
     /// How many neighbours; fewer come where there are not so many
     #[param(minimum = 1, maximum = 100, default = 5)]
     k: Option<usize>,
@@ -124,6 +124,7 @@ pub async fn by_id(
 ) -> Result<Json<Neighbours>, Problem> {
     let wanted = Wishes { k, label_name, split }.wanted()?;
     let shown = state.shown()?;
+    let id = id as usize;
     let picture = Picture::of(&shown, id)?;
     let _turn = state.turn()?;
     let read = {
