@@ -17,6 +17,8 @@ use crate::search::{Graph, INDEX};
 use crate::stage::Gives;
 use crate::{damaged, files};
 
+/// How to say which, of what no option names.
+pub const ONE: &str = "a manifest with one of them";
 /// Bad pictures that are named.
 const NAMED: usize = 20;
 
@@ -30,9 +32,14 @@ pub struct Trained {
 impl Trained {
     /// That of the embeddings called `of`, or of the only ones.
     pub fn load(project: &Project, of: Option<&str>) -> Result<Self> {
-        let given = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
-        let folder = project.given(Gives::Model, None, Some(given.place), "a manifest with one of them")?.folder;
-        Ok(Self { model: Model::load(&folder.join(model::FILE))?, given })
+        let (network, given) = Self::given(project, of)?;
+        Ok(Self { model: Model::load(&network.folder.join(model::FILE))?, given })
+    }
+
+    /// Where the network and its embeddings lie.
+    pub fn given(project: &Project, of: Option<&str>) -> Result<(Given, Given)> {
+        let embeddings = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
+        Ok((project.given(Gives::Model, None, Some(embeddings.place), ONE)?, embeddings))
     }
 
     /// Those of the pipeline's own pictures.
@@ -47,7 +54,7 @@ impl Trained {
 
     /// Where the paths in the embeddings start.
     pub fn pictures(&self, project: &Project) -> Result<PathBuf> {
-        let given = project.given(Gives::Pictures, None, Some(self.given.place), "a manifest with one of them")?;
+        let given = project.given(Gives::Pictures, None, Some(self.given.place), ONE)?;
         Ok(given.folder)
     }
 

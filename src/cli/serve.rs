@@ -6,20 +6,18 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde::Deserialize;
 
-use super::asking::Trained;
+use super::asking::{ONE, Trained};
 use super::{Session, Variation};
 use crate::cache::Store;
 use crate::failure::Failure;
 use crate::metrics::RESULTS;
-use crate::pipeline::{Given, Project};
+use crate::pipeline::Project;
 use crate::serve::{Access, Drawn, Limits, Options, Pictures, Shown, Source, Token, serve};
 use crate::stage::Gives;
 use crate::{damaged, embeddings, files, model, page};
 
 /// A token that is shorter can be guessed.
 const SHORTEST: usize = 16;
-/// How to name what is not the only one of its kind.
-const ONE: &str = "a manifest with one of them";
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -88,7 +86,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let limits = arguments.limits()?;
     let project = session.project(&Variation::default())?;
     // That nothing has been made yet is no reason not to wait for it; what can never be there is.
-    if let Err(error) = both(&project, arguments.of.as_deref())
+    if let Err(error) = Trained::given(&project, arguments.of.as_deref())
         && !matches!(error.downcast_ref(), Some(Failure::NotYet(_)))
     {
         return Err(error);
@@ -116,15 +114,14 @@ impl Arguments {
 
     fn access(&self, address: IpAddr) -> Result<Access> {
         let usage = |why: String| Err(Failure::Usage(why).into());
+        // It must be able to stand in a header.
         if let Some(token) = &self.token
-            && token.chars().count() < SHORTEST
+            && (token.len() < SHORTEST || !token.chars().all(|c| c.is_ascii_graphic()))
         {
             return usage(format!(
-                "a token needs at least {SHORTEST} characters, such as `openssl rand -hex 16` gives"
+                "a token needs at least {SHORTEST} characters, ASCII letters, digits or signs, such as \
+                 `openssl rand -hex 16` gives"
             ));
-        }
-        if self.token.as_ref().is_some_and(|token| !token.chars().all(|c| c.is_ascii_graphic())) {
-            return usage("a token has ASCII letters, digits and signs only, as it stands in a header".to_owned());
         }
         if let Some(name) = self.names.iter().find(|name| name.contains([':', '/'])) {
             return usage(format!("--allow-host {name} is no bare name: leave out port and scheme"));
@@ -173,7 +170,7 @@ impl Source for Pipeline<'_> {
 
     fn open(&self) -> Result<Shown> {
         let project = self.session.project(&Variation::default())?;
-        let (network, given) = both(&project, self.of)?;
+        let (network, given) = Trained::given(&project, self.of)?;
         let near = Some(given.place);
         // Before they are read: what is replaced afterwards is another version.
         project.must_be_current(&given)?;
@@ -191,12 +188,6 @@ impl Source for Pipeline<'_> {
         }
         Ok(shown)
     }
-}
-
-/// The network, and what it embedded.
-fn both(project: &Project, of: Option<&str>) -> Result<(Given, Given)> {
-    let embeddings = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
-    Ok((project.given(Gives::Model, None, Some(embeddings.place), ONE)?, embeddings))
 }
 
 /// The report of the embeddings at a place in the manifest: its page and its map.

@@ -35,6 +35,11 @@ pub fn tag(bytes: &[u8]) -> String {
     format!("\"{}\"", &blake3::hash(bytes).to_hex()[..32])
 }
 
+/// Whether the browser has it already.
+pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes())
+}
+
 /// The body, or that the browser has it already.
 pub fn unless_known<B: IntoResponse>(
     headers: &HeaderMap,
@@ -42,7 +47,7 @@ pub fn unless_known<B: IntoResponse>(
     kind: &'static str,
     body: impl FnOnce() -> B,
 ) -> Response {
-    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let known = is_known(headers, tag);
     let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { body().into_response() };
     let headers = response.headers_mut();
     if !known {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use axum::body::Bytes;
 
 use super::map::{Drawn, Map};
+use super::page::tag;
 use super::pictures::Pictures;
 use super::problem::Problem;
 use crate::embeddings::Embeddings;
@@ -20,12 +21,23 @@ pub struct Shown {
     pub digest: String,
     pub pictures: Pictures,
     pub map: Option<Map>,
-    /// The report's page.
-    pub report: Option<Bytes>,
+    pub report: Option<Report>,
     /// In the order of their labels.
     pub classes: Vec<String>,
     /// Ids by class and split; a name that is empty stands for all.
     members: BTreeMap<(String, String), Vec<usize>>,
+}
+
+/// The report's page.
+pub struct Report {
+    pub page: Bytes,
+    pub tag: String,
+}
+
+impl From<Vec<u8>> for Report {
+    fn from(page: Vec<u8>) -> Self {
+        Self { tag: tag(&page), page: page.into() }
+    }
 }
 
 impl Shown {

@@ -15,8 +15,9 @@ use super::gallery::Picture;
 use crate::charts::{ClassMark, SHAPES, hex};
 use crate::serve::limits::{MOST_LISTED, MOST_NEIGHBOURS};
 use crate::serve::map::Point;
-use crate::serve::page::{tag, unless_known};
+use crate::serve::page::unless_known;
 use crate::serve::problem::Problem;
+use crate::serve::shown::Report;
 use crate::serve::state;
 
 /// For the report, which holds its own scripts and styles: they run, but as of no origin, and reach nothing.
@@ -144,10 +145,10 @@ fn no_report() -> Problem {
 /// The report's page, in pieces: a client that takes nothing holds no more than one of them.
 pub async fn report(State(state): State<state::State>, headers: HeaderMap) -> Result<Response, Problem> {
     const PIECE: usize = 32 << 10;
-    let page = state.shown()?.report.clone().ok_or_else(no_report)?;
-    let tag = tag(&page);
-    let mut response = unless_known(&headers, &tag, "text/html; charset=utf-8", || {
-        let length = page.len();
+    let shown = state.shown()?;
+    let Report { page, tag } = shown.report.as_ref().ok_or_else(no_report)?;
+    let mut response = unless_known(&headers, tag, "text/html; charset=utf-8", || {
+        let (page, length) = (page.clone(), page.len());
         let piece = move |at: usize| Ok::<_, Infallible>(page.slice(at..length.min(at + PIECE)));
         let pieces = Body::from_stream(stream::iter((0..length).step_by(PIECE)).map(piece));
         ([(header::CONTENT_LENGTH, length)], pieces)

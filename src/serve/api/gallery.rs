@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Query;
 use crate::serve::limits::MOST_LISTED;
-use crate::serve::page::unless_known;
+use crate::serve::page::{is_known, unless_known};
 use crate::serve::problem::Problem;
 use crate::serve::shown::Shown;
 use crate::serve::state;
@@ -123,7 +123,11 @@ pub async fn picture(
     let shown = state.shown()?;
     let Picture { path, .. } = Picture::of(&shown, id)?;
     let tag = shown.pictures.digest(&path).map(|digest| format!("\"{}\"", &digest[..32])).ok_or_else(|| gone(&path))?;
-    let read = tokio::task::spawn_blocking(move || shown.pictures.read(&path).ok_or_else(|| gone(&path)));
-    let bytes = read.await.map_err(|error| Problem::internal(&error.into()))??;
+    let bytes = if is_known(&headers, &tag) {
+        Vec::new()
+    } else {
+        let read = tokio::task::spawn_blocking(move || shown.pictures.read(&path).ok_or_else(|| gone(&path)));
+        read.await.map_err(|error| Problem::internal(&error.into()))??
+    };
     Ok(unless_known(&headers, &tag, "image/png", || bytes))
 }

@@ -219,7 +219,6 @@ function result({ rank, id, label_name, split, path, distance, chance, same_clas
 function showTimes(milliseconds, total) {
   const parts = Object.entries(milliseconds).filter(([name, time]) => time > 0 || name === "search");
   const here = parts.reduce((sum, [, time]) => sum + time, 0);
-  const names = { decode: "decode", wait: "wait", embed: "embed", search: "search" };
   $("times").hidden = false;
   $("times").querySelector(".bar").replaceChildren(...parts.map(([name, time]) => {
     const part = make("span", { className: name });
@@ -229,7 +228,7 @@ function showTimes(milliseconds, total) {
   const entry = (name, time, color) =>
     make("div", {}, make("dt", {}, ...(color ? [make("i", { className: color })] : []), name), make("dd", { textContent: `${time.toFixed(1)} ms` }));
   $("times").querySelector("dl").replaceChildren(
-    ...parts.map(([name, time]) => entry(names[name], time, name)), entry("in all, to this page", total, ""));
+    ...parts.map(([name, time]) => entry(name, time, name)), entry("in all, to this page", total, ""));
 }
 
 // The gallery.
