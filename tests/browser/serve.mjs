@@ -311,8 +311,9 @@ test("by keyboard alone", async () => {
       assert.ok(seen, "what has the focus shows it");
     }
   };
-  await tabTo("file");
+  // Asked for early: the browser must know of it before the key is pressed.
   const chooser = page.waitForEvent("filechooser");
+  await tabTo("file");
   await page.keyboard.press("Enter");
   await (await chooser).setFiles(picture);
   await answered(page);
