@@ -292,10 +292,10 @@ def report(server, before, memory):
     good = answers["good uploads"]
     print(f"good uploads: {len(latencies)} in {SECONDS:.0f} s, median {1e3 * statistics.median(latencies):.0f} ms, "
           f"99 % below {1e3 * statistics.quantiles(latencies, n=100)[98]:.0f} ms")
-    # The last third against the one before; in the first, all that is kept for later is taken.
+    # The last third against what is usual before; in the first sixth, all that is kept for later is taken.
     share = len(memory) / 6
     sixths = [statistics.median(memory[round(share * part) : round(share * (part + 1))]) for part in range(6)]
-    early, late = statistics.mean(sixths[2:4]), statistics.mean(sixths[4:])
+    early, late = statistics.median(sixths[1:4]), statistics.mean(sixths[4:])
     print(f"memory: {before[0]:.0f} MB before; {' '.join(f'{part:.0f}' for part in sixths)} MB in each sixth, "
           f"{server.megabytes('VmHWM'):.0f} MB at most")
     # What was dropped needs a moment to be gone.
