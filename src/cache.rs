@@ -5,18 +5,22 @@
 //! | `key`, `reason` | the document that a key is the digest of; what differs between two, and how that is worded |
 //! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
 //! | `place`, `index`, `signature` | laying files where people look; how they looked when they were known to be right |
+//! | `elsewhere`, `remote` | results that other machines share; in a bucket or a folder |
 //! | `items` | what a stage made of each single item |
 //! | `seen` | files outside the store, and facts worked out once |
 //! | `verify`, `gc` | finding damage; making room |
 
 mod blobs;
 mod contents;
+mod elsewhere;
 mod gc;
 mod index;
 mod items;
 mod key;
 mod place;
 mod reason;
+#[cfg(feature = "cloud")]
+mod remote;
 mod seen;
 mod signature;
 mod store;
@@ -24,11 +28,14 @@ mod verify;
 
 pub use blobs::Blobs;
 pub use contents::{Changes, Contents, File};
+pub use elsewhere::{Elsewhere, Mode, Settings};
 pub use gc::{Budget, Collected};
 pub use items::{Made, Table};
 pub use key::KeyDocument;
 pub use place::{Laid, Laying, Look, Place};
 pub use reason::{Fault, Reason};
+#[cfg(feature = "cloud")]
+pub use remote::Remote;
 pub use seen::Seen;
 pub use store::{Finished, Record, Store};
 pub use verify::Damage;

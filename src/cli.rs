@@ -11,7 +11,11 @@ mod gc;
 mod hash;
 mod lock;
 mod metrics;
+#[cfg(feature = "cloud")]
+mod publish;
 mod query;
+#[cfg(feature = "cloud")]
+mod remote;
 mod run;
 mod schema;
 #[cfg(feature = "serve")]
@@ -76,6 +80,9 @@ enum Command {
     Query(query::Arguments),
     /// Embed pictures of your own into a Parquet file
     Embed(embed::Arguments),
+    /// Write embeddings into a PostgreSQL database with pgvector, to be searched there
+    #[cfg(feature = "cloud")]
+    Publish(publish::Arguments),
     /// Find copies of pictures, within a folder or between two; nothing is deleted
     Duplicates(duplicates::Arguments),
     /// Show pictures that look like yours, on a page in the browser and to programs
@@ -171,6 +178,8 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
         Command::Run(arguments) => run::run(&session, arguments),
         Command::Query(arguments) => query::run(&session, arguments),
         Command::Embed(arguments) => embed::run(&session, arguments),
+        #[cfg(feature = "cloud")]
+        Command::Publish(arguments) => publish::run(&session, arguments),
         Command::Duplicates(arguments) => duplicates::run(&session, arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&session, arguments),

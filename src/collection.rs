@@ -1,5 +1,7 @@
 //! Pictures of people in files and folders of their own: found, embedded, and remembered by their content.
 
+mod shards;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,8 +11,10 @@ use image::RgbImage;
 use rayon::prelude::*;
 use walkdir::WalkDir;
 
+pub use shards::{Shard, join};
+
 use crate::cache::{Made, Seen, Store, Table};
-use crate::embeddings::{Embeddings, Row};
+use crate::embeddings::Embeddings;
 use crate::failure::Failure;
 use crate::images::{decode, is_picture, read_picture};
 use crate::model::Model;
@@ -152,13 +156,12 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
     done?;
     let rows: Vec<Option<Vec<f32>>> = digests.iter().map(|digest| memory.get(digest.as_ref()?)).collect();
     let good: Vec<&Found> = found.iter().zip(&rows).filter(|(_, row)| row.is_some()).map(|(found, _)| found).collect();
-    let classes: BTreeSet<&str> = good.iter().map(|it| it.class.as_str()).filter(|class| !class.is_empty()).collect();
-    let labels: HashMap<&str, i32> = classes.into_iter().zip(0..).collect();
+    let label_names: Vec<String> = good.iter().map(|picture| picture.class.clone()).collect();
     let embeddings = Embeddings {
         dimension: model.configuration.dimension,
         paths: good.iter().map(|picture| picture.path.clone()).collect(),
-        labels: good.iter().map(|picture| labels.get(picture.class.as_str()).copied().unwrap_or(-1)).collect(),
-        label_names: good.iter().map(|picture| picture.class.clone()).collect(),
+        labels: labels(&label_names),
+        label_names,
         splits: vec![String::new(); good.len()],
         values: rows.into_iter().flatten().flatten().collect(),
         facts: model.facts()?,
@@ -166,18 +169,11 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
     Ok(Collection { embeddings, bad, made })
 }
 
-impl Collection {
-    /// What stands beside the embeddings.
-    pub fn rows(&self) -> Vec<Row> {
-        let all = &self.embeddings;
-        let row = |id: usize| Row {
-            path: all.paths[id].clone(),
-            label: all.labels[id],
-            label_name: all.label_names[id].clone(),
-            split: all.splits[id].clone(),
-        };
-        (0..all.len()).map(row).collect()
-    }
+/// The place of each name among those there are, sorted; -1 where it is empty.
+fn labels(names: &[String]) -> Vec<i32> {
+    let classes: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+    let labels: HashMap<&str, i32> = classes.into_iter().zip(0..).collect();
+    names.iter().map(|name| labels.get(name.as_str()).copied().unwrap_or(-1)).collect()
 }
 
 /// The embeddings that one model made of pictures, by the pictures' content.

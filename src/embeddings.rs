@@ -15,13 +15,15 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
-use crate::damaged;
 use crate::listing::Split;
+use crate::{damaged, files};
 
 /// The file of a pipeline's embeddings.
 pub const FILE: &str = "embeddings.parquet";
 
 const EMBEDDING: &str = "embedding";
+/// Rows of people's own pictures written at a time.
+const ROWS: usize = 256;
 /// The footer's fact that names the model, by its digest.
 pub const MODEL: &str = "similiai.model";
 
@@ -85,7 +87,7 @@ impl Writer {
             .set_key_value_metadata(Some(facts))
             .build();
         let schema = Arc::new(schema(dimension));
-        let writer = ArrowWriter::try_new(crate::files::create(path)?, schema.clone(), Some(properties));
+        let writer = ArrowWriter::try_new(files::create(path)?, schema.clone(), Some(properties));
         let writer = writer.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { writer, schema, dimension, next: 0 })
     }
@@ -146,6 +148,25 @@ impl Embeddings {
         self.label_names.extend(others.label_names);
         self.splits.extend(others.splits);
         self.values.extend(others.values);
+    }
+
+    /// Writes a file that takes the place of `path` once it is whole.
+    pub fn write(self, path: &Path) -> Result<()> {
+        let row = |id: usize| Row {
+            path: self.paths[id].clone(),
+            label: self.labels[id],
+            label_name: self.label_names[id].clone(),
+            split: self.splits[id].clone(),
+        };
+        files::replace(path, |path| {
+            let mut writer = Writer::create(path, self.dimension, self.facts.clone())?;
+            let ids: Vec<usize> = (0..self.len()).collect();
+            for ids in ids.chunks(ROWS) {
+                let rows: Vec<Row> = ids.iter().map(|id| row(*id)).collect();
+                writer.write(&rows, ids.iter().flat_map(|id| self.row(*id)).copied().collect())?;
+            }
+            writer.finish()
+        })
     }
 
     /// Refuses embeddings of another model than the one with the digest `model`; `mend` says what to run.

@@ -1,11 +1,14 @@
 //! Who looks like this picture: a gallery of embeddings that is asked, and answers that people can read.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::calibration::{CLOSE, Calibration};
+#[cfg(feature = "cloud")]
+use crate::database::Table;
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
 use crate::listing::Side;
@@ -21,8 +24,15 @@ const AT_ONCE: usize = 64;
 pub struct Finder {
     /// Without their values, which the gallery has.
     pub embeddings: Embeddings,
-    gallery: Gallery<'static>,
+    vectors: Vectors,
     calibration: Calibration,
+}
+
+/// Where the vectors are.
+enum Vectors {
+    Here(Gallery<'static>),
+    #[cfg(feature = "cloud")]
+    Database(Box<Table>),
 }
 
 /// A neighbour with all that is known of it.
@@ -79,11 +89,26 @@ impl Finder {
             return Err(Failure::Usage("there are no pictures to search: the gallery is empty".to_owned()).into());
         }
         let gallery = Gallery::of_rows(embeddings.dimension, std::mem::take(&mut embeddings.values))?;
-        Ok(Self { embeddings, gallery, calibration })
+        Ok(Self { embeddings, vectors: Vectors::Here(gallery), calibration })
     }
 
-    pub fn vector(&self, id: usize) -> &[f32] {
-        self.gallery.row(id)
+    /// Of a table that the network with the digest `model` made: its vectors stay there, and are searched there.
+    #[cfg(feature = "cloud")]
+    pub fn of_table(table: Table, model: &str, calibration: Calibration) -> Result<Self> {
+        Ok(Self { embeddings: table.rows(model)?, vectors: Vectors::Database(Box::new(table)), calibration })
+    }
+
+    pub fn vector(&self, id: usize) -> Result<Cow<'_, [f32]>> {
+        Ok(self.vectors(&[id])?.remove(0))
+    }
+
+    /// Those of `ids`, in their order.
+    pub fn vectors(&self, ids: &[usize]) -> Result<Vec<Cow<'_, [f32]>>> {
+        match &self.vectors {
+            Vectors::Here(gallery) => Ok(ids.iter().map(|id| Cow::Borrowed(gallery.row(*id))).collect()),
+            #[cfg(feature = "cloud")]
+            Vectors::Database(table) => Ok(table.vectors(ids)?.into_iter().map(Cow::Owned).collect()),
+        }
     }
 
     pub fn answer(&self, asked: &Asked, wish: &Wish) -> Result<Answer> {
@@ -98,7 +123,7 @@ impl Finder {
         loop {
             let found = self.nearest(asked, most, wish)?;
             let folded =
-                if wish.distinct { self.fold(&found) } else { found.into_iter().map(|it| (it, vec![])).collect() };
+                if wish.distinct { self.fold(&found)? } else { found.into_iter().map(|it| (it, vec![])).collect() };
             if folded.len() >= k || most >= others {
                 let results = folded.into_iter().take(k).enumerate();
                 let results: Vec<Hit> = results.map(|(rank, (it, copies))| self.result(rank + 1, it, copies)).collect();
@@ -113,30 +138,34 @@ impl Finder {
     pub fn others(&self, asked: &Asked, wish: &Wish) -> usize {
         match wish.among {
             Some(ids) => ids.len() - usize::from(asked.id.is_some_and(|id| ids.binary_search(&id).is_ok())),
-            None => self.gallery.len() - usize::from(asked.id.is_some()),
+            None => self.embeddings.len() - usize::from(asked.id.is_some()),
         }
     }
 
     fn nearest(&self, asked: &Asked, most: usize, wish: &Wish) -> Result<Vec<Neighbour>> {
         let query = Query { without: asked.id, ..Query::nearest(asked.vector, most) };
-        match (wish.among, wish.graph) {
-            (Some(ids), _) => self.gallery.search_among(&query, ids),
-            (None, Some((graph, ef))) => Ok(graph.search(&self.gallery, &query, ef)?.0),
-            (None, None) => Ok(self.gallery.search(&[query])?.remove(0)),
+        match (&self.vectors, wish.among, wish.graph) {
+            (Vectors::Here(gallery), Some(ids), _) => gallery.search_among(&query, ids),
+            (Vectors::Here(gallery), None, Some((graph, ef))) => Ok(graph.search(gallery, &query, ef)?.0),
+            (Vectors::Here(gallery), None, None) => Ok(gallery.search(&[query])?.remove(0)),
+            #[cfg(feature = "cloud")]
+            (Vectors::Database(table), among, _) => table.search(&query, among),
         }
     }
 
     /// The first of each set of copies, with the ids of the others.
-    fn fold(&self, found: &[Neighbour]) -> Vec<(Neighbour, Vec<usize>)> {
-        let mut folded: Vec<(Neighbour, Vec<usize>)> = Vec::new();
-        for neighbour in found {
-            let row = self.vector(neighbour.id);
-            match folded.iter_mut().find(|(first, _)| distance(self.vector(first.id), row) <= COPY) {
-                Some((_, copies)) => copies.push(neighbour.id),
-                None => folded.push((*neighbour, Vec::new())),
+    fn fold(&self, found: &[Neighbour]) -> Result<Vec<(Neighbour, Vec<usize>)>> {
+        let ids: Vec<usize> = found.iter().map(|neighbour| neighbour.id).collect();
+        let rows = self.vectors(&ids)?;
+        // Each with its place among the rows.
+        let mut folded: Vec<(usize, Vec<usize>)> = Vec::new();
+        for (place, row) in rows.iter().enumerate() {
+            match folded.iter_mut().find(|(first, _)| distance(&rows[*first], row) <= COPY) {
+                Some((_, copies)) => copies.push(ids[place]),
+                None => folded.push((place, Vec::new())),
             }
         }
-        folded
+        Ok(folded.into_iter().map(|(place, copies)| (found[place], copies)).collect())
     }
 
     fn result(&self, rank: usize, Neighbour { id, distance }: Neighbour, copies: Vec<usize>) -> Hit {
@@ -150,10 +179,15 @@ impl Finder {
     /// Sets of pictures that are at most `reach` from the first of them by id, each picture in one set at most. With
     /// `between`, the first of each is one of the ids before it, and the others are not.
     pub fn copies(&self, reach: f32, between: Option<usize>) -> Result<Vec<Vec<Neighbour>>> {
-        let all = self.gallery.len();
-        let seconds = between.map(|first| (first..all).flat_map(|id| self.vector(id)).copied().collect::<Vec<f32>>());
+        let gallery = match &self.vectors {
+            Vectors::Here(gallery) => gallery,
+            #[cfg(feature = "cloud")]
+            Vectors::Database(_) => anyhow::bail!("copies are sought among vectors that are here"),
+        };
+        let (own, all) = (gallery, gallery.len());
+        let seconds = between.map(|first| (first..all).flat_map(|id| own.row(id)).copied().collect::<Vec<f32>>());
         let seconds = seconds.map(|rows| Gallery::of_rows(self.embeddings.dimension, rows)).transpose()?;
-        let (gallery, offset) = (seconds.as_ref().unwrap_or(&self.gallery), between.unwrap_or(0));
+        let (gallery, offset) = (seconds.as_ref().unwrap_or(own), between.unwrap_or(0));
         let (mut sets, mut taken) = (Vec::new(), HashSet::new());
         let mut next = 0..between.unwrap_or(all);
         loop {
@@ -161,7 +195,7 @@ impl Finder {
             if ids.is_empty() {
                 return Ok(sets);
             }
-            let queries: Vec<Query> = ids.iter().map(|id| Query::within(self.vector(*id), reach)).collect();
+            let queries: Vec<Query> = ids.iter().map(|id| Query::within(own.row(*id), reach)).collect();
             for (id, near) in ids.into_iter().zip(gallery.search(&queries)?) {
                 if taken.contains(&id) {
                     continue;

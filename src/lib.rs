@@ -24,8 +24,10 @@
 //! | [`embeddings`] | the Parquet file: schema, writing, reading |
 //! | [`search`] | nearest neighbours: exact, and by an approximate index |
 //! | [`calibration`] | what a distance means: the chance that a neighbour is of the query's class |
+//! | [`database`] | vectors in PostgreSQL: published, and searched there |
 //! | [`finder`] | a gallery that is asked, and its answers |
 //! | [`collection`] | people's own pictures: found, embedded, remembered |
+//! | [`stream`] | Arrow in, Arrow out: pictures of a data engine embedded batch for batch |
 //! | [`metrics`] | retrieval metrics with definition, chance level and interval; how two runs differ |
 //! | [`serve`] | a server: its page, its API, and what keeps both safe |
 //! | [`page`] | HTML in one file |
@@ -36,6 +38,8 @@ pub mod calibration;
 pub mod charts;
 pub mod cli;
 pub mod collection;
+#[cfg(feature = "cloud")]
+pub mod database;
 pub mod difference;
 pub mod embeddings;
 pub mod failure;
@@ -57,3 +61,5 @@ pub mod search;
 #[cfg(feature = "serve")]
 pub mod serve;
 pub mod stage;
+#[cfg(feature = "cloud")]
+pub mod stream;

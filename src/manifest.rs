@@ -21,6 +21,8 @@ pub struct Manifest {
     pub project: PathBuf,
     pub seed: u64,
     pub profile: Option<String>,
+    /// Where results are shared with other machines.
+    pub cache: Option<cache::Settings>,
     /// In an order in which each stands after what it needs.
     pub instances: Vec<Instance>,
 }

@@ -14,7 +14,9 @@ use safetensors::SafeTensors;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use networks::{DIMENSION, Network, Original, Residual, Residual48, Residual64, parameters, set_parameters};
+pub use networks::{
+    DIMENSION, Network, Original, Residual, Residual48, Residual64, ResidualDeep, parameters, set_parameters,
+};
 pub use views::View;
 
 use crate::calibration::Calibration;
@@ -42,6 +44,9 @@ pub enum NetworkName {
     /// The same with 64, 128 and 256 channels.
     #[serde(rename = "residual-64")]
     Residual64,
+    /// 64, 128 and 256 channels, and a fourth block of 256.
+    #[serde(rename = "residual-deep")]
+    ResidualDeep,
 }
 
 /// All that is needed to embed an image as in training.
@@ -266,6 +271,7 @@ impl NetworkName {
             Self::Residual => build::<Residual>(seed, weights),
             Self::Residual48 => build::<Residual48>(seed, weights),
             Self::Residual64 => build::<Residual64>(seed, weights),
+            Self::ResidualDeep => build::<ResidualDeep>(seed, weights),
         }
     }
 }

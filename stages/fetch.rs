@@ -12,9 +12,10 @@ use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
-use similiai::damaged;
+use similiai::cache::Contents;
 use similiai::progress::Bar;
 use similiai::stage::{Context, Inputs, Invalid, Stage, require};
+use similiai::{damaged, files};
 
 use download::Download;
 
@@ -27,6 +28,9 @@ pub struct Fetch {
     /// Digests of the archive, in hexadecimal; checked where given.
     sha256: Option<String>,
     md5: Option<String>,
+    /// BLAKE3 of all that is unpacked, as a run shows it for the result: fits any packing; checked where given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contents: Option<String>,
     /// Seconds without a byte before a connection is given up.
     timeout: u64,
     /// Further tries after a connection fails.
@@ -39,6 +43,7 @@ impl Default for Fetch {
             source: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz".into(),
             sha256: None,
             md5: None,
+            contents: None,
             timeout: 30,
             retries: 5,
         }
@@ -83,6 +88,7 @@ impl Stage for Fetch {
         require(known, "source", "must be a path, or an address that starts with http, https or file")?;
         require(hexadecimal(&self.sha256, 64), "sha256", "must have 64 hexadecimal digits")?;
         require(hexadecimal(&self.md5, 32), "md5", "must have 32 hexadecimal digits")?;
+        require(hexadecimal(&self.contents, 64), "contents", "must have 64 hexadecimal digits")?;
         require(self.timeout > 0, "timeout", "must be 1 second or more")
     }
 
@@ -121,7 +127,24 @@ impl Stage for Fetch {
         let bar = context.progress.bytes("downloading and unpacking", length);
         let mut archive = Watched { reader, bar, sha256: sha2::Sha256::new(), md5: md5::Md5::new() };
         unpack::unpack(&mut archive, &self.source, &context.output)?;
-        archive.compare(self)
+        archive.compare(self)?;
+        self.compare_contents(&context.output)
+    }
+}
+
+impl Fetch {
+    fn compare_contents(&self, folder: &Path) -> Result<()> {
+        let Some(expected) = &self.contents else { return Ok(()) };
+        let member = |path: String| -> Result<(String, u64, String)> {
+            let file = folder.join(&path);
+            Ok((path, files::length(&file)?, files::digest(&file)?))
+        };
+        let found = Contents::new(files::list(folder)?.into_iter().map(member).collect::<Result<_>>()?)?;
+        if !expected.eq_ignore_ascii_case(found.digest()) {
+            let found = found.digest();
+            return Err(damaged!("{}: what it holds is {found}, where the manifest says {expected}", self.source));
+        }
+        Ok(())
     }
 }
 

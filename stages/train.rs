@@ -16,7 +16,9 @@ use anyhow::{Context as _, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::files;
-use similiai::model::{self, Configuration, DIMENSION, NetworkName, Original, Residual, Residual48, Residual64};
+use similiai::model::{
+    self, Configuration, DIMENSION, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
+};
 use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
 
 use super::prepare::PREPARATION;
@@ -241,6 +243,7 @@ impl Stage for Train {
             NetworkName::Residual => fit::fit::<Residual>(self, context, &data, &configuration, &path)?,
             NetworkName::Residual48 => fit::fit::<Residual48>(self, context, &data, &configuration, &path)?,
             NetworkName::Residual64 => fit::fit::<Residual64>(self, context, &data, &configuration, &path)?,
+            NetworkName::ResidualDeep => fit::fit::<ResidualDeep>(self, context, &data, &configuration, &path)?,
         };
         log::write(&context.output.join(LOG), &epochs)?;
         log::draw(&context.output.join(CURVES), &context.provenance()?, &epochs)

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::signature::Signature;
 use crate::{fault, files};
 
+#[derive(Clone)]
 pub struct Blobs {
     folder: PathBuf,
     /// Where files are written before they are moved here; on the same file system.

@@ -7,7 +7,8 @@ use anyhow::Result;
 use image::RgbImage;
 
 use super::Session;
-use crate::collection::{self, Collection, Memory};
+use crate::cache::Store;
+use crate::collection::{self, Collection, Memory, Search};
 use crate::embeddings::{self, Embeddings};
 use crate::failure::first_of;
 use crate::images::{decode, read_picture};
@@ -67,12 +68,16 @@ impl Trained {
 
     /// People's own pictures.
     pub fn collect(&self, session: &Session, project: &Project, sources: &[PathBuf]) -> Result<Collection> {
-        let search = collection::find(sources)?;
-        let mut memory = Memory::open(&project.store, &self.model);
-        let collection = collection::embed(search, &self.model, &mut memory, &session.screen.progress("embed"))?;
-        tracing::info!("{} pictures, {} of them embedded now", collection.embeddings.len(), collection.made);
-        Ok(collection)
+        embed(session, &project.store, &self.model, collection::find(sources)?)
     }
+}
+
+/// Embeds people's own pictures; `store` remembers them.
+pub fn embed(session: &Session, store: &Store, model: &Model, search: Search) -> Result<Collection> {
+    let mut memory = Memory::open(store, model);
+    let collection = collection::embed(search, model, &mut memory, &session.screen.progress("embed"))?;
+    tracing::info!("{} pictures, {} of them embedded now", collection.embeddings.len(), collection.made);
+    Ok(collection)
 }
 
 /// A path as it can be shown: what would steer the terminal is spelled out.

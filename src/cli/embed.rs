@@ -1,56 +1,122 @@
 //! `similiai embed`
 
+#[cfg(feature = "cloud")]
+mod arrow;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Result;
+use tempfile::TempDir;
 
-use super::asking::{Trained, judge};
+use super::asking::{self, Trained, judge};
 use super::{Session, Variation};
-use crate::embeddings::Writer;
+use crate::cache::Store;
+use crate::collection::{self, Shard};
+use crate::embeddings::Embeddings;
 use crate::failure::Failure;
-use crate::files;
-
-/// Rows written at a time.
-const ROWS: usize = 256;
+use crate::model::Model;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 The file has the columns of the pipeline's own embeddings. Where pictures lie in folders below the one that is named, the
 folder's name is their class. Paths are as they were named. Pictures that cannot be read are left out and named, and the exit status is 4.
 
+Many machines share the work with --shard: each embeds its part of the sorted list of pictures, and --join makes of
+the parts, byte for byte, the file that one machine would have made.
+
+With --arrow, an Arrow IPC stream with the columns id (any type) and image (binary: an encoded picture) on standard
+input becomes one with id, embedding and error on stdout, a batch for a batch (needs a build with the feature cloud).
+
 Examples:
   similiai embed ~/Pictures -o mine.parquet
-  similiai query photo.jpg --gallery mine.parquet")]
+  similiai query photo.jpg --gallery mine.parquet
+  similiai embed /lake --shard 3/8 -o part-3.parquet --model model.safetensors
+  similiai embed --join part-*.parquet -o lake.parquet")]
 pub struct Arguments {
     /// Folders, with all pictures below them, and single pictures: PNG, JPEG or WebP
-    #[arg(required = true, value_name = "FOLDER|IMAGE")]
+    #[arg(value_name = "FOLDER|IMAGE")]
+    #[cfg_attr(not(feature = "cloud"), arg(required = true))]
+    #[cfg_attr(feature = "cloud", arg(required_unless_present = "arrow", conflicts_with = "arrow"))]
     sources: Vec<PathBuf>,
     /// The Parquet file to write
     #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[cfg_attr(not(feature = "cloud"), arg(required = true))]
+    #[cfg_attr(feature = "cloud", arg(required_unless_present = "arrow", conflicts_with = "arrow"))]
+    output: Option<PathBuf>,
+    /// Only part I of N of the pictures
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
+    /// What is named are all parts of a collection, in any order: join them
+    #[arg(long, conflicts_with_all = ["shard", "of", "model"])]
+    join: bool,
     /// By the network that made the embeddings of this instance (needed where there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
+    /// By the network in this file, without a project
+    #[arg(long, value_name = "FILE", conflicts_with = "of")]
+    model: Option<PathBuf>,
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    arrow: arrow::Filter,
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&Variation::default())?;
-    let trained = Trained::load(&project, arguments.of.as_deref())?;
-    let mut collection = trained.collect(session, &project, &arguments.sources)?;
-    if collection.embeddings.is_empty() {
-        judge(&collection.bad)?;
-        return Err(Failure::Usage("there is no picture in what is named: PNG, JPEG or WebP".to_owned()).into());
+    #[cfg(feature = "cloud")]
+    if arguments.arrow.is_asked_for() {
+        return arguments.arrow.run(session, &arguments.network(session)?.model);
     }
-    let rows = collection.rows();
-    let dimension = collection.embeddings.dimension;
-    let facts = std::mem::take(&mut collection.embeddings.facts);
-    files::replace(&arguments.output, |path| {
-        let mut writer = Writer::create(path, dimension, facts)?;
-        for (rows, values) in rows.chunks(ROWS).zip(collection.embeddings.values.chunks(ROWS * dimension)) {
-            writer.write(rows, values.to_vec())?;
+    let Some(output) = &arguments.output else { return Ok(()) };
+    let (embeddings, bad) = match arguments.join {
+        true => (arguments.join()?, Vec::new()),
+        false => arguments.embed(session)?,
+    };
+    let count = embeddings.len();
+    embeddings.write(output)?;
+    session.screen.print(&format!("{count} pictures in {}", output.display()));
+    judge(&bad)
+}
+
+/// A network, and where embeddings are remembered.
+struct Network {
+    model: Model,
+    store: Arc<Store>,
+    /// Where there is no project: forgotten at the end.
+    _folder: Option<TempDir>,
+}
+
+impl Arguments {
+    fn network(&self, session: &Session) -> Result<Network> {
+        if let Some(path) = &self.model {
+            if !path.exists() {
+                return Err(Failure::Usage(format!("there is no file {}", path.display())).into());
+            }
+            let folder = tempfile::tempdir()?;
+            let store = Arc::new(Store::new(folder.path().to_owned()));
+            return Ok(Network { model: Model::load(path)?, store, _folder: Some(folder) });
         }
-        writer.finish()
-    })?;
-    session.screen.print(&format!("{} pictures in {}", rows.len(), arguments.output.display()));
-    judge(&collection.bad)
+        let project = session.project(&Variation::default())?;
+        let model = Trained::load(&project, self.of.as_deref())?.model;
+        Ok(Network { model, store: project.store, _folder: None })
+    }
+
+    fn embed(&self, session: &Session) -> Result<(Embeddings, Vec<String>)> {
+        let network = self.network(session)?;
+        let mut search = collection::find(&self.sources)?;
+        let none = search.found.is_empty();
+        let facts = self.shard.map(|shard| shard.part(&mut search));
+        let mut collection = asking::embed(session, &network.store, &network.model, search)?;
+        // A part may be empty.
+        if none || (collection.embeddings.is_empty() && facts.is_none()) {
+            judge(&collection.bad)?;
+            return Err(Failure::Usage("there is no picture in what is named: PNG, JPEG or WebP".to_owned()).into());
+        }
+        collection.embeddings.facts.extend(facts.into_iter().flatten());
+        Ok((collection.embeddings, collection.bad))
+    }
+
+    fn join(&self) -> Result<Embeddings> {
+        let read = |path: &PathBuf| Ok((path.display().to_string(), Embeddings::read(path)?));
+        collection::join(self.sources.iter().map(read).collect::<Result<_>>()?)
+    }
 }

@@ -10,6 +10,8 @@ use maud::html;
 
 use super::asking::{Trained, judge, legible, thumbnail};
 use super::{Session, Variation, figures};
+#[cfg(feature = "cloud")]
+use crate::database::Table;
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
 use crate::files;
@@ -28,7 +30,9 @@ Examples:
   similiai query photo.jpg                     the five nearest of the pipeline's pictures
   similiai query --id 7 -k 10 --json           those of picture 7 of the pipeline, for programs
   similiai query photo.jpg --in ~/Pictures     of your own pictures; the second time is quick
-  similiai query *.jpg --gallery mine.parquet  of pictures that `similiai embed` embedded")]
+  similiai query *.jpg --gallery mine.parquet  of pictures that `similiai embed` embedded
+  similiai query photo.jpg --gallery postgres://me@db/pictures --approximate --ef 100
+                                               of those that `similiai publish` wrote, by the index there")]
 pub struct Arguments {
     /// Pictures: PNG, JPEG or WebP; - for standard input
     #[arg(value_name = "IMAGE", required_unless_present = "ids")]
@@ -42,9 +46,12 @@ pub struct Arguments {
     /// Search the pictures below this folder; may stand more than once
     #[arg(long = "in", value_name = "FOLDER")]
     folders: Vec<PathBuf>,
-    /// Search the pictures in this file of `similiai embed`
-    #[arg(long, value_name = "FILE", conflicts_with = "folders")]
+    /// Search the pictures in this file of `similiai embed`, or, at postgres://…, those of `similiai publish`
+    #[arg(long, value_name = "FILE|ADDRESS", conflicts_with = "folders")]
     gallery: Option<PathBuf>,
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    table: super::publish::TableName,
     /// Search the pipeline's pictures, embedded by this instance (needed where there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
@@ -52,7 +59,7 @@ pub struct Arguments {
     #[arg(long)]
     distinct: bool,
     /// Search by the pipeline's index instead of exactly; by this one, where there are several
-    #[arg(long, value_name = "INSTANCE", num_args = 0..=1, require_equals = true, conflicts_with_all = ["folders", "gallery"])]
+    #[arg(long, value_name = "INSTANCE", num_args = 0..=1, require_equals = true, conflicts_with = "folders")]
     approximate: Option<Option<String>>,
     /// Candidates that the index looks at (default: as the manifest says)
     #[arg(long, value_name = "N", requires = "approximate")]
@@ -67,6 +74,9 @@ pub struct Arguments {
     #[arg(long)]
     open: bool,
 }
+
+/// What the address of a database begins with.
+const DATABASES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// What is searched.
 struct Gallery {
@@ -134,11 +144,34 @@ impl Arguments {
         if from_stdin > 1 {
             return Err(Failure::Usage("- stands for standard input, which can be read once".to_owned()).into());
         }
-        let files = self.images.iter().filter(|image| !is_stdin(image)).chain(&self.gallery);
+        let gallery = self.gallery.as_ref().filter(|_| self.database().is_none());
+        if gallery.is_some() && self.approximate.is_some() {
+            return Err(Failure::Usage("a file has no index: leave out --approximate".to_owned()).into());
+        }
+        let files = self.images.iter().filter(|image| !is_stdin(image)).chain(gallery);
         match files.into_iter().find(|path| !path.exists()) {
             Some(path) => Err(Failure::Usage(format!("there is no file {}", path.display())).into()),
             None => Ok(()),
         }
+    }
+}
+
+impl Arguments {
+    #[cfg(feature = "cloud")]
+    fn published(&self, address: &str, trained: &Trained) -> Result<Finder> {
+        let ef = self.approximate.as_ref().map(|_| self.ef.unwrap_or(crate::database::EF));
+        let table = Table::open(self.table.at(address)?, ef)?;
+        Finder::of_table(table, &trained.model.digest, trained.model.calibration.clone())
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    fn published(&self, _: &str, _: &Trained) -> Result<Finder> {
+        Err(Failure::Usage("this build reaches no database (cargo build --features cloud)".to_owned()).into())
+    }
+
+    /// The address, where the gallery is a database.
+    fn database(&self) -> Option<&str> {
+        self.gallery.as_ref()?.to_str().filter(|gallery| DATABASES.iter().any(|scheme| gallery.starts_with(scheme)))
     }
 }
 
@@ -150,6 +183,11 @@ impl Gallery {
     fn open(session: &Session, arguments: &Arguments, project: &Project, trained: &Trained) -> Result<Self> {
         let (mut folder, mut bad, mut graph) = (PathBuf::new(), Vec::new(), None);
         let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
+        if let Some(address) = arguments.database() {
+            let finder = arguments.published(address, trained)?;
+            let folder = trained.pictures(project).unwrap_or_default();
+            return Ok(Self { finder, graph: None, folder, prepared: true, bad });
+        }
         let embeddings = if let Some(path) = &arguments.gallery {
             let embeddings = Embeddings::read(path)?;
             let name = path.display().to_string();
@@ -179,7 +217,7 @@ impl Gallery {
                 return Err(Failure::Usage(format!("there is no picture {id}: ids go from 0 to {last}")).into());
             }
             let picture = thumbnail(&self.path(*id), figures::SIDE).ok();
-            let vector = self.finder.vector(*id).to_vec();
+            let vector = self.finder.vector(*id)?.into_owned();
             questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
         }
         for path in &arguments.images {

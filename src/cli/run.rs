@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::account::{self, judge};
 use super::{Session, Variation};
+use crate::cache::Elsewhere;
 use crate::failure::Failure;
 use crate::files;
 use crate::lock::{self, LockFile};
@@ -49,6 +50,9 @@ pub struct Arguments {
     /// Take from the cache only what pipeline.lock vouches for; fail unless every result is the locked one
     #[arg(long, conflicts_with = "dry_run")]
     locked: bool,
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    remote: super::remote::RemoteCache,
     /// Make every result a second time in a scratch place, without the cache; fail unless both are the same
     #[arg(long, conflicts_with = "dry_run")]
     check_determinism: bool,
@@ -143,7 +147,23 @@ impl Arguments {
             jobs: self.jobs.into(),
             lock,
             check_determinism: self.check_determinism,
+            elsewhere: self.elsewhere(project)?,
         })
+    }
+}
+
+impl Arguments {
+    #[cfg(feature = "cloud")]
+    fn elsewhere(&self, project: &Project) -> Result<Option<Arc<dyn Elsewhere>>> {
+        self.remote.open(&project.manifest)
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    fn elsewhere(&self, project: &Project) -> Result<Option<Arc<dyn Elsewhere>>> {
+        if project.manifest.cache.is_some() {
+            tracing::info!("the remote cache is not used: this build has none (cargo build --features cloud)");
+        }
+        Ok(None)
     }
 }
 

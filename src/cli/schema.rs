@@ -25,6 +25,16 @@ pub fn schema(kinds: &[Kind]) -> Value {
         "properties": {
             "version": {"const": 1},
             "seed": seed,
+            "cache": {
+                "description": "Where results are shared with other machines",
+                "type": "object",
+                "required": ["remote"],
+                "additionalProperties": false,
+                "properties": {
+                    "remote": {"type": "string", "description": "An address such as s3://bucket/prefix, or a folder"},
+                    "mode": {"enum": ["off", "read-only", "read-write"], "default": "read-only"},
+                },
+            },
             "stages": {
                 "description": "Instances of stages by name",
                 "type": "object",

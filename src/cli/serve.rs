@@ -9,7 +9,10 @@ use serde::Deserialize;
 use super::asking::{ONE, Trained};
 use super::{Session, Variation};
 use crate::cache::Store;
+#[cfg(feature = "cloud")]
+use crate::database::{Address, Table};
 use crate::failure::Failure;
+use crate::finder::Finder;
 use crate::metrics::RESULTS;
 use crate::pipeline::Project;
 use crate::serve::{Access, Drawn, Limits, Options, Pictures, Shown, Source, Token, serve};
@@ -30,6 +33,7 @@ Examples:
   curl -F image=@photo.jpg 'http://127.0.0.1:8501/api/search?k=3'
   SIMILIAI_TOKEN=… similiai serve --host 0.0.0.0           for others, who need the token
                                                            (better behind a proxy that speaks HTTPS)
+  similiai serve --gallery postgres://me@db/pictures       many servers, one database (a build with the feature cloud)
 
 It ends with SIGINT or SIGTERM, once answers under way are given, with exit status 130 or 143.")]
 pub struct Arguments {
@@ -54,6 +58,17 @@ pub struct Arguments {
     /// Show the pictures embedded by this instance (needed where there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
+    /// Search in this database of `similiai publish`, at postgres://…, by the network of the pipeline here
+    #[cfg(feature = "cloud")]
+    #[arg(long, value_name = "ADDRESS")]
+    gallery: Option<String>,
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    table: super::publish::TableName,
+    /// By the index there, looking at so many candidates, instead of exactly
+    #[cfg(feature = "cloud")]
+    #[arg(long, value_name = "N", requires = "gallery")]
+    ef: Option<usize>,
     /// Largest upload
     #[arg(long, value_name = "SIZE", default_value = "20MB")]
     max_upload: bytesize::ByteSize,
@@ -91,7 +106,13 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     {
         return Err(error);
     }
-    let source = Pipeline { session, of: arguments.of.as_deref(), store: project.store };
+    let source = Pipeline {
+        session,
+        of: arguments.of.as_deref(),
+        store: project.store,
+        #[cfg(feature = "cloud")]
+        published: arguments.published()?,
+    };
     let token = access.token.is_some();
     serve(&source, Options { address, access, limits }, |address| {
         let address = format!("http://{address}/");
@@ -143,6 +164,13 @@ impl Arguments {
         Ok(opener::open(reqwest::Url::parse_with_params(address, secret)?.as_str())?)
     }
 
+    #[cfg(feature = "cloud")]
+    fn published(&self) -> Result<Option<Published>> {
+        let Some(address) = &self.gallery else { return Ok(None) };
+        let address = self.table.at(address)?;
+        Ok(Some(Published { watch: Table::open(address.clone(), None)?, address, ef: self.ef }))
+    }
+
     fn limits(&self) -> Result<Limits> {
         let bytes = usize::try_from(self.max_upload.as_u64()).ok().filter(|bytes| (1..=1 << 30).contains(bytes));
         let bytes = bytes.ok_or_else(|| Failure::Usage("--max-upload is from 1 byte to 1 GiB".to_owned()))?;
@@ -155,6 +183,17 @@ struct Pipeline<'a> {
     session: &'a Session,
     of: Option<&'a str>,
     store: Arc<Store>,
+    /// Where its vectors are, if not here.
+    #[cfg(feature = "cloud")]
+    published: Option<Published>,
+}
+
+/// A table, and what is known of its state.
+#[cfg(feature = "cloud")]
+struct Published {
+    address: Address,
+    ef: Option<usize>,
+    watch: Table,
 }
 
 /// The part of a report's results that is shown.
@@ -165,7 +204,12 @@ struct Results {
 
 impl Source for Pipeline<'_> {
     fn version(&self) -> Result<String> {
-        self.store.laid_version()
+        let laid = self.store.laid_version()?;
+        #[cfg(feature = "cloud")]
+        if let Some(published) = &self.published {
+            return Ok(laid + &published.watch.version()?);
+        }
+        Ok(laid)
     }
 
     fn open(&self) -> Result<Shown> {
@@ -177,16 +221,30 @@ impl Source for Pipeline<'_> {
         project.must_be_as_laid(&network, model::FILE)?;
         let digest = project.must_be_as_laid(&given, embeddings::FILE)?;
         let trained = Trained::load(&project, self.of)?;
-        let embeddings = trained.embeddings(&project)?;
+        let (finder, digest) = self.gallery(&project, &trained, digest)?;
         let given = project.given(Gives::Pictures, None, near, ONE)?;
         let contents = project.contents(&given)?;
         let pictures = Pictures { folder: given.folder, contents, store: project.store.clone() };
-        let mut shown = Shown::new(trained.model, embeddings, digest, pictures)?;
+        let mut shown = Shown::new(trained.model, finder, digest, pictures)?;
         match report(&project, trained.given.place).and_then(|(page, drawn)| Ok((page, shown.map(drawn)?))) {
             Ok((page, map)) => (shown.report, shown.map) = (Some(page.into()), map),
             Err(error) => tracing::debug!("no report is shown: {error:#}"),
         }
         Ok(shown)
+    }
+}
+
+impl Pipeline<'_> {
+    /// What is searched, and its digest: the pipeline's own embeddings, which have the one given, or a table.
+    fn gallery(&self, project: &Project, trained: &Trained, digest: String) -> Result<(Finder, String)> {
+        let calibration = trained.model.calibration.clone();
+        #[cfg(feature = "cloud")]
+        if let Some(Published { address, ef, .. }) = &self.published {
+            let table = Table::open(address.clone(), *ef)?;
+            let digest = table.about.gallery.clone();
+            return Ok((Finder::of_table(table, &trained.model.digest, calibration)?, digest));
+        }
+        Ok((Finder::new(trained.embeddings(project)?, calibration)?, digest))
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) fn parse(
     let reader = Reader { positions: Positions::of(source, text), kinds };
     let root = reader.yaml(text)?;
     let root = reader.mapping(&root, &[])?;
-    reader.known_keys(&root, &[], &["version", "seed", "stages", "profiles"])?;
+    reader.known_keys(&root, &[], &["version", "seed", "cache", "stages", "profiles"])?;
     if root.get("version") != Some(&Value::from(1)) {
         return Err(reader.error("`version` must be 1", &["version"], Side::Value));
     }
@@ -44,6 +44,14 @@ pub(super) fn parse(
         None => 42,
         Some(seed) => reader.seed(seed, &Origin::Text(vec!["seed".into()]))?,
     };
+    let cache = root.get("cache").map(|cache| {
+        let wrong = |error: serde_yaml::Error| {
+            let error = reader.error(format!("`cache` is not right: {error}"), &["cache"], Side::Value);
+            error.help(Some("write cache: {remote: s3://bucket/prefix, mode: read-only}, or read-write, or off".into()))
+        };
+        serde_yaml::from_value(cache.clone()).map_err(wrong)
+    });
+    let cache = cache.transpose()?;
     let mut drafts = reader.drafts(root.get("stages"))?;
     if let Some(profile) = profile {
         reader.overlay_profile(root.get("profiles"), profile, &mut drafts, &mut seed)?;
@@ -52,7 +60,7 @@ pub(super) fn parse(
         reader.overlay_set(set, &mut drafts, &mut seed)?;
     }
     let instances = reader.instances(drafts, seed)?;
-    Ok(Manifest { project, seed, profile: profile.map(str::to_owned), instances })
+    Ok(Manifest { project, seed, profile: profile.map(str::to_owned), cache, instances })
 }
 
 impl Reader<'_> {

@@ -77,14 +77,18 @@ impl Job<'_> {
         }
         let vouched = |record: &Record| locked.is_none_or(|locked| locked.digest == record.digest);
         let mut anew = options.force && part.named && part.may_run;
-        match project.store.record(&key)? {
+        let found = match project.store.record(&key)? {
+            None if !anew => self.fetch(&key),
+            found => found,
+        };
+        match found {
             Some(_) if anew => report.reasons = vec![Reason::Forced],
             Some(record) if !vouched(&record) => {
                 // The items and the checkpoint that it was made from are no better.
                 anew = true;
                 report.reasons = vec![Reason::NotLocked];
             }
-            Some(record) => match self.take(&record)? {
+            Some(record) => match self.take_or_fetch(&record)? {
                 Laying::Done(mended) => {
                     // A first run that finds a result has nothing to explain.
                     report.reasons.retain(|reason| *reason != Reason::FirstRun);
@@ -131,6 +135,24 @@ impl Job<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// The result that another machine made, brought into the store.
+    fn fetch(&self, key: &str) -> Option<Record> {
+        let elsewhere = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run)?;
+        let instance = &self.project.manifest.instances[self.place].name;
+        elsewhere.fetch(&self.project.store, key, &self.screen.progress(instance))
+    }
+
+    /// Lays a stored result; what the store has lost of it may be elsewhere.
+    fn take_or_fetch(&self, record: &Record) -> Result<Laying> {
+        match self.take(record)? {
+            Laying::Broken(why) => match self.fetch(&record.key).filter(|found| found.digest == record.digest) {
+                Some(found) => self.take(&found),
+                None => Ok(Laying::Broken(why)),
+            },
+            done => Ok(done),
+        }
     }
 
     /// Lays a stored result at its place; in a dry run, only looks.
@@ -180,6 +202,9 @@ impl Job<'_> {
                 report.reasons.extend(reasons.into_iter().filter(|reason| matches!(reason, Reason::KeptAside(_))));
             }
             Laying::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
+        }
+        if let (Some(elsewhere), Some(contents)) = (&self.options.elsewhere, store.contents(&record.digest)) {
+            elsewhere.send(&store.blobs, &record, contents);
         }
         let seconds = start.elapsed().as_secs_f64();
         let images = context.images();

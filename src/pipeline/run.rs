@@ -1,13 +1,13 @@
 //! Running: in order, side by side where wanted, each instance only if the cache has no result for it.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::job::{Job, Outcome};
 use super::{Project, Selection};
-use crate::cache::{Finished, Reason, Record};
+use crate::cache::{Elsewhere, Finished, Reason, Record};
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::progress::Screen;
@@ -92,6 +92,8 @@ pub struct Options {
     pub lock: Option<Lock>,
     /// Make each result a second time and compare.
     pub check_determinism: bool,
+    /// Where results of other machines are.
+    pub elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl Project {
@@ -153,6 +155,9 @@ impl Project {
                 reports[place] = Some(report);
             }
         });
+        if let Some(elsewhere) = &options.elsewhere {
+            elsewhere.settle(&screen.progress("cache"));
+        }
         if !options.dry_run {
             // Lost is only that the next run reads some files again.
             if let Err(error) = self.store.seen.save() {

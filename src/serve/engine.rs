@@ -1,5 +1,6 @@
 //! The one thread that embeds and searches: whoever waits together is embedded together, and all cores work for it.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,11 +113,11 @@ fn answer_all(shown: &Shown, mut jobs: Vec<Job>, telemetry: &Telemetry) {
         let searched = Instant::now();
         let id = if let Question::Id(id) = job.question { Some(id) } else { None };
         let vector = match id {
-            Some(id) => Some(shown.finder.vector(id)),
-            None => rows.next(),
+            Some(id) => shown.finder.vector(id),
+            None => rows.next().map(Cow::Borrowed).ok_or_else(|| anyhow!("a picture has no embedding")),
         };
-        let found = vector.ok_or_else(|| Problem::internal(&anyhow!("a picture has no embedding")));
-        let found = found.and_then(|vector| {
+        let found = vector.map_err(|error| Problem::internal(&error)).and_then(|vector| {
+            let vector = &*vector;
             let answer = search(shown, vector, id, &job.wanted)?;
             let searching = searched.elapsed();
             telemetry.searched(searching);
@@ -139,12 +140,12 @@ fn search(shown: &Shown, vector: &[f32], id: Option<usize>, wanted: &Wanted) -> 
 
 /// On the map: of the query, and of each result.
 fn places(shown: &Shown, vector: &[f32], id: Option<usize>, answer: &Answer) -> Result<Vec<Option<Place>>, Problem> {
-    let results = answer.results.iter().map(|hit| (shown.finder.vector(hit.id), Some(hit.id)));
+    let Some(map) = &shown.map else { return Ok(vec![None; 1 + answer.results.len()]) };
+    let ids: Vec<usize> = answer.results.iter().map(|hit| hit.id).collect();
+    let rows = shown.finder.vectors(&ids).map_err(|error| Problem::internal(&error))?;
+    let results = rows.iter().zip(ids).map(|(row, id)| (&**row, Some(id)));
     let pictures: Vec<_> = std::iter::once((vector, id)).chain(results).collect();
-    match &shown.map {
-        Some(map) => map.places(&pictures).map_err(|error| Problem::internal(&error)),
-        None => Ok(vec![None; pictures.len()]),
-    }
+    map.places(&pictures).map_err(|error| Problem::internal(&error))
 }
 
 impl Question {

@@ -49,7 +49,7 @@ impl Map {
         let all = finder.embeddings.len();
         ensure!(points.keys().all(|id| *id < all), "the map is of another gallery");
         let ids: Vec<usize> = points.keys().copied().collect();
-        let rows = ids.iter().flat_map(|id| finder.vector(*id)).copied().collect::<Vec<f32>>();
+        let rows = finder.vectors(&ids)?.iter().flat_map(|row| row.iter()).copied().collect::<Vec<f32>>();
         let gallery = Gallery::with_ids(finder.embeddings.dimension, ids, rows.into())?;
         Ok(Self { method: drawn.method, points, gallery })
     }

@@ -9,7 +9,6 @@ use super::map::{Drawn, Map};
 use super::page::tag;
 use super::pictures::Pictures;
 use super::problem::Problem;
-use crate::embeddings::Embeddings;
 use crate::finder::Finder;
 use crate::listing::Side;
 use crate::model::Model;
@@ -41,7 +40,9 @@ impl From<Vec<u8>> for Report {
 }
 
 impl Shown {
-    pub fn new(model: Model, embeddings: Embeddings, digest: String, pictures: Pictures) -> Result<Self> {
+    /// `finder`: a gallery that `model` embedded; `digest`: of the file of embeddings that it comes from.
+    pub fn new(model: Model, finder: Finder, digest: String, pictures: Pictures) -> Result<Self> {
+        let embeddings = &finder.embeddings;
         let mut classes = BTreeMap::new();
         let mut members: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
         for (id, label) in embeddings.labels.iter().enumerate() {
@@ -54,7 +55,6 @@ impl Shown {
                 members.entry((class.to_owned(), split.to_owned())).or_default().push(id);
             }
         }
-        let finder = Finder::new(embeddings, model.calibration.clone())?;
         let classes = classes.into_values().collect();
         Ok(Self { model, finder, digest, pictures, map: None, report: None, classes, members })
     }

@@ -1,0 +1,65 @@
+"""Embeds a table of pictures with Spark. Columns `id` and `image` (encoded pictures) become `id`, `embedding`, `error`.
+
+Usage: spark-submit [--files model.safetensors] examples/spark_embed.py IN OUT SIMILIAI MODEL
+
+IN and OUT are folders of Parquet that all workers reach; the program and the model lie at the same place on each.
+"""
+
+import ctypes
+import itertools
+import signal
+import subprocess
+import sys
+import threading
+
+from pyspark.sql import SparkSession
+
+
+def through(command):
+    """A function for `mapInArrow` that sends a task's batches through one process."""
+    def embed(batches):
+        import pyarrow
+        first = next(batches := iter(batches), None)
+        if first is None:
+            return
+        # Spark may kill the Python worker: then the process must go too.
+        die = lambda prctl=ctypes.CDLL(None).prctl: prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die)
+        said, failed, rows = [], [], {"in": 0, "out": 0}
+
+        def feed():
+            try:
+                with process.stdin, pyarrow.ipc.new_stream(process.stdin, first.schema) as stream:
+                    for batch in itertools.chain([first], batches):
+                        rows["in"] += batch.num_rows
+                        stream.write_batch(batch)
+            except BrokenPipeError:
+                pass  # it has ended; its exit status says why
+            except BaseException as error:
+                failed.append(error)
+                process.kill()
+
+        threads = [threading.Thread(target=feed, daemon=True),
+                   threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)]
+        [thread.start() for thread in threads]
+        try:
+            for batch in pyarrow.ipc.open_stream(process.stdout):
+                rows["out"] += batch.num_rows
+                yield batch
+            status = process.wait()
+            [thread.join(30) for thread in threads]
+            # A stream that ends too early looks whole.
+            if failed or status or rows["in"] != rows["out"]:
+                raise RuntimeError(f"exit status {status}, {rows}, {failed}: {b''.join(said[-20:]).decode(errors='replace')}")
+        finally:
+            process.kill()
+    return embed
+
+
+if __name__ == "__main__":
+    source, target, program, model = sys.argv[1:]
+    spark = SparkSession.builder.getOrCreate()
+    pictures = spark.read.parquet(source).select("id", "image")
+    schema = f"id {pictures.schema['id'].dataType.simpleString()}, embedding array<float>, error string"
+    command = [program, "--quiet", "embed", "--arrow", "--list", "--model", model]
+    pictures.mapInArrow(through(command), schema).write.parquet(target)

@@ -1,0 +1,376 @@
+//! Vectors in PostgreSQL with pgvector: written whole in one transaction, and searched where they are.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use pgvector::Vector;
+use postgres::binary_copy::BinaryCopyInWriter;
+use postgres::types::{ToSql, Type};
+use postgres::{Client, Config, Row};
+use serde::{Deserialize, Serialize};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::embeddings::{Embeddings, MODEL};
+use crate::failure::Failure;
+use crate::progress::Progress;
+use crate::search::{Neighbour, Query, distance};
+use crate::{damaged, interrupt};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// Of the index (Malkov and Yashunin 2018): links of a node, and candidates looked at while it is built.
+const M: usize = 16;
+const EF_CONSTRUCTION: usize = 128;
+/// Candidates that the index looks at where nobody says.
+pub const EF: usize = 64;
+/// The most candidates that pgvector's index looks at.
+const MOST_CANDIDATES: usize = 1000;
+/// Neighbours fetched beyond those asked for: the server's sums are rounded otherwise, so the last ones may change
+/// places.
+const BEYOND: usize = 16;
+/// Rows told of at a time.
+const ROWS: usize = 1000;
+
+/// Where a table is.
+#[derive(Clone)]
+pub struct Address {
+    config: Config,
+    /// Schema, if it is named, and name.
+    schema: Option<String>,
+    table: String,
+}
+
+/// What stands in a table's comment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// BLAKE3 of the file of embeddings.
+    #[serde(rename = "similiai.gallery")]
+    pub gallery: String,
+    dimension: usize,
+    facts: BTreeMap<String, String>,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Published {
+    Written,
+    /// The table has this gallery already.
+    Current,
+}
+
+impl Address {
+    /// `address`: postgres://user@host/database; a password may come from PGPASSWORD. `table`: a name, with its schema
+    /// or without.
+    pub fn new(address: &str, table: &str) -> Result<Self> {
+        let mut config: Config = address.parse().map_err(|error: postgres::Error| {
+            Failure::Usage(format!("this is no address of a PostgreSQL server: {}", said(&error)))
+        })?;
+        if config.get_password().is_none()
+            && let Ok(password) = std::env::var("PGPASSWORD")
+        {
+            config.password(password);
+        }
+        config.application_name("similiai").connect_timeout(CONNECT);
+        let (schema, table) = table.split_once('.').map_or((None, table), |(schema, table)| (Some(schema), table));
+        let plain = |name: &str| {
+            let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            !name.is_empty()
+                && name.len() <= 40
+                && name.chars().all(good)
+                && !name.starts_with(|c: char| c.is_ascii_digit())
+        };
+        if !plain(table) || !schema.is_none_or(plain) {
+            let why = "a table's name has up to 40 small letters, digits and _, and may follow its schema's and a dot";
+            return Err(Failure::Usage(why.to_owned()).into());
+        }
+        Ok(Self { config, schema: schema.map(str::to_owned), table: table.to_owned() })
+    }
+
+    fn quoted(&self, table: &str) -> String {
+        let schema = self.schema.iter().map(|schema| format!("\"{schema}\".")).collect::<String>();
+        format!("{schema}\"{table}\"")
+    }
+
+    fn connect(&self) -> Result<Client> {
+        let failed = |error: &postgres::Error| {
+            anyhow!("cannot reach {self}: {} (sslmode=disable in the address goes without TLS)", said(error))
+        };
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let tls = MakeRustlsConnect::with_native_certs().map(|(tls, _)| tls);
+        match tls {
+            Ok(tls) => self.config.connect(tls),
+            // A machine without certificates can trust no server: only those without TLS are left.
+            Err(_) => self.config.connect(postgres::NoTls),
+        }
+        .map_err(|error| failed(&error))
+    }
+}
+
+/// Without the password.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        use postgres::config::Host;
+        let host = match self.config.get_hosts().first() {
+            Some(Host::Tcp(host)) => host.clone(),
+            Some(Host::Unix(path)) => path.display().to_string(),
+            None => "localhost".to_owned(),
+        };
+        let database = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        write!(f, "postgres://{host}/{database}, table {}", self.quoted(&self.table).replace('"', ""))
+    }
+}
+
+/// The server's own words, which its errors keep a level deeper.
+fn said(error: &postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => match error.hint() {
+            Some(hint) => format!("{} ({hint})", error.message()),
+            None => error.message().to_owned(),
+        },
+        None => match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// The comment of a table: of none, of something else, or of ours.
+enum Comment {
+    NoTable,
+    Foreign,
+    Ours(About),
+}
+
+fn comment(client: &mut impl postgres::GenericClient, address: &Address) -> Result<Comment, postgres::Error> {
+    let name = address.quoted(&address.table);
+    let sql = "SELECT to_regclass($1)::oid IS NOT NULL, obj_description(to_regclass($1), 'pg_class')";
+    let row = client.query_one(sql, &[&name])?;
+    if !row.get::<_, bool>(0) {
+        return Ok(Comment::NoTable);
+    }
+    let about = row.get::<_, Option<String>>(1).and_then(|text| serde_json::from_str(&text).ok());
+    Ok(about.map_or(Comment::Foreign, Comment::Ours))
+}
+
+/// Makes the table hold these embeddings, whose file has the digest `gallery`, and nothing else. Whoever searches
+/// meanwhile sees the old table until the new one is whole.
+///
+/// # Errors
+/// If the server cannot be reached or refuses; the table is then as it was.
+pub fn publish(address: &Address, embeddings: &Embeddings, gallery: &str, progress: &Progress) -> Result<Published> {
+    let told = |error: postgres::Error| anyhow!("{address}: {}", said(&error));
+    let mut client = address.connect()?;
+    let mut work = client.transaction().map_err(told)?;
+    // One after the other, should two machines publish at the same time.
+    let (name, new) = (address.quoted(&address.table), format!("{}_new", address.table));
+    work.query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&format!("similiai {name}")])
+        .map_err(told)?;
+    match comment(&mut work, address).map_err(told)? {
+        Comment::Ours(about) if about.gallery == gallery => return Ok(Published::Current),
+        Comment::Foreign => {
+            let why = format!("{address} is there, and not by `similiai publish`; choose another --table, or drop it");
+            return Err(Failure::Usage(why).into());
+        }
+        _ => {}
+    }
+    work.batch_execute("CREATE EXTENSION IF NOT EXISTS vector").map_err(|error| {
+        anyhow!("{address} has no pgvector: {}; have an administrator run CREATE EXTENSION vector", said(&error))
+    })?;
+    let (quoted, dimension) = (address.quoted(&new), embeddings.dimension);
+    let create = format!(
+        "DROP TABLE IF EXISTS {quoted};
+         CREATE TABLE {quoted} (id integer NOT NULL, path text NOT NULL, label integer NOT NULL, label_name text NOT NULL,
+         split text NOT NULL, embedding vector({dimension}) NOT NULL)"
+    );
+    work.batch_execute(&create).map_err(told)?;
+    let vector = work.query_one("SELECT 'vector'::regtype::oid", &[]).map_err(told)?.get::<_, u32>(0);
+    let vector = Type::new("vector".to_owned(), vector, postgres::types::Kind::Simple, "public".to_owned());
+    let types = [Type::INT4, Type::TEXT, Type::INT4, Type::TEXT, Type::TEXT, vector];
+    let bar = progress.bar("rows", embeddings.len() as u64);
+    let copy = work.copy_in(&format!("COPY {quoted} FROM STDIN (FORMAT binary)")).map_err(told)?;
+    let mut copy = BinaryCopyInWriter::new(copy, &types);
+    for id in 0..embeddings.len() {
+        let Embeddings { paths, labels, label_names, splits, .. } = embeddings;
+        let vector = Vector::from(embeddings.row(id).to_vec());
+        let row: [&(dyn ToSql + Sync); 6] =
+            [&(id as i32), &paths[id], &labels[id], &label_names[id], &splits[id], &vector];
+        copy.write(&row).map_err(told)?;
+        if (id + 1) % ROWS == 0 {
+            interrupt::check()?;
+            bar.inc(ROWS as u64);
+        }
+    }
+    copy.finish().map_err(told)?;
+    tracing::info!("{} rows are there; now their index", embeddings.len());
+    let about = About { gallery: gallery.to_owned(), dimension, facts: embeddings.facts.clone() };
+    let about = serde_json::to_string(&about)?.replace('\'', "''");
+    let table = &address.table;
+    // The memory that the graph of a million rows needs, where the server has it to give.
+    let index = format!(
+        "SET LOCAL maintenance_work_mem = '1GB';
+         ALTER TABLE {quoted} ADD CONSTRAINT \"{new}_pkey\" PRIMARY KEY (id);
+         CREATE INDEX \"{new}_hnsw\" ON {quoted} USING hnsw (embedding vector_l2_ops) WITH (m = {M}, ef_construction = {EF_CONSTRUCTION});
+         COMMENT ON TABLE {quoted} IS '{about}';
+         DROP TABLE IF EXISTS {name};
+         ALTER TABLE {quoted} RENAME TO \"{table}\";
+         ALTER INDEX {} RENAME TO \"{table}_pkey\";
+         ALTER INDEX {} RENAME TO \"{table}_hnsw\"",
+        address.quoted(&format!("{new}_pkey")),
+        address.quoted(&format!("{new}_hnsw")),
+    );
+    work.batch_execute(&index).map_err(told)?;
+    interrupt::check()?;
+    work.commit().map_err(told)?;
+    // For the planner; the table is right without it.
+    client.batch_execute(&format!("ANALYZE {name}")).map_err(told)?;
+    Ok(Published::Written)
+}
+
+/// A published table that is searched.
+pub struct Table {
+    address: Address,
+    pub about: About,
+    /// Candidates that the index looks at; without it, every row is.
+    ef: Option<usize>,
+    client: Mutex<Client>,
+}
+
+impl Table {
+    /// # Errors
+    /// If it cannot be reached, or no `publish` made it.
+    pub fn open(address: Address, ef: Option<usize>) -> Result<Self> {
+        let mut client = connect(&address, ef)?;
+        let about = match comment(&mut client, &address).map_err(|error| anyhow!("{address}: {}", said(&error)))? {
+            Comment::Ours(about) => about,
+            Comment::NoTable => {
+                return Err(Failure::Usage(format!("there is no {address}; `similiai publish` makes it")).into());
+            }
+            Comment::Foreign => return Err(Failure::Usage(format!("{address} is not by `similiai publish`")).into()),
+        };
+        Ok(Self { address, about, ef, client: Mutex::new(client) })
+    }
+
+    /// What lies beside the vectors, by id.
+    ///
+    /// # Errors
+    /// If it is of another model than the one with the digest `model`, or the ids have gaps.
+    pub fn rows(&self, model: &str) -> Result<Embeddings> {
+        let About { dimension, facts, .. } = self.about.clone();
+        let mut all = Embeddings { dimension, facts, ..Embeddings::default() };
+        all.must_be_of(model, &self.address.to_string(), "run `similiai publish` again")?;
+        let name = self.address.quoted(&self.address.table);
+        let sql = format!("SELECT id, path, label, label_name, split FROM {name} ORDER BY id");
+        for (place, row) in self.query(&sql, &[])?.into_iter().enumerate() {
+            if row.get::<_, i32>(0) != place as i32 {
+                return Err(damaged!("{} has no row {place}; run `similiai publish` again", self.address));
+            }
+            all.paths.push(row.get(1));
+            all.labels.push(row.get(2));
+            all.label_names.push(row.get(3));
+            all.splits.push(row.get(4));
+        }
+        Ok(all)
+    }
+
+    /// Changes whenever another gallery is published.
+    pub fn version(&self) -> Result<String> {
+        let mut client = self.client();
+        match comment(&mut *client, &self.address) {
+            Ok(Comment::Ours(about)) => Ok(about.gallery),
+            Ok(_) => Err(anyhow!("{} is gone", self.address)),
+            Err(error) => Err(anyhow!("{}: {}", self.address, said(&error))),
+        }
+    }
+
+    /// (ids, dimension), in the order of `ids`.
+    pub fn vectors(&self, ids: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let name = self.address.quoted(&self.address.table);
+        let asked: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        let rows = self.query(&format!("SELECT id, embedding FROM {name} WHERE id = ANY($1)"), &[&asked])?;
+        let found: BTreeMap<i32, Vec<f32>> =
+            rows.iter().map(|row| (row.get(0), row.get::<_, Vector>(1).to_vec())).collect();
+        let row =
+            |id: &i32| found.get(id).cloned().ok_or_else(|| damaged!("{} has no row {id} any more", self.address));
+        asked.iter().map(row).collect()
+    }
+
+    /// The nearest rows, of those in `among` if given, by our own distances; ties by id.
+    pub fn search(&self, query: &Query, among: Option<&[usize]>) -> Result<Vec<Neighbour>> {
+        let name = self.address.quoted(&self.address.table);
+        let (vector, without) = (Vector::from(query.vector.to_vec()), query.without.map_or(-1, |id| id as i32));
+        let limit = (query.most + BEYOND) as i64;
+        let among: Option<Vec<i32>> = among.map(|ids| ids.iter().map(|id| *id as i32).collect());
+        let only = if among.is_some() { "AND id = ANY($4)" } else { "AND $4::int[] IS NULL" };
+        let by = if self.ef.is_some() { "" } else { ", id" };
+        let sql =
+            format!("SELECT id, embedding FROM {name} WHERE id <> $2 {only} ORDER BY embedding <-> $1{by} LIMIT $3");
+        let near = |row: &Row| Neighbour {
+            id: row.get::<_, i32>(0) as usize,
+            distance: distance(query.vector, row.get::<_, Vector>(1).as_slice()),
+        };
+        let mut found: Vec<Neighbour> =
+            self.query(&sql, &[&vector, &without, &limit, &among])?.iter().map(near).collect();
+        found.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.id.cmp(&b.id)));
+        found.truncate(query.most);
+        Ok(found)
+    }
+
+    fn client(&self) -> MutexGuard<'_, Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Once more where the connection was lost.
+    fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let mut client = self.client();
+        let mut answer = client.query(sql, parameters);
+        if answer.is_err() && client.is_closed() {
+            *client = connect(&self.address, self.ef)?;
+            answer = client.query(sql, parameters);
+        }
+        answer.map_err(|error| anyhow!("{}: {}", self.address, said(&error)))
+    }
+}
+
+/// For searching.
+fn connect(address: &Address, ef: Option<usize>) -> Result<Client> {
+    let mut client = address.connect()?;
+    let how = match ef {
+        // The index gives the rows in order of distance until there are enough.
+        Some(ef) => {
+            let ef = ef.clamp(1, MOST_CANDIDATES);
+            format!("SET hnsw.ef_search = {ef}; SET hnsw.iterative_scan = strict_order; SET enable_seqscan = off")
+        }
+        // Of an ordered index there is no other kind of scan.
+        None => "SET enable_indexscan = off".to_owned(),
+    };
+    client.batch_execute(&how).with_context(|| format!("{address} cannot be set up for searching"))?;
+    Ok(client)
+}
+
+impl About {
+    pub fn model(&self) -> &str {
+        self.facts.get(MODEL).map_or("", String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_password() {
+        let address = Address::new("postgres://me:secret@db.example:5433/pictures", "lake.images").unwrap();
+        assert_eq!(address.to_string(), "postgres://db.example/pictures, table lake.images");
+        assert_eq!(address.quoted("images_new"), "\"lake\".\"images_new\"");
+    }
+
+    #[test]
+    fn names_that_would_need_quoting_are_refused() {
+        for table in ["", "Images", "a b", "a\"; DROP TABLE x; --", "1st", "a.b.c"] {
+            assert!(Address::new("postgres://localhost/x", table).is_err(), "{table}");
+        }
+        assert!(Address::new("mysql://localhost/x", "images").is_err());
+    }
+}

