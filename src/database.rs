@@ -29,6 +29,8 @@ const MOST_CANDIDATES: usize = 1000;
 /// Neighbours fetched beyond those asked for: the server's sums are rounded otherwise, so the last ones may change
 /// places.
 const BEYOND: usize = 16;
+/// For those who read the old table; who comes later waits behind us.
+const PATIENCE: &str = "10s";
 /// Rows told of at a time.
 const ROWS: usize = 1000;
 
@@ -213,6 +215,7 @@ pub fn publish(address: &Address, embeddings: &Embeddings, gallery: &str, progre
          ALTER TABLE {quoted} ADD CONSTRAINT \"{new}_pkey\" PRIMARY KEY (id);
          CREATE INDEX \"{new}_hnsw\" ON {quoted} USING hnsw (embedding vector_l2_ops) WITH (m = {M}, ef_construction = {EF_CONSTRUCTION});
          COMMENT ON TABLE {quoted} IS '{about}';
+         SET LOCAL lock_timeout = '{PATIENCE}';
          DROP TABLE IF EXISTS {name};
          ALTER TABLE {quoted} RENAME TO \"{table}\";
          ALTER INDEX {} RENAME TO \"{table}_pkey\";

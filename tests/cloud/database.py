@@ -50,9 +50,10 @@ def many(path):
     for name in ["label", "label_name", "split"]:
         columns[name] = table[name].combine_chunks().take(pa.array(np.arange(ROWS) % len(own)))
     columns["embedding"] = pa.FixedSizeListArray.from_arrays(rows.ravel(), own.shape[1])
-    schema = pa.schema([field.with_nullable(False) for field in table.schema], table.schema.metadata)
+    facts = {name: text for name, text in pq.read_metadata(EMBEDDINGS).metadata.items() if name.startswith(b"similiai")}
+    schema = pa.schema([field.with_nullable(False) for field in table.schema], facts)
     pq.write_table(pa.table([pa.array(columns[field.name].cast(field.type)) if field.name != "embedding"
-                             else columns["embedding"].cast(field.type) for field in schema], schema=schema), path)
+                             else columns["embedding"].cast(field.type) for field in schema], schema=schema), path, compression="zstd")
     return rows
 
 
@@ -88,7 +89,7 @@ with Postgres(root / "server") as server:
     check("also for a picture in a file", json.loads(own)["results"] == json.loads(of_database)["results"], of_database)
 
     # A server that searches there.
-    serve = subprocess.Popen([SIMILIAI, "--quiet", "serve", "--port", "0", "--gallery", server.address], text=True,
+    serve = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", SIMILIAI, "--quiet", "serve", "--port", "0", "--gallery", server.address], text=True,
                              stdout=subprocess.PIPE, env=environment)
     address = serve.stdout.readline().strip()
 
@@ -127,15 +128,22 @@ with Postgres(root / "server") as server:
     check("recall@10 of the index is above 0.9", found / 2000 > 0.9, found / 2000)
     print(json.dumps({"what": "pgvector", "rows": ROWS, "publish_seconds": round(seconds, 1), "recall@10": found / 2000, "ef": 100}))
 
-    # Another gallery in the same table, killed midway and then whole; nobody who asks meanwhile sees half of it.
+    # Another gallery in the same table, killed midway and then whole. Somebody who reads holds it up: all rows and the index
+    # are written then, and the old table still has to go.
+    reader = server.session("BEGIN; LOCK TABLE images IN ACCESS SHARE MODE; SELECT pg_sleep(600)")
     process = subprocess.Popen([SIMILIAI, "--quiet", "publish", server.address, "--gallery", file], env=environment)
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'similiai' AND wait_event_type = 'Lock'"
     end = time.monotonic() + 60
-    while server.sql("SELECT count(*) FROM pg_stat_progress_copy") == "0" and time.monotonic() < end and process.poll() is None:
-        pass
-    midway = process.poll() is None
-    process.send_signal(signal.SIGKILL)
+    while not (midway := server.sql(waits) == "1") and time.monotonic() < end:
+        time.sleep(0.1)
+    process.kill()
     process.wait()
-    time.sleep(1)
+    reader.kill()
+    reader.wait()
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()")
+    end = time.monotonic() + 30
+    while server.sql("SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle'") != "1" and time.monotonic() < end:
+        time.sleep(0.1)
     tables = server.sql("SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
     check("killed midway, it leaves the old table and nothing else",
           midway and server.sql("SELECT count(*) FROM images") == str(table.num_rows) and tables == "images many", (midway, tables))
@@ -145,7 +153,7 @@ with Postgres(root / "server") as server:
     end = time.monotonic() + 30
     while time.monotonic() < end and ask("api/about")["pictures"] != ROWS:
         time.sleep(0.2)
-    check("`serve` goes over to it", ask("api/search?id=1")["gallery"] != gallery)
+    check("`serve` goes over to it", ask("api/search?k=3", Path(picture).read_bytes())["gallery"] != gallery)
     serve.send_signal(signal.SIGTERM)
     check("and ends", serve.wait() == 143)
     publish()

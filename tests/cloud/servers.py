@@ -166,9 +166,16 @@ class Postgres(Server):
         # At once, whoever is still connected.
         super().stop(signal.SIGINT)
 
-    def sql(self, text):
+    def psql(self, text):
         command = [str(self.programs / "psql"), "-XAtqw", "-v", "ON_ERROR_STOP=1", self.address, "-c", text]
-        done = subprocess.run(command, env={**self.environment, "PGPASSWORD": self.password}, capture_output=True, text=True)
+        return {"args": command, "env": {**self.environment, "PGPASSWORD": self.password}}
+
+    def session(self, text):
+        """One that goes on beside the test."""
+        return subprocess.Popen(**self.psql(text), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def sql(self, text):
+        done = subprocess.run(**self.psql(text), capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr)
         return done.stdout.strip()
