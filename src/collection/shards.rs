@@ -103,7 +103,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn search(count: usize) -> Search {
-        let found = |place| Found { path: format!("{place:03}.png"), class: ["", "cat", "ant"][place % 3].to_owned() };
+        let found =
+            |place: usize| Found { path: format!("{place:03}.png"), class: ["", "cat", "ant"][place % 3].to_owned() };
         Search { found: (0..count).map(found).collect(), bad: Vec::new() }
     }
 

@@ -63,6 +63,22 @@ fn fault(stages: &str, sets: &[&str]) -> (String, Option<(usize, usize, usize)>)
 const GOOD: &str = "  total: {uses: sum, needs: [rows]}\n  rows: {uses: source, rows: 5}\n";
 
 #[test]
+fn a_remote_cache_has_an_address_and_a_mode() {
+    use crate::cache::{Mode, Settings};
+    let with = |cache: &str| {
+        let text = format!("version: 1\ncache: {cache}\nstages:\n  source: {{uses: source}}\n");
+        parse_text("pipeline.yaml", &text, PathBuf::from("."), &KINDS, None, &[])
+    };
+    let cache = with("{remote: s3://bucket/ci}").unwrap().cache;
+    assert_eq!(cache, Some(Settings { remote: "s3://bucket/ci".into(), mode: Mode::ReadOnly }));
+    assert_eq!(with("{remote: ../shared, mode: read-write}").unwrap().cache.unwrap().mode, Mode::ReadWrite);
+    for wrong in ["{}", "s3://bucket", "{remote: x, mode: write}", "{remote: x, secret: y}"] {
+        let message = with(wrong).err().unwrap().to_string();
+        assert!(message.contains("`cache` is not right") && message.contains("mode: read-only"), "{message}");
+    }
+}
+
+#[test]
 fn orders_by_needs() {
     let manifest = parse(GOOD, None, &[]).expect("a manifest");
     let names: Vec<&str> = manifest.instances.iter().map(|instance| instance.name.as_str()).collect();

@@ -132,6 +132,14 @@ fn digests_that_do_not_match() {
     assert!(outcome.stderr.contains("its sha256 is") && outcome.stderr.contains(&zeros), "{}", outcome.stderr);
     assert!(!project.path("artifacts/fetch").exists());
     assert_eq!(project.similiai("run fetch --set fetch.md5=xyz").status, 2);
+    let outcome = project.similiai(&format!("run fetch --set fetch.contents=\"{zeros}\""));
+    assert_eq!(outcome.status, 4, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("what it holds is") && !project.path("artifacts/fetch").exists());
+    // What it holds has the digest of the result, however it is packed.
+    let events = project.succeed("run fetch --json");
+    let last: serde_json::Value = serde_json::from_str(events.lines().last().unwrap()).unwrap();
+    let digest = last["stages"][0]["digest"].as_str().unwrap();
+    project.succeed(&format!("run fetch --force --set fetch.contents=\"{digest}\""));
 }
 
 #[test]

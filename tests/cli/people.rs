@@ -30,8 +30,11 @@ fn the_schema_knows_every_shipped_pipeline_and_no_wrong_one() {
         ("/stages/prepare/sharpen/radius", "wide".into()),
         ("/seed", (-1).into()),
         ("/profiles/quick/train/epochs", "few".into()),
+        ("/cache", serde_json::json!({"remote": "s3://bucket", "mode": "write"})),
     ] {
         let mut pipeline = read("pipeline.yaml");
+        pipeline["cache"] = serde_json::json!({"remote": "s3://bucket/prefix"});
+        assert!(schema.is_valid(&pipeline));
         *pipeline.pointer_mut(pointer).unwrap() = wrong;
         assert!(!schema.is_valid(&pipeline), "{pointer}");
     }

@@ -207,6 +207,24 @@ fn a_file_of_embeddings_answers_like_the_folder() {
 }
 
 #[test]
+fn parts_of_a_collection_join_to_what_one_machine_makes() {
+    let project = trained();
+    album(&project);
+    project.succeed("embed album -o whole.parquet");
+    for part in 1..=3 {
+        let model = "--model artifacts/train/model.safetensors";
+        project.succeed(&format!("embed album {model} --shard {part}/3 -o part-{part}.parquet"));
+    }
+    refused(&project, "embed --join part-3.parquet part-1.parquet -o joined.parquet", 2, &["parts are missing: 2/3"]);
+    refused(&project, "embed --join whole.parquet -o joined.parquet", 4, &["whole.parquet is no part"]);
+    assert!(!project.path("joined.parquet").exists());
+    project.succeed("embed --join part-3.parquet part-1.parquet part-2.parquet -o joined.parquet");
+    let read = |path: &str| std::fs::read(project.path(path)).unwrap();
+    assert_eq!(read("joined.parquet"), read("whole.parquet"));
+    assert_eq!(project.similiai("embed album --shard 4/3 -o x.parquet").status, 2);
+}
+
+#[test]
 fn copies_between_two_folders() {
     let project = trained();
     album(&project);
