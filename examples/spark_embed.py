@@ -43,9 +43,12 @@ def through(command):
                    threading.Thread(target=lambda: said.extend(process.stderr), daemon=True)]
         [thread.start() for thread in threads]
         try:
-            for batch in pyarrow.ipc.open_stream(process.stdout):
-                rows["out"] += batch.num_rows
-                yield batch
+            try:
+                for batch in pyarrow.ipc.open_stream(process.stdout):
+                    rows["out"] += batch.num_rows
+                    yield batch
+            except pyarrow.ArrowInvalid as error:
+                failed.append(error)
             status = process.wait()
             [thread.join(30) for thread in threads]
             # A stream that ends too early looks whole.

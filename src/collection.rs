@@ -73,7 +73,11 @@ pub fn find(sources: &[PathBuf]) -> Result<Search> {
             continue;
         }
         let hidden = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-        for entry in WalkDir::new(source).into_iter().filter_entry(|entry| entry.depth() == 0 || !hidden(entry)) {
+        for entry in WalkDir::new(source)
+            .sort_by_file_name()
+            .into_iter()
+            .filter_entry(|entry| entry.depth() == 0 || !hidden(entry))
+        {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {

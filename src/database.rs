@@ -1,7 +1,7 @@
 //! Vectors in PostgreSQL with pgvector: written whole in one transaction, and searched where they are.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -19,6 +19,9 @@ use crate::search::{Neighbour, Query, distance};
 use crate::{damaged, interrupt};
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// Without an answer of a network that has gone, and of a search.
+const SILENCE: Duration = Duration::from_secs(30);
+const SEARCH: &str = "60s";
 /// Of the index (Malkov and Yashunin 2018): links of a node, and candidates looked at while it is built.
 const M: usize = 16;
 const EF_CONSTRUCTION: usize = 128;
@@ -38,7 +41,7 @@ const ROWS: usize = 1000;
 #[derive(Clone)]
 pub struct Address {
     config: Config,
-    /// Schema, if it is named, and name.
+    /// As it is named; otherwise, once there is a connection, where the table is or would be.
     schema: Option<String>,
     table: String,
 }
@@ -74,7 +77,7 @@ impl Address {
         {
             config.password(password);
         }
-        config.application_name("similiai").connect_timeout(CONNECT);
+        config.application_name("similiai").connect_timeout(CONNECT).tcp_user_timeout(SILENCE);
         let (schema, table) = table.split_once('.').map_or((None, table), |(schema, table)| (Some(schema), table));
         let plain = |name: &str| {
             let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -95,7 +98,19 @@ impl Address {
         format!("{schema}\"{table}\"")
     }
 
-    fn connect(&self) -> Result<Client> {
+    /// Where the table is, and where the vectors' type is, must be the same whatever the server's search path.
+    fn connect(&mut self) -> Result<Client> {
+        let mut client = self.reach()?;
+        let table = self.quoted(&self.table);
+        let sql = "SELECT coalesce((SELECT nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.oid = to_regclass($1)), current_schema(), 'public')::text";
+        let schema = client.query_one(sql, &[&table]).map_err(|error| anyhow!("{self}: {}", said(&error)))?.get(0);
+        self.schema.get_or_insert(schema);
+        see_vectors(&mut client).map_err(|error| anyhow!("{self}: {}", said(&error)))?;
+        Ok(client)
+    }
+
+    fn reach(&self) -> Result<Client> {
         let failed = |error: &postgres::Error| {
             anyhow!("cannot reach {self}: {} (sslmode=disable in the address goes without TLS)", said(error))
         };
@@ -108,6 +123,13 @@ impl Address {
         }
         .map_err(|error| failed(&error))
     }
+}
+
+/// The extension may be in a schema that is not searched.
+fn see_vectors(client: &mut impl postgres::GenericClient) -> Result<(), postgres::Error> {
+    let sql = "SELECT set_config('search_path', current_setting('search_path') || ', ' || quote_ident(nspname), false)
+        FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'vector'";
+    client.query(sql, &[]).map(drop)
 }
 
 /// Without the password.
@@ -142,35 +164,37 @@ fn said(error: &postgres::Error) -> String {
 enum Comment {
     NoTable,
     Foreign,
-    Ours(About),
+    /// With the table's oid, which another table of the name does not have.
+    Ours(About, u32),
 }
 
-fn comment(client: &mut impl postgres::GenericClient, address: &Address) -> Result<Comment, postgres::Error> {
-    let name = address.quoted(&address.table);
-    let sql = "SELECT to_regclass($1)::oid IS NOT NULL, obj_description(to_regclass($1), 'pg_class')";
-    let row = client.query_one(sql, &[&name])?;
-    if !row.get::<_, bool>(0) {
-        return Ok(Comment::NoTable);
+impl Comment {
+    fn of(row: &Row) -> Self {
+        let Some(table) = row.get::<_, Option<u32>>(0) else { return Self::NoTable };
+        let about = row.get::<_, Option<String>>(1).and_then(|text| serde_json::from_str(&text).ok());
+        about.map_or(Self::Foreign, |about| Self::Ours(about, table))
     }
-    let about = row.get::<_, Option<String>>(1).and_then(|text| serde_json::from_str(&text).ok());
-    Ok(about.map_or(Comment::Foreign, Comment::Ours))
 }
+
+/// Gives what [`Comment::of`] reads.
+const COMMENT: &str = "SELECT to_regclass($1)::oid, obj_description(to_regclass($1), 'pg_class')";
 
 /// Makes the table hold these embeddings, whose file has the digest `gallery`, and nothing else. Whoever searches
 /// meanwhile sees the old table until the new one is whole.
 ///
 /// # Errors
 /// If the server cannot be reached or refuses; the table is then as it was.
-pub fn publish(address: &Address, embeddings: &Embeddings, gallery: &str, progress: &Progress) -> Result<Published> {
-    let told = |error: postgres::Error| anyhow!("{address}: {}", said(&error));
+pub fn publish(address: Address, embeddings: &Embeddings, gallery: &str, progress: &Progress) -> Result<Published> {
+    let mut address = address;
     let mut client = address.connect()?;
+    let told = |error: postgres::Error| anyhow!("{address}: {}", said(&error));
     let mut work = client.transaction().map_err(told)?;
     // One after the other, should two machines publish at the same time.
-    let (name, new) = (address.quoted(&address.table), format!("{}_new", address.table));
+    let (name, new) = (address.quoted(&address.table), format!("{}_being_published", address.table));
     work.query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&format!("similiai {name}")])
         .map_err(told)?;
-    match comment(&mut work, address).map_err(told)? {
-        Comment::Ours(about) if about.gallery == gallery => return Ok(Published::Current),
+    match Comment::of(&work.query_one(COMMENT, &[&name]).map_err(told)?) {
+        Comment::Ours(about, _) if about.gallery == gallery => return Ok(Published::Current),
         Comment::Foreign => {
             let why = format!("{address} is there, and not by `similiai publish`; choose another --table, or drop it");
             return Err(Failure::Usage(why).into());
@@ -180,9 +204,10 @@ pub fn publish(address: &Address, embeddings: &Embeddings, gallery: &str, progre
     work.batch_execute("CREATE EXTENSION IF NOT EXISTS vector").map_err(|error| {
         anyhow!("{address} has no pgvector: {}; have an administrator run CREATE EXTENSION vector", said(&error))
     })?;
+    see_vectors(&mut work).map_err(told)?;
     let (quoted, dimension) = (address.quoted(&new), embeddings.dimension);
     let create = format!(
-        "DROP TABLE IF EXISTS {quoted};
+        "SET LOCAL standard_conforming_strings = on;
          CREATE TABLE {quoted} (id integer NOT NULL, path text NOT NULL, label integer NOT NULL, label_name text NOT NULL,
          split text NOT NULL, embedding vector({dimension}) NOT NULL)"
     );
@@ -209,10 +234,8 @@ pub fn publish(address: &Address, embeddings: &Embeddings, gallery: &str, progre
     let about = About { gallery: gallery.to_owned(), dimension, facts: embeddings.facts.clone() };
     let about = serde_json::to_string(&about)?.replace('\'', "''");
     let table = &address.table;
-    // The memory that the graph of a million rows needs, where the server has it to give.
     let index = format!(
-        "SET LOCAL maintenance_work_mem = '1GB';
-         ALTER TABLE {quoted} ADD CONSTRAINT \"{new}_pkey\" PRIMARY KEY (id);
+        "ALTER TABLE {quoted} ADD CONSTRAINT \"{new}_pkey\" PRIMARY KEY (id);
          CREATE INDEX \"{new}_hnsw\" ON {quoted} USING hnsw (embedding vector_l2_ops) WITH (m = {M}, ef_construction = {EF_CONSTRUCTION});
          COMMENT ON TABLE {quoted} IS '{about}';
          SET LOCAL lock_timeout = '{PATIENCE}';
@@ -227,7 +250,9 @@ pub fn publish(address: &Address, embeddings: &Embeddings, gallery: &str, progre
     interrupt::check()?;
     work.commit().map_err(told)?;
     // For the planner; the table is right without it.
-    client.batch_execute(&format!("ANALYZE {name}")).map_err(told)?;
+    if let Err(error) = client.batch_execute(&format!("ANALYZE {name}")) {
+        tracing::warn!("{address} could not be analysed for the server's planner: {}", said(&error));
+    }
     Ok(Published::Written)
 }
 
@@ -235,24 +260,36 @@ pub fn publish(address: &Address, embeddings: &Embeddings, gallery: &str, progre
 pub struct Table {
     address: Address,
     pub about: About,
+    /// Its oid.
+    table: u32,
     /// Candidates that the index looks at; without it, every row is.
     ef: Option<usize>,
-    client: Mutex<Client>,
+    /// `None` once it is lost.
+    client: Mutex<Option<Client>>,
+}
+
+impl Drop for Table {
+    /// On a thread of its own: a client waits for its connection to end, which no thread of a server may.
+    fn drop(&mut self) {
+        let client = self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        std::thread::spawn(move || drop(client));
+    }
 }
 
 impl Table {
     /// # Errors
     /// If it cannot be reached, or no `publish` made it.
-    pub fn open(address: Address, ef: Option<usize>) -> Result<Self> {
-        let mut client = connect(&address, ef)?;
-        let about = match comment(&mut client, &address).map_err(|error| anyhow!("{address}: {}", said(&error)))? {
-            Comment::Ours(about) => about,
+    pub fn open(mut address: Address, ef: Option<usize>) -> Result<Self> {
+        let mut client = connect(&mut address, ef)?;
+        let row = client.query_one(COMMENT, &[&address.quoted(&address.table)]);
+        let (about, table) = match Comment::of(&row.map_err(|error| anyhow!("{address}: {}", said(&error)))?) {
+            Comment::Ours(about, table) => (about, table),
             Comment::NoTable => {
                 return Err(Failure::Usage(format!("there is no {address}; `similiai publish` makes it")).into());
             }
             Comment::Foreign => return Err(Failure::Usage(format!("{address} is not by `similiai publish`")).into()),
         };
-        Ok(Self { address, about, ef, client: Mutex::new(client) })
+        Ok(Self { address, about, table, ef, client: Mutex::new(Some(client)) })
     }
 
     /// What lies beside the vectors, by id.
@@ -263,37 +300,35 @@ impl Table {
         let About { dimension, facts, .. } = self.about.clone();
         let mut all = Embeddings { dimension, facts, ..Embeddings::default() };
         all.must_be_of(model, &self.address.to_string(), "run `similiai publish` again")?;
-        let name = self.address.quoted(&self.address.table);
-        let sql = format!("SELECT id, path, label, label_name, split FROM {name} ORDER BY id");
+        let sql = format!("SELECT tableoid, id, path, label, label_name, split FROM {} ORDER BY id", self.name());
         for (place, row) in self.query(&sql, &[])?.into_iter().enumerate() {
-            if row.get::<_, i32>(0) != place as i32 {
+            if row.get::<_, i32>(1) != place as i32 {
                 return Err(damaged!("{} has no row {place}; run `similiai publish` again", self.address));
             }
-            all.paths.push(row.get(1));
-            all.labels.push(row.get(2));
-            all.label_names.push(row.get(3));
-            all.splits.push(row.get(4));
+            all.paths.push(row.get(2));
+            all.labels.push(row.get(3));
+            all.label_names.push(row.get(4));
+            all.splits.push(row.get(5));
         }
         Ok(all)
     }
 
     /// Changes whenever another gallery is published.
     pub fn version(&self) -> Result<String> {
-        let mut client = self.client();
-        match comment(&mut *client, &self.address) {
-            Ok(Comment::Ours(about)) => Ok(about.gallery),
-            Ok(_) => Err(anyhow!("{} is gone", self.address)),
-            Err(error) => Err(anyhow!("{}: {}", self.address, said(&error))),
+        let rows = self.ask(COMMENT, &[&self.name()])?;
+        match rows.first().map(Comment::of) {
+            Some(Comment::Ours(about, table)) => Ok(format!("{} {table}", about.gallery)),
+            _ => Err(anyhow!("{} is gone", self.address)),
         }
     }
 
     /// (ids, dimension), in the order of `ids`.
     pub fn vectors(&self, ids: &[usize]) -> Result<Vec<Vec<f32>>> {
-        let name = self.address.quoted(&self.address.table);
         let asked: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-        let rows = self.query(&format!("SELECT id, embedding FROM {name} WHERE id = ANY($1)"), &[&asked])?;
+        let sql = format!("SELECT tableoid, id, embedding FROM {} WHERE id = ANY($1)", self.name());
+        let rows = self.query(&sql, &[&asked])?;
         let found: BTreeMap<i32, Vec<f32>> =
-            rows.iter().map(|row| (row.get(0), row.get::<_, Vector>(1).to_vec())).collect();
+            rows.iter().map(|row| (row.get(1), row.get::<_, Vector>(2).to_vec())).collect();
         let row =
             |id: &i32| found.get(id).cloned().ok_or_else(|| damaged!("{} has no row {id} any more", self.address));
         asked.iter().map(row).collect()
@@ -301,43 +336,58 @@ impl Table {
 
     /// The nearest rows, of those in `among` if given, by our own distances; ties by id.
     pub fn search(&self, query: &Query, among: Option<&[usize]>) -> Result<Vec<Neighbour>> {
-        let name = self.address.quoted(&self.address.table);
         let (vector, without) = (Vector::from(query.vector.to_vec()), query.without.map_or(-1, |id| id as i32));
         let limit = (query.most + BEYOND) as i64;
         let among: Option<Vec<i32>> = among.map(|ids| ids.iter().map(|id| *id as i32).collect());
         let only = if among.is_some() { "AND id = ANY($4)" } else { "AND $4::int[] IS NULL" };
         let by = if self.ef.is_some() { "" } else { ", id" };
-        let sql =
-            format!("SELECT id, embedding FROM {name} WHERE id <> $2 {only} ORDER BY embedding <-> $1{by} LIMIT $3");
+        let sql = format!(
+            "SELECT tableoid, id, embedding FROM {} WHERE id <> $2 {only} ORDER BY embedding <-> $1{by} LIMIT $3",
+            self.name()
+        );
         let near = |row: &Row| Neighbour {
-            id: row.get::<_, i32>(0) as usize,
-            distance: distance(query.vector, row.get::<_, Vector>(1).as_slice()),
+            id: row.get::<_, i32>(1) as usize,
+            distance: distance(query.vector, row.get::<_, Vector>(2).as_slice()),
         };
-        let mut found: Vec<Neighbour> =
-            self.query(&sql, &[&vector, &without, &limit, &among])?.iter().map(near).collect();
+        let rows = self.query(&sql, &[&vector, &without, &limit, &among])?;
+        let mut found: Vec<Neighbour> = rows.iter().map(near).collect();
         found.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.id.cmp(&b.id)));
         found.truncate(query.most);
         Ok(found)
     }
 
-    fn client(&self) -> MutexGuard<'_, Client> {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    fn name(&self) -> String {
+        self.address.quoted(&self.address.table)
+    }
+
+    /// Rows that begin with their `tableoid`, all of the table that was opened.
+    fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let rows = self.ask(sql, parameters)?;
+        if rows.iter().any(|row| row.get::<_, u32>(0) != self.table) {
+            return Err(damaged!("{} was published anew meanwhile; ask again", self.address));
+        }
+        Ok(rows)
     }
 
     /// Once more where the connection was lost.
-    fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
-        let mut client = self.client();
+    fn ask(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut client = match held.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => connect(&mut self.address.clone(), self.ef)?,
+        };
         let mut answer = client.query(sql, parameters);
         if answer.is_err() && client.is_closed() {
-            *client = connect(&self.address, self.ef)?;
+            client = connect(&mut self.address.clone(), self.ef)?;
             answer = client.query(sql, parameters);
         }
+        *held = Some(client);
         answer.map_err(|error| anyhow!("{}: {}", self.address, said(&error)))
     }
 }
 
 /// For searching.
-fn connect(address: &Address, ef: Option<usize>) -> Result<Client> {
+fn connect(address: &mut Address, ef: Option<usize>) -> Result<Client> {
     let mut client = address.connect()?;
     let how = match ef {
         // The index gives the rows in order of distance until there are enough.
@@ -348,6 +398,7 @@ fn connect(address: &Address, ef: Option<usize>) -> Result<Client> {
         // Of an ordered index there is no other kind of scan.
         None => "SET enable_indexscan = off".to_owned(),
     };
+    let how = format!("{how}; SET statement_timeout = '{SEARCH}'");
     client.batch_execute(&how).with_context(|| format!("{address} cannot be set up for searching"))?;
     Ok(client)
 }

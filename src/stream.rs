@@ -48,10 +48,10 @@ pub struct Passed {
 ///
 /// # Errors
 /// If the columns are not those wanted, the stream breaks, or, where it is strict, a picture cannot be decoded. Then no
-/// end is written, so that a reader can tell.
+/// end is written; a reader that takes the end of the file for one must look at the exit status too.
 pub fn filter(
     model: &Model,
-    input: impl Read + Send,
+    input: impl Read + Send + 'static,
     output: impl Write,
     options: &Options,
     passing: impl Fn(usize),
@@ -65,26 +65,24 @@ pub fn filter(
     // Whoever reads learns the schema before the first batch is there.
     writer.flush().context(failed)?;
     let mut passed = Passed::default();
-    std::thread::scope(|scope| {
-        let (sender, batches) = sync_channel(AHEAD);
-        scope.spawn(move || {
-            for batch in reader {
-                let broken = batch.is_err();
-                // Nobody listens once the other side has failed.
-                if sender.send(batch).is_err() || broken {
-                    return;
-                }
+    let (sender, batches) = sync_channel(AHEAD);
+    // On its own: where this side fails, it may still wait for a batch that never comes.
+    std::thread::spawn(move || {
+        for batch in reader {
+            let broken = batch.is_err();
+            // Nobody listens once the other side has failed.
+            if sender.send(batch).is_err() || broken {
+                return;
             }
-        });
-        for batch in batches {
-            let batch =
-                batch.map_err(|error| damaged!("the input breaks off after {} rows: {error}", passed.pictures))?;
-            let embedded = embed(model, &batch, &schema, options, &mut passed)?;
-            writer.write(&embedded).and_then(|()| writer.flush()).context(failed)?;
-            passing(batch.num_rows());
         }
-        writer.finish().context(failed)
-    })?;
+    });
+    for batch in batches {
+        let batch = batch.map_err(|error| damaged!("the input breaks off after {} rows: {error}", passed.pictures))?;
+        let embedded = embed(model, &batch, &schema, options, &mut passed)?;
+        writer.write(&embedded).and_then(|()| writer.flush()).context(failed)?;
+        passing(batch.num_rows());
+    }
+    writer.finish().context(failed)?;
     Ok(passed)
 }
 

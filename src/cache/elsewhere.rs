@@ -9,10 +9,11 @@ use crate::progress::Progress;
 
 /// Where results lie that other machines made. It is never needed: whatever fails there is a miss and a warning.
 pub trait Elsewhere: Send + Sync + std::fmt::Debug {
-    /// Brings the result for `key` with all its files into `store`, if it is there and whole.
-    fn fetch(&self, store: &Store, key: &str, progress: &Progress) -> Option<Record>;
+    /// Brings the result for `key` with all its files into `store`, if it is there and whole; where `digest` is given,
+    /// only that very result.
+    fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<Record>;
 
-    /// Sends a result there while other work goes on.
+    /// Sends a result there, if none is there yet, while other work goes on.
     fn send(&self, blobs: &Blobs, record: &Record, contents: Arc<Contents>);
 
     /// Waits for what is being sent.

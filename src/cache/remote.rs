@@ -31,10 +31,12 @@ use crate::{files, interrupt};
 /// Files on their way at a time.
 const AT_ONCE: usize = 32;
 /// What is larger goes in parts.
-const WHOLE: u64 = 16 << 20;
+const WHOLE: u64 = 5 << 20;
+/// Of the files on their way, what a larger one counts as: a slow line must get it through in time.
+const LARGE: (u64, u32) = (256 << 10, 8);
 /// Before a connection is given up: until it is there, without a byte, and in all.
 const CLIENT: [(ClientConfigKey, &str); 3] =
-    [(ClientConfigKey::ConnectTimeout, "5s"), (ClientConfigKey::ReadTimeout, "20s"), (ClientConfigKey::Timeout, "1h")];
+    [(ClientConfigKey::ConnectTimeout, "5s"), (ClientConfigKey::ReadTimeout, "30s"), (ClientConfigKey::Timeout, "1h")];
 /// Further tries, and no more after so long.
 const RETRIES: usize = 3;
 const RETRY: Duration = Duration::from_secs(20);
@@ -49,13 +51,23 @@ struct Place {
     store: Box<dyn ObjectStore>,
     prefix: Key,
     writes: bool,
-    /// Given up for this run.
+    /// Given up for this run, and given up for sending.
     lost: AtomicBool,
+    closed: AtomicBool,
     /// What was there and was not what it should be: it is replaced where this machine may write.
     refused: Mutex<HashSet<String>>,
     /// Results that are being sent.
     sending: AtomicUsize,
     uploads: Semaphore,
+}
+
+/// Counts one less when it goes, however that happens.
+struct Sending<'a>(&'a AtomicUsize);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a result cannot be had from there.
@@ -77,19 +89,37 @@ impl From<Error> for Miss {
 impl Remote {
     /// `remote`: an address, or a folder, relative to `project`. Credentials come from the environment.
     ///
+    /// `None` where this machine has not what it takes, which a warning says. Nothing is sent yet.
+    ///
     /// # Errors
-    /// If the address is none that is known, or what it needs is not in the environment. Nothing is sent yet.
-    pub fn open(remote: &str, mode: Mode, project: &Path) -> Result<Self> {
+    /// If the address is none that is known.
+    pub fn open(remote: &str, mode: Mode, project: &Path) -> Result<Option<Self>> {
         // There may be one already, as good as this.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let usage = |why: String| Failure::Usage(format!("the remote cache {}: {why}", shown(remote)));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("cannot start the remote cache")?;
         // Connections belong to the runtime.
-        let _inside = runtime.enter();
-        let (store, prefix) = match Url::parse(remote) {
-            Ok(address) if remote.contains("://") => open(&address).map_err(|why| usage(secretless(&why)))?,
-            _ => (folder(&project.join(remote)).map_err(|why| usage(format!("{why:#}")))?, Key::default()),
+        let inside = runtime.enter();
+        let opened = if remote.contains("://") {
+            let address = Url::parse(remote).map_err(|error| error.to_string());
+            let known = address.and_then(|address| match ObjectStoreScheme::parse(&address) {
+                Ok((scheme, prefix)) if is_known(&scheme) => Ok((address, scheme, prefix)),
+                _ => Err("an address starts with s3, gs, az, abfs or file; a folder has none of them".to_owned()),
+            });
+            let usage = |why| Failure::Usage(format!("the remote cache {}: {why}", shown(remote)));
+            let (address, scheme, prefix) = known.map_err(usage)?;
+            open(&address, &scheme, mode)
+                .map(|store| (store, if scheme == ObjectStoreScheme::Local { Key::default() } else { prefix }))
+        } else {
+            folder(&project.join(remote), mode).map(|store| (store, Key::default()))
+        };
+        drop(inside);
+        let (store, prefix) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!("the remote cache {} is not used: {}", shown(remote), secretless(&format!("{error:#}")));
+                return Ok(None);
+            }
         };
         let place = Place {
             name: shown(remote),
@@ -97,23 +127,26 @@ impl Remote {
             prefix,
             writes: mode == Mode::ReadWrite,
             lost: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             refused: Mutex::default(),
             sending: AtomicUsize::new(0),
             uploads: Semaphore::new(AT_ONCE),
         };
-        drop(_inside);
-        Ok(Self(Arc::new(place), runtime))
+        Ok(Some(Self(Arc::new(place), runtime)))
     }
 }
 
-fn open(address: &Url) -> Result<(Box<dyn ObjectStore>, Key), String> {
-    let said = |error: Error| error.to_string();
-    let (scheme, prefix) = ObjectStoreScheme::parse(address).map_err(|error| error.to_string())?;
+fn is_known(scheme: &ObjectStoreScheme) -> bool {
+    use ObjectStoreScheme::{AmazonS3, GoogleCloudStorage, Local, MicrosoftAzure};
+    matches!(scheme, Local | AmazonS3 | GoogleCloudStorage | MicrosoftAzure)
+}
+
+fn open(address: &Url, scheme: &ObjectStoreScheme, mode: Mode) -> Result<Box<dyn ObjectStore>> {
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY, ..RetryConfig::default() };
-    let store: Box<dyn ObjectStore> = match scheme {
+    Ok(match scheme {
         ObjectStoreScheme::Local => {
-            let path = address.to_file_path().map_err(|()| "this is no path of this machine".to_owned())?;
-            return Ok((folder(&path).map_err(|error| format!("{error:#}"))?, Key::default()));
+            let path = address.to_file_path().map_err(|()| anyhow!("this is no path of this machine"))?;
+            folder(&path, mode)?
         }
         ObjectStoreScheme::AmazonS3 => {
             let mut builder = AmazonS3Builder::from_env().with_url(address.as_str()).with_retry(retry);
@@ -125,28 +158,29 @@ fn open(address: &Url) -> Result<(Box<dyn ObjectStore>, Key), String> {
             }
             let with =
                 |builder: AmazonS3Builder, (key, value)| builder.with_config(AmazonS3ConfigKey::Client(key), value);
-            Box::new(CLIENT.into_iter().fold(builder, with).build().map_err(said)?)
+            Box::new(CLIENT.into_iter().fold(builder, with).build()?)
         }
         ObjectStoreScheme::GoogleCloudStorage => {
             let builder = GoogleCloudStorageBuilder::from_env().with_url(address.as_str()).with_retry(retry);
             let with = |builder: GoogleCloudStorageBuilder, (key, value)| {
                 builder.with_config(GoogleConfigKey::Client(key), value)
             };
-            Box::new(CLIENT.into_iter().fold(builder, with).build().map_err(said)?)
+            Box::new(CLIENT.into_iter().fold(builder, with).build()?)
         }
         ObjectStoreScheme::MicrosoftAzure => {
             let builder = MicrosoftAzureBuilder::from_env().with_url(address.as_str()).with_retry(retry);
             let with =
                 |builder: MicrosoftAzureBuilder, (key, value)| builder.with_config(AzureConfigKey::Client(key), value);
-            Box::new(CLIENT.into_iter().fold(builder, with).build().map_err(said)?)
+            Box::new(CLIENT.into_iter().fold(builder, with).build()?)
         }
-        _ => return Err("an address starts with s3, gs, az, abfs or file; a folder has none of them".to_owned()),
-    };
-    Ok((store, prefix))
+        _ => return Err(anyhow!("there is no such kind of remote cache")),
+    })
 }
 
-fn folder(path: &Path) -> Result<Box<dyn ObjectStore>> {
-    files::create_folder(path)?;
+fn folder(path: &Path, mode: Mode) -> Result<Box<dyn ObjectStore>> {
+    if mode == Mode::ReadWrite {
+        files::create_folder(path)?;
+    }
     Ok(Box::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true)))
 }
 
@@ -159,7 +193,8 @@ fn shown(remote: &str) -> String {
             address.set_query(None);
             address.to_string().trim_end_matches('/').to_owned()
         }
-        _ => remote.to_owned(),
+        // One that cannot be read may have its secrets anywhere.
+        _ => remote.split_once("://").map_or_else(|| remote.to_owned(), |(scheme, _)| format!("{scheme}://…")),
     }
 }
 
@@ -173,12 +208,12 @@ fn secretless(message: &str) -> String {
 }
 
 impl Elsewhere for Remote {
-    fn fetch(&self, store: &Store, key: &str, progress: &Progress) -> Option<Record> {
+    fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<Record> {
         let Self(place, runtime) = self;
         if place.lost.load(Ordering::Relaxed) {
             return None;
         }
-        match runtime.block_on(place.fetch(store, key, progress)) {
+        match runtime.block_on(place.fetch(store, key, digest, progress)) {
             Ok(record) => Some(record),
             Err(Miss::Absent) => None,
             Err(Miss::Refused(why)) => {
@@ -194,7 +229,7 @@ impl Elsewhere for Remote {
 
     fn send(&self, blobs: &Blobs, record: &Record, contents: Arc<Contents>) {
         let Self(place, runtime) = self;
-        if !place.writes || place.lost.load(Ordering::Relaxed) {
+        if !place.writes || place.lost.load(Ordering::Relaxed) || place.closed.load(Ordering::Relaxed) {
             return;
         }
         // Which tables of single items there are is known only here.
@@ -202,10 +237,10 @@ impl Elsewhere for Remote {
         let (place, blobs) = (place.clone(), blobs.clone());
         place.sending.fetch_add(1, Ordering::Relaxed);
         runtime.spawn(async move {
+            let _sending = Sending(&place.sending);
             if let Err(error) = place.send(&blobs, &record, &contents).await {
                 place.cannot_send(&error);
             }
-            place.sending.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
@@ -242,7 +277,7 @@ impl Place {
     }
 
     fn cannot_send(&self, error: &anyhow::Error) {
-        if !self.lost.swap(true, Ordering::Relaxed) {
+        if !self.closed.swap(true, Ordering::Relaxed) {
             let why = error.downcast_ref::<Error>().map_or_else(|| format!("{error:#}"), in_short);
             let why = secretless(&why);
             tracing::warn!("results are not sent to the remote cache {} any more: {why}", self.name);
@@ -258,7 +293,7 @@ impl Place {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(what.as_ref())
     }
 
-    async fn fetch(&self, store: &Store, key: &str, progress: &Progress) -> Result<Record, Miss> {
+    async fn fetch(&self, store: &Store, key: &str, wanted: Option<&str>, progress: &Progress) -> Result<Record, Miss> {
         let place = self.result(key);
         let bytes = self.store.get(&place).await?.bytes().await?;
         let record: Record = serde_json::from_slice(&bytes)
@@ -266,11 +301,21 @@ impl Place {
         if record.key != key || record.document.key().ok().as_deref() != Some(key) {
             return Err(self.refuse(&place, "it is the result of something else"));
         }
+        if wanted.is_some_and(|wanted| wanted != record.digest) {
+            return Err(Miss::Absent);
+        }
+        if !is_digest(&record.digest) {
+            return Err(self.refuse(&place, "what it names is no digest"));
+        }
         let list = self.content(&record.digest);
         if store.contents(&record.digest).is_none() {
             self.bring(store, &record.digest, None).await?;
         }
         let contents = store.contents(&record.digest).ok_or_else(|| self.refuse(&list, "it is no list of files"))?;
+        // The list has the digest that its name says, but who wrote it may be anybody.
+        if let Some(file) = contents.iter().find(|file| !is_digest(file.digest) || !is_below(file.path)) {
+            return Err(self.refuse(&list, &format!("it has a file {:?} that no stage makes", file.path)));
+        }
         let files: BTreeMap<&str, u64> = contents.iter().map(|file| (file.digest, file.bytes)).collect();
         let missing: Vec<(&str, u64)> = files
             .iter()
@@ -292,6 +337,10 @@ impl Place {
             .await?;
         let stored = || -> Result<()> {
             store.blobs.sync(files.keys().copied().chain([record.digest.as_str()]))?;
+            // The one that is here knows more: of what it was made item by item.
+            if store.record(key)?.is_some() {
+                return Ok(());
+            }
             files::write_atomically(&store.record_path(key), &serde_json::to_vec_pretty(&record)?)
         };
         stored().map_err(Miss::Refused)?;
@@ -309,7 +358,7 @@ impl Place {
         };
         let found = self.store.get(&place).await.map_err(|error| absent(error.into()))?;
         let slot = store.slot().map_err(Miss::Refused)?;
-        let path = slot.path().join(digest);
+        let path = slot.path().join("content");
         let mut file = std::fs::File::create(&path).map_err(here)?;
         let (mut hasher, mut stream) = (blake3::Hasher::new(), found.into_stream());
         while let Some(piece) = stream.next().await {
@@ -328,40 +377,54 @@ impl Place {
         if hasher.finalize().to_hex().as_str() != digest {
             return Err(self.refuse(&place, "its content is not the one that its name says"));
         }
-        store.blobs.take(&path).map_err(Miss::Refused)?;
+        // Reading and syncing it must not hold up the others' connections.
+        let blobs = store.blobs.clone();
+        let taken = tokio::task::spawn_blocking(move || blobs.take(&path)).await;
+        taken.map_err(anyhow::Error::from).and_then(|taken| taken).map_err(Miss::Refused)?;
         Ok(())
     }
 
     /// Files first, and last the result that leads to them.
     async fn send(&self, blobs: &Blobs, record: &Record, contents: &Contents) -> Result<()> {
+        let place = self.result(&record.key);
+        let refused = self.is_refused(&place);
+        if !refused && self.compare(&place, record).await? {
+            return Ok(());
+        }
         let files: BTreeMap<&str, u64> = contents.iter().map(|file| (file.digest, file.bytes)).collect();
         let list = (record.digest.as_str(), contents.text().len() as u64);
         futures_util::stream::iter(files.into_iter().chain([list]).map(Ok))
             .try_for_each_concurrent(AT_ONCE, |(digest, bytes)| self.send_content(blobs, digest, bytes))
             .await?;
-        let place = self.result(&record.key);
-        let payload = || -> Result<PutPayload> { Ok(serde_json::to_vec_pretty(record)?.into()) };
-        let mode = if self.is_refused(&place) { PutMode::Overwrite } else { PutMode::Create };
-        match self.store.put_opts(&place, payload()?, mode.into()).await {
+        let mode = if refused { PutMode::Overwrite } else { PutMode::Create };
+        let payload: PutPayload = serde_json::to_vec_pretty(record)?.into();
+        match self.store.put_opts(&place, payload, mode.into()).await {
             Ok(_) => Ok(()),
-            // Another machine was faster. It should have made the same.
+            // Another machine was faster.
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                let theirs = self.store.get(&place).await?.bytes().await?;
-                let theirs: Option<Record> = serde_json::from_slice(&theirs).ok();
-                if theirs.is_none_or(|theirs| theirs.digest != record.digest) {
-                    let (stage, name) = (&record.document.stage, &self.name);
-                    tracing::warn!(
-                        "{place} in the remote cache {name}: another machine has another result of {stage} there"
-                    );
-                }
-                Ok(())
+                self.compare(&place, record).await.map(drop)
             }
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Whether there is a result at `place`; says so if it is another one than `record`.
+    async fn compare(&self, place: &Key, record: &Record) -> Result<bool> {
+        let theirs = match self.store.get(place).await {
+            Ok(theirs) => theirs.bytes().await?,
+            Err(Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let theirs: Option<Record> = serde_json::from_slice(&theirs).ok();
+        if theirs.is_none_or(|theirs| theirs.digest != record.digest) {
+            let (stage, name) = (&record.document.stage, &self.name);
+            tracing::warn!("{place} in the remote cache {name}: another machine has another result of {stage} there");
+        }
+        Ok(true)
+    }
+
     async fn send_content(&self, blobs: &Blobs, digest: &str, bytes: u64) -> Result<()> {
-        let _turn = self.uploads.acquire().await?;
+        let _turn = self.uploads.acquire_many(if bytes > LARGE.0 { LARGE.1 } else { 1 }).await?;
         let (place, path) = (self.content(digest), blobs.path(digest));
         let refused = self.is_refused(&place);
         if !refused && self.store.head(&place).await.is_ok_and(|there| there.size == bytes) {
@@ -369,14 +432,10 @@ impl Place {
         }
         if bytes > WHOLE {
             let mut upload = WriteMultipart::new(self.store.put_multipart(&place).await?);
-            let mut file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let mut piece = vec![0; 1 << 20];
-            loop {
-                match std::io::Read::read(&mut file, &mut piece)? {
-                    0 => break,
-                    count => upload.write(&piece[..count]),
-                }
-                upload.wait_for_capacity(4).await?;
+            if let Err(error) = in_parts(&path, &mut upload).await {
+                // Parts that nobody joins would be paid for.
+                let _ = upload.abort().await;
+                return Err(error);
             }
             upload.finish().await?;
             return Ok(());
@@ -384,6 +443,28 @@ impl Place {
         self.store.put(&place, files::read(&path)?.into()).await?;
         Ok(())
     }
+}
+
+async fn in_parts(path: &Path, upload: &mut WriteMultipart) -> Result<()> {
+    let mut file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut piece)? {
+            0 => return Ok(()),
+            count => upload.write(&piece[..count]),
+        }
+        upload.wait_for_capacity(2).await?;
+    }
+}
+
+/// As only BLAKE3's digests are: nothing that could lead elsewhere.
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+fn is_below(path: &str) -> bool {
+    let mut parts = Path::new(path).components();
+    !path.is_empty() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
 /// Without the many layers of a client's errors, each of which repeats the next one.
@@ -429,8 +510,20 @@ mod tests {
     }
 
     #[test]
+    fn what_would_lie_elsewhere_is_refused() {
+        assert!(
+            is_digest(blake3::hash(b"").to_hex().as_str()) && !is_digest("/etc/passwd") && !is_digest(&"A".repeat(64))
+        );
+        assert!(is_below("cat/00001.png") && is_below("a b"));
+        for path in ["", "/etc/x", "../x", "a/../../x", "./x"] {
+            assert!(!is_below(path), "{path}");
+        }
+    }
+
+    #[test]
     fn addresses_that_are_none_are_told() {
-        for address in ["ftp://host/x", "https://example.com/cache", "nonsense://"] {
+        assert_eq!(shown("s3://me:secret@bucket:port/x"), "s3://…");
+        for address in ["ftp://host/x", "https://example.com/cache", "nonsense://", "s3://my bucket/x", "memory:///"] {
             let error = Remote::open(address, Mode::ReadOnly, Path::new(".")).unwrap_err();
             assert!(matches!(error.downcast_ref(), Some(Failure::Usage(_))), "{address}: {error}");
         }

@@ -66,7 +66,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     };
     let (digest, embeddings) = (files::digest(&path)?, Embeddings::read(&path)?);
     let rows = embeddings.len();
-    let published = publish(&address, &embeddings, &digest, &session.screen.progress("publish"))?;
+    let published = publish(address.clone(), &embeddings, &digest, &session.screen.progress("publish"))?;
     if arguments.json {
         return session.print_json(&json!({"state": published, "rows": rows, "gallery": digest}));
     }

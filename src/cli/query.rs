@@ -12,7 +12,7 @@ use super::asking::{Trained, judge, legible, thumbnail};
 use super::{Session, Variation, figures};
 #[cfg(feature = "cloud")]
 use crate::database::Table;
-use crate::embeddings::Embeddings;
+use crate::embeddings::{self, Embeddings};
 use crate::failure::Failure;
 use crate::files;
 use crate::finder::{Answer, Asked, Finder, Wish};
@@ -158,14 +158,16 @@ impl Arguments {
 
 impl Arguments {
     #[cfg(feature = "cloud")]
-    fn published(&self, address: &str, trained: &Trained) -> Result<Finder> {
+    /// With the digest of the file that it was published from.
+    fn published(&self, address: &str, trained: &Trained) -> Result<(Finder, String)> {
         let ef = self.approximate.as_ref().map(|_| self.ef.unwrap_or(crate::database::EF));
         let table = Table::open(self.table.at(address)?, ef)?;
-        Finder::of_table(table, &trained.model.digest, trained.model.calibration.clone())
+        let digest = table.about.gallery.clone();
+        Ok((Finder::of_table(table, &trained.model.digest, trained.model.calibration.clone())?, digest))
     }
 
     #[cfg(not(feature = "cloud"))]
-    fn published(&self, _: &str, _: &Trained) -> Result<Finder> {
+    fn published(&self, _: &str, _: &Trained) -> Result<(Finder, String)> {
         Err(Failure::Usage("this build reaches no database (cargo build --features cloud)".to_owned()).into())
     }
 
@@ -184,9 +186,11 @@ impl Gallery {
         let (mut folder, mut bad, mut graph) = (PathBuf::new(), Vec::new(), None);
         let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
         if let Some(address) = arguments.database() {
-            let finder = arguments.published(address, trained)?;
-            let folder = trained.pictures(project).unwrap_or_default();
-            return Ok(Self { finder, graph: None, folder, prepared: true, bad });
+            let (finder, digest) = arguments.published(address, trained)?;
+            // Paths of a gallery of the pipeline's are those of its pictures.
+            let prepared = files::digest(&trained.given.folder.join(embeddings::FILE)).is_ok_and(|own| own == digest);
+            let folder = if prepared { trained.pictures(project)? } else { folder };
+            return Ok(Self { finder, graph: None, folder, prepared, bad });
         }
         let embeddings = if let Some(path) = &arguments.gallery {
             let embeddings = Embeddings::read(path)?;

@@ -221,11 +221,17 @@ impl Source for Pipeline<'_> {
         project.must_be_as_laid(&network, model::FILE)?;
         let digest = project.must_be_as_laid(&given, embeddings::FILE)?;
         let trained = Trained::load(&project, self.of)?;
+        let own = digest.clone();
         let (finder, digest) = self.gallery(&project, &trained, digest)?;
+        let is_own = digest == own;
         let given = project.given(Gives::Pictures, None, near, ONE)?;
         let contents = project.contents(&given)?;
         let pictures = Pictures { folder: given.folder, contents, store: project.store.clone() };
         let mut shown = Shown::new(trained.model, finder, digest, pictures)?;
+        if !is_own {
+            // The report and its map are of other pictures.
+            return Ok(shown);
+        }
         match report(&project, trained.given.place).and_then(|(page, drawn)| Ok((page, shown.map(drawn)?))) {
             Ok((page, map)) => (shown.report, shown.map) = (Some(page.into()), map),
             Err(error) => tracing::debug!("no report is shown: {error:#}"),

@@ -78,7 +78,7 @@ impl Job<'_> {
         let vouched = |record: &Record| locked.is_none_or(|locked| locked.digest == record.digest);
         let mut anew = options.force && part.named && part.may_run;
         let found = match project.store.record(&key)? {
-            None if !anew => self.fetch(&key),
+            None if !anew => self.fetch(&key, None)?,
             found => found,
         };
         match found {
@@ -96,6 +96,7 @@ impl Job<'_> {
                     if options.check_determinism {
                         self.make_twice(&inputs, &document, &record)?;
                     }
+                    self.send(&record);
                     return Ok(Some(record));
                 }
                 Laying::Broken(why) => report.reasons.extend(why),
@@ -122,6 +123,7 @@ impl Job<'_> {
         if options.check_determinism {
             self.make_twice(&inputs, &document, &record)?;
         }
+        self.send(&record);
         Ok(Some(record))
     }
 
@@ -138,16 +140,30 @@ impl Job<'_> {
     }
 
     /// The result that another machine made, brought into the store.
-    fn fetch(&self, key: &str) -> Option<Record> {
-        let elsewhere = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run)?;
+    fn fetch(&self, key: &str, digest: Option<&str>) -> Result<Option<Record>> {
+        let Some(elsewhere) = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run) else {
+            return Ok(None);
+        };
         let instance = &self.project.manifest.instances[self.place].name;
-        elsewhere.fetch(&self.project.store, key, &self.screen.progress(instance))
+        let found = elsewhere.fetch(&self.project.store, key, digest, &self.screen.progress(instance));
+        // What was not brought because the run is to end is not missing.
+        interrupt::check()?;
+        Ok(found)
+    }
+
+    /// A result that has passed every check goes to other machines.
+    fn send(&self, record: &Record) {
+        let store = &self.project.store;
+        let elsewhere = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run);
+        if let (Some(elsewhere), Some(contents)) = (elsewhere, store.contents(&record.digest)) {
+            elsewhere.send(&store.blobs, record, contents);
+        }
     }
 
     /// Lays a stored result; what the store has lost of it may be elsewhere.
     fn take_or_fetch(&self, record: &Record) -> Result<Laying> {
         match self.take(record)? {
-            Laying::Broken(why) => match self.fetch(&record.key).filter(|found| found.digest == record.digest) {
+            Laying::Broken(why) => match self.fetch(&record.key, Some(&record.digest))? {
                 Some(found) => self.take(&found),
                 None => Ok(Laying::Broken(why)),
             },
@@ -202,9 +218,6 @@ impl Job<'_> {
                 report.reasons.extend(reasons.into_iter().filter(|reason| matches!(reason, Reason::KeptAside(_))));
             }
             Laying::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
-        }
-        if let (Some(elsewhere), Some(contents)) = (&self.options.elsewhere, store.contents(&record.digest)) {
-            elsewhere.send(&store.blobs, &record, contents);
         }
         let seconds = start.elapsed().as_secs_f64();
         let images = context.images();

@@ -109,6 +109,13 @@ writer.close()
 process.stdin.close()
 check("each batch comes back before the next is sent", turns == len(batches) and process.wait() == 0)
 
+# Whoever waits for an answer before it sends more is told at once.
+process = subprocess.Popen([*FILTER, "--strict"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+writer = pa.ipc.new_stream(process.stdin, mixed.schema)
+writer.write_batch(mixed)
+process.stdin.flush()
+check("with --strict it ends while its input is still open", process.wait(60) == 4)
+
 process = subprocess.Popen(FILTER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 process.stdout.close()
 try:

