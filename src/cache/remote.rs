@@ -1,5 +1,8 @@
 //! A cache in a bucket or a shared folder: results under `v1/ac/<key>`, contents under `v1/cas/<digest>`.
 
+mod address;
+mod said;
+
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::Path;
@@ -9,22 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::{StreamExt, TryStreamExt};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::{
-    ClientConfigKey, Error, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutMode, PutPayload, RetryConfig,
-    WriteMultipart,
-};
-use reqwest::Url;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
+use self::said::{in_short, secretless, shown};
 use super::elsewhere::{Elsewhere, Mode};
 use super::{Blobs, Contents, Record, Store};
-use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::{files, interrupt};
 
@@ -34,12 +29,6 @@ const AT_ONCE: usize = 32;
 const WHOLE: u64 = 5 << 20;
 /// Of the files on their way, what a larger one counts as: a slow line must get it through in time.
 const LARGE: (u64, u32) = (256 << 10, 8);
-/// Before a connection is given up: until it is there, without a byte, and in all.
-const CLIENT: [(ClientConfigKey, &str); 3] =
-    [(ClientConfigKey::ConnectTimeout, "5s"), (ClientConfigKey::ReadTimeout, "30s"), (ClientConfigKey::Timeout, "1h")];
-/// Further tries, and no more after so long.
-const RETRIES: usize = 3;
-const RETRY: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub struct Remote(Arc<Place>, Runtime);
@@ -100,19 +89,7 @@ impl Remote {
         let runtime = runtime.context("cannot start the remote cache")?;
         // Connections belong to the runtime.
         let inside = runtime.enter();
-        let opened = if remote.contains("://") {
-            let address = Url::parse(remote).map_err(|error| error.to_string());
-            let known = address.and_then(|address| match ObjectStoreScheme::parse(&address) {
-                Ok((scheme, prefix)) if is_known(&scheme) => Ok((address, scheme, prefix)),
-                _ => Err("an address starts with s3, gs, az, abfs or file; a folder has none of them".to_owned()),
-            });
-            let usage = |why| Failure::Usage(format!("the remote cache {}: {why}", shown(remote)));
-            let (address, scheme, prefix) = known.map_err(usage)?;
-            open(&address, &scheme, mode)
-                .map(|store| (store, if scheme == ObjectStoreScheme::Local { Key::default() } else { prefix }))
-        } else {
-            folder(&project.join(remote), mode).map(|store| (store, Key::default()))
-        };
+        let opened = address::open(remote, mode, project)?;
         drop(inside);
         let (store, prefix) = match opened {
             Ok(opened) => opened,
@@ -134,77 +111,6 @@ impl Remote {
         };
         Ok(Some(Self(Arc::new(place), runtime)))
     }
-}
-
-fn is_known(scheme: &ObjectStoreScheme) -> bool {
-    use ObjectStoreScheme::{AmazonS3, GoogleCloudStorage, Local, MicrosoftAzure};
-    matches!(scheme, Local | AmazonS3 | GoogleCloudStorage | MicrosoftAzure)
-}
-
-fn open(address: &Url, scheme: &ObjectStoreScheme, mode: Mode) -> Result<Box<dyn ObjectStore>> {
-    let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY, ..RetryConfig::default() };
-    Ok(match scheme {
-        ObjectStoreScheme::Local => {
-            let path = address.to_file_path().map_err(|()| anyhow!("this is no path of this machine"))?;
-            folder(&path, mode)?
-        }
-        ObjectStoreScheme::AmazonS3 => {
-            let mut builder = AmazonS3Builder::from_env().with_url(address.as_str()).with_retry(retry);
-            // Who names such an endpoint means it.
-            let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
-            let endpoint = endpoints.iter().find_map(|name| std::env::var(name).ok());
-            if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
-                builder = builder.with_allow_http(true);
-            }
-            let with =
-                |builder: AmazonS3Builder, (key, value)| builder.with_config(AmazonS3ConfigKey::Client(key), value);
-            Box::new(CLIENT.into_iter().fold(builder, with).build()?)
-        }
-        ObjectStoreScheme::GoogleCloudStorage => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_url(address.as_str()).with_retry(retry);
-            let with = |builder: GoogleCloudStorageBuilder, (key, value)| {
-                builder.with_config(GoogleConfigKey::Client(key), value)
-            };
-            Box::new(CLIENT.into_iter().fold(builder, with).build()?)
-        }
-        ObjectStoreScheme::MicrosoftAzure => {
-            let builder = MicrosoftAzureBuilder::from_env().with_url(address.as_str()).with_retry(retry);
-            let with =
-                |builder: MicrosoftAzureBuilder, (key, value)| builder.with_config(AzureConfigKey::Client(key), value);
-            Box::new(CLIENT.into_iter().fold(builder, with).build()?)
-        }
-        _ => return Err(anyhow!("there is no such kind of remote cache")),
-    })
-}
-
-fn folder(path: &Path, mode: Mode) -> Result<Box<dyn ObjectStore>> {
-    if mode == Mode::ReadWrite {
-        files::create_folder(path)?;
-    }
-    Ok(Box::new(LocalFileSystem::new_with_prefix(path)?.with_fsync(true)))
-}
-
-/// An address without what may be secret in it.
-fn shown(remote: &str) -> String {
-    match Url::parse(remote) {
-        Ok(mut address) if remote.contains("://") => {
-            // Both fail only where there can be none.
-            let _ = (address.set_username(""), address.set_password(None));
-            address.set_query(None);
-            address.to_string().trim_end_matches('/').to_owned()
-        }
-        // One that cannot be read may have its secrets anywhere.
-        _ => remote.split_once("://").map_or_else(|| remote.to_owned(), |(scheme, _)| format!("{scheme}://…")),
-    }
-}
-
-/// The same of a message: signatures of Azure's and presigned addresses stand after a question mark.
-fn secretless(message: &str) -> String {
-    let word = |word: &str| match word.split_once('?') {
-        Some((start, _)) if start.contains("://") => format!("{start}?…"),
-        _ => word.to_owned(),
-    };
-    message.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 impl Elsewhere for Remote {
@@ -467,47 +373,9 @@ fn is_below(path: &str) -> bool {
     !path.is_empty() && parts.all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
-/// Without the many layers of a client's errors, each of which repeats the next one.
-fn in_short(error: &Error) -> String {
-    match error {
-        Error::Unauthenticated { .. } => "the credentials are not accepted (401)".to_owned(),
-        Error::PermissionDenied { source, .. } => {
-            format!("the credentials do not allow it (403): {}", first_line(&source.to_string()))
-        }
-        error => {
-            let mut said = Vec::new();
-            let mut cause: Option<&dyn std::error::Error> = Some(error);
-            while let Some(error) = cause {
-                said.push(error.to_string());
-                cause = error.source();
-            }
-            // The innermost says why, the outermost what was tried.
-            let (first, last) = (said.first().cloned().unwrap_or_default(), said.last().cloned().unwrap_or_default());
-            if first.contains(&last) {
-                first_line(&first)
-            } else {
-                format!("{}: {}", first_line(&first), first_line(&last))
-            }
-        }
-    }
-}
-
-fn first_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_secret_is_shown() {
-        assert_eq!(shown("s3://bucket/prefix/"), "s3://bucket/prefix");
-        assert_eq!(shown("s3://me:secret@bucket/a?sig=secret"), "s3://bucket/a");
-        assert_eq!(shown("../shared"), "../shared");
-        let said = secretless("GET https://x.blob.core.windows.net/c/b?sv=1&sig=secret failed: really?");
-        assert_eq!(said, "GET https://x.blob.core.windows.net/c/b?… failed: really?");
-    }
 
     #[test]
     fn what_would_lie_elsewhere_is_refused() {
@@ -517,15 +385,6 @@ mod tests {
         assert!(is_below("cat/00001.png") && is_below("a b"));
         for path in ["", "/etc/x", "../x", "a/../../x", "./x"] {
             assert!(!is_below(path), "{path}");
-        }
-    }
-
-    #[test]
-    fn addresses_that_are_none_are_told() {
-        assert_eq!(shown("s3://me:secret@bucket:port/x"), "s3://…");
-        for address in ["ftp://host/x", "https://example.com/cache", "nonsense://", "s3://my bucket/x", "memory:///"] {
-            let error = Remote::open(address, Mode::ReadOnly, Path::new(".")).unwrap_err();
-            assert!(matches!(error.downcast_ref(), Some(Failure::Usage(_))), "{address}: {error}");
         }
     }
 }
