@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::calibration::{CLOSE, Calibration};
@@ -98,6 +98,14 @@ impl Finder {
         Ok(Self { embeddings: table.rows(model)?, vectors: Vectors::Database(Box::new(table)), calibration })
     }
 
+    fn here(&self) -> Option<&Gallery<'static>> {
+        match &self.vectors {
+            Vectors::Here(gallery) => Some(gallery),
+            #[cfg(feature = "cloud")]
+            Vectors::Database(_) => None,
+        }
+    }
+
     pub fn vector(&self, id: usize) -> Result<Cow<'_, [f32]>> {
         Ok(self.vectors(&[id])?.remove(0))
     }
@@ -179,12 +187,8 @@ impl Finder {
     /// Sets of pictures that are at most `reach` from the first of them by id, each picture in one set at most. With
     /// `between`, the first of each is one of the ids before it, and the others are not.
     pub fn copies(&self, reach: f32, between: Option<usize>) -> Result<Vec<Vec<Neighbour>>> {
-        let gallery = match &self.vectors {
-            Vectors::Here(gallery) => gallery,
-            #[cfg(feature = "cloud")]
-            Vectors::Database(_) => anyhow::bail!("copies are sought among vectors that are here"),
-        };
-        let (own, all) = (gallery, gallery.len());
+        let own = self.here().context("copies are sought among vectors that are here")?;
+        let all = own.len();
         let seconds = between.map(|first| (first..all).flat_map(|id| own.row(id)).copied().collect::<Vec<f32>>());
         let seconds = seconds.map(|rows| Gallery::of_rows(self.embeddings.dimension, rows)).transpose()?;
         let (gallery, offset) = (seconds.as_ref().unwrap_or(own), between.unwrap_or(0));
