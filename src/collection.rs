@@ -73,11 +73,10 @@ pub fn find(sources: &[PathBuf]) -> Result<Search> {
             continue;
         }
         let hidden = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-        for entry in WalkDir::new(source)
-            .sort_by_file_name()
-            .into_iter()
-            .filter_entry(|entry| entry.depth() == 0 || !hidden(entry))
-        {
+        // In one order on every machine; of a file with several names one that is no link comes first.
+        let order = |entry: &walkdir::DirEntry| (entry.path_is_symlink(), entry.file_name().to_owned());
+        let all = WalkDir::new(source).sort_by_key(order).into_iter();
+        for entry in all.filter_entry(|entry| entry.depth() == 0 || !hidden(entry)) {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {

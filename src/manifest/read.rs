@@ -312,8 +312,12 @@ impl Reader<'_> {
     ) -> Checked<Box<dyn AnyStage>> {
         let fallback = |error: anyhow::Error| ManifestError::new(error.to_string(), None);
         let defaults = (kind.defaults)().map_err(fallback)?;
-        let known: Vec<&str> =
+        let schema = (kind.schema)().to_value();
+        let mut known: Vec<&str> =
             defaults.as_mapping().into_iter().flatten().filter_map(|(key, _)| key.as_str()).collect();
+        // Those that stand in a key only where they are given.
+        let all = schema["properties"].as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+        known.extend(all.filter(|key| defaults.get(key).is_none()));
         if let Some((key, (_, origin))) = settings.iter().find(|(key, _)| !known.contains(&key.as_str())) {
             let error = self.error_at(format!("stage `{}` has no parameter `{key}`", kind.name), origin, Side::Key);
             return Err(error.help(did_you_mean(key, known)));
