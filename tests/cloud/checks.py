@@ -18,10 +18,11 @@ def enter(name, *packages):
     if Path(sys.prefix) == folder:
         return
     python, done = folder / "bin" / "python", folder / "installed"
-    if not done.exists():
+    wanted = " ".join(packages)
+    if not done.exists() or done.read_text() != wanted:
         venv.create(folder, with_pip=True, clear=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
-        done.touch()
+        done.write_text(wanted)
     os.execv(python, [str(python), *sys.argv])
 
 
