@@ -199,7 +199,22 @@ impl Place {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(what.as_ref())
     }
 
+    /// What of it is not as it should be is sent anew where this machine may.
     async fn fetch(&self, store: &Store, key: &str, wanted: Option<&str>, progress: &Progress) -> Result<Record, Miss> {
+        let fetched = self.fetch_whole(store, key, wanted, progress).await;
+        if matches!(fetched, Err(Miss::Refused(_))) {
+            self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(self.result(key).to_string());
+        }
+        fetched
+    }
+
+    async fn fetch_whole(
+        &self,
+        store: &Store,
+        key: &str,
+        wanted: Option<&str>,
+        progress: &Progress,
+    ) -> Result<Record, Miss> {
         let place = self.result(key);
         let bytes = self.store.get(&place).await?.bytes().await?;
         let record: Record = serde_json::from_slice(&bytes)
