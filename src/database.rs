@@ -81,8 +81,7 @@ const COMMENT: &str = "SELECT to_regclass($1)::oid, obj_description(to_regclass(
 ///
 /// # Errors
 /// If the server cannot be reached or refuses; the table is then as it was.
-pub fn publish(address: Address, embeddings: &Embeddings, gallery: &str, progress: &Progress) -> Result<Published> {
-    let mut address = address;
+pub fn publish(mut address: Address, embeddings: &Embeddings, gallery: &str, progress: &Progress) -> Result<Published> {
     let mut client = address.connect()?;
     let told = |error: postgres::Error| anyhow!("{address}: {}", said(&error));
     let mut work = client.transaction().map_err(told)?;

@@ -191,8 +191,12 @@ impl Place {
     }
 
     fn refuse(&self, what: &Key, why: &str) -> Miss {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_string());
+        self.distrust(what);
         Miss::Refused(anyhow!("{what} in the remote cache {} is refused: {why}", self.name))
+    }
+
+    fn distrust(&self, what: &Key) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_string());
     }
 
     fn is_refused(&self, what: &Key) -> bool {
@@ -203,7 +207,7 @@ impl Place {
     async fn fetch(&self, store: &Store, key: &str, wanted: Option<&str>, progress: &Progress) -> Result<Record, Miss> {
         let fetched = self.fetch_whole(store, key, wanted, progress).await;
         if matches!(fetched, Err(Miss::Refused(_))) {
-            self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(self.result(key).to_string());
+            self.distrust(&self.result(key));
         }
         fetched
     }

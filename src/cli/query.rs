@@ -157,8 +157,8 @@ impl Arguments {
 }
 
 impl Arguments {
-    #[cfg(feature = "cloud")]
     /// With the digest of the file that it was published from.
+    #[cfg(feature = "cloud")]
     fn published(&self, address: &str, trained: &Trained) -> Result<(Finder, String)> {
         let ef = self.approximate.as_ref().map(|_| self.ef.unwrap_or(crate::database::EF));
         let table = Table::open(self.table.at(address)?, ef)?;

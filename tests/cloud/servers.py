@@ -84,7 +84,6 @@ class Weed(Server):
         self.url = f"http://127.0.0.1:{self.ports['s3.port']}"
 
     def is_ready(self):
-        import boto3
         try:
             # S3 answers before there is a volume to write to.
             with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['master.port']}/dir/status", timeout=2) as answer:
