@@ -23,8 +23,10 @@ const FEW: usize = 8;
 const BLOCK: usize = 128;
 /// Rows that a thread measures directly at a time.
 const ROWS_AT_ONCE: usize = 2048;
-/// Queries answered before the next ones are drawn from a stream.
+/// Queries answered before the next ones are drawn from a stream …
 const AT_ONCE: usize = 4096;
+/// … and neighbours asked for: where each query has thousands, they take some hundred megabytes together.
+const NEIGHBOURS_AT_ONCE: usize = 1 << 21;
 
 /// The vectors that are searched, each under its id.
 pub struct Gallery<'a> {
@@ -135,8 +137,8 @@ impl<'a> Gallery<'a> {
         Ok(self.nearest_of(query, places))
     }
 
-    /// [`Gallery::search`] for any number of queries: `visit` sees the answers in order, and only some thousand queries
-    /// are held at a time.
+    /// [`Gallery::search`] for any number of queries: `visit` sees the answers in order, and only some of them are held
+    /// at a time.
     pub fn stream<'q>(
         &self,
         queries: impl IntoIterator<Item = Query<'q>>,
@@ -145,7 +147,14 @@ impl<'a> Gallery<'a> {
         let mut queries = queries.into_iter();
         let mut place = 0;
         loop {
-            let some: Vec<Query> = queries.by_ref().take(AT_ONCE).collect();
+            let (mut some, mut neighbours) = (Vec::new(), 0);
+            while some.len() < AT_ONCE
+                && neighbours < NEIGHBOURS_AT_ONCE
+                && let Some(query) = queries.next()
+            {
+                neighbours += query.most.min(self.len());
+                some.push(query);
+            }
             if some.is_empty() {
                 return Ok(());
             }

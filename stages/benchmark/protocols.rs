@@ -178,7 +178,7 @@ fn answers(question: Question, embeddings: &Embeddings, test: &[usize], among: &
     let mut confusion = Confusion::new(&classes(embeddings));
     let mut appeared = vec![hubness::Appeared::default(); embeddings.len()];
     let gallery = Gallery::of_some(embeddings.dimension, &embeddings.values, among.to_vec())?;
-    gallery.stream(asked, |place, mut neighbours| {
+    gallery.stream(asked, |place, neighbours| {
         let (query, label) = (queries[place], embeddings.labels[queries[place]]);
         let ranking = Ranking {
             label,
@@ -192,8 +192,8 @@ fn answers(question: Question, embeddings: &Embeddings, test: &[usize], among: &
         for neighbour in neighbours.iter().take(hubness::K) {
             appeared[neighbour.id].count(embeddings.labels[neighbour.id] == label);
         }
-        neighbours.truncate(NEIGHBOURS);
-        nearest.push(neighbours);
+        // Cut short, it would keep the memory of all that it had.
+        nearest.push(neighbours[..neighbours.len().min(NEIGHBOURS)].to_vec());
         Ok(())
     })?;
     let among = among.to_vec();
