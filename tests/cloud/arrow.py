@@ -132,9 +132,9 @@ def memory(pid):
     return int(lines["VmRSS"].split()[0]) / 1024, int(lines["VmHWM"].split()[0]) / 1024
 
 
-# Many rows: memory after half of them, and at the most. The allocator keeps pieces of some fifteen batches before it finds
+# Many rows: memory after a quarter of them, and at the most. The allocator keeps pieces of some fifteen batches before it finds
 # a place for each among those that were freed: small ones, so that this is over by then.
-EACH = 250
+EACH = 100
 each = batch(list(range(EACH)), list(itertools.islice(itertools.cycle(images), EACH)))
 process = subprocess.Popen(FILTER, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -152,12 +152,12 @@ rows, early = 0, None
 for found in pa.ipc.open_stream(process.stdout):
     rows += found.num_rows
     resident, most = memory(process.pid)
-    if early is None and rows >= ROWS // 2:
+    if early is None and rows >= ROWS // 4:
         early = most
 seconds = time.monotonic() - start
 feeding.join()
 check(f"{rows} rows in constant memory", process.wait() == 0 and rows == ROWS // EACH * EACH and most < 1.1 * early + 16,
-      f"{early:.0f} MiB after half of them, {most:.0f} MiB at the most")
+      f"{early:.0f} MiB after a quarter, {most:.0f} MiB at the most")
 print(json.dumps({"what": "arrow filter", "rows": rows, "images_per_second": round(rows / seconds),
                   "peak_mib": round(most), "cores": os.cpu_count()}))
 checks.finish()
