@@ -6,6 +6,7 @@
 //! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
 //! | `place`, `index`, `signature` | laying files where people look; how they looked when they were known to be right |
 //! | `elsewhere`, `remote` | results that other machines share; in a bucket or a folder |
+//! | `sealed`, `work` | the cache's own files with their checksums; folders to work in |
 //! | `items` | what a stage made of each single item |
 //! | `seen` | files outside the store, and facts worked out once |
 //! | `verify`, `gc` | finding damage; making room |
@@ -21,10 +22,12 @@ mod place;
 mod reason;
 #[cfg(feature = "cloud")]
 mod remote;
+mod sealed;
 mod seen;
 mod signature;
 mod store;
 mod verify;
+mod work;
 
 pub use blobs::Blobs;
 pub use contents::{Changes, Contents, File};
@@ -36,6 +39,8 @@ pub use place::{Laid, Laying, Look, Place};
 pub use reason::{Fault, Reason};
 #[cfg(feature = "cloud")]
 pub use remote::Remote;
+pub use sealed::Found;
+pub use sealed::is_below;
 pub use seen::Seen;
 pub use store::{Finished, Record, Store};
-pub use verify::Damage;
+pub use verify::{Damage, read_kept, write_kept};

@@ -46,7 +46,19 @@ impl Block {
     }
 }
 
+impl Calibration {
+    /// Whether it is one that [`Curve::fit`] could have given.
+    pub fn is_sound(&self) -> bool {
+        self.learned.is_sound() && self.unseen.is_sound()
+    }
+}
+
 impl Curve {
+    fn is_sound(&self) -> bool {
+        let within = self.0.iter().all(|(distance, chance)| distance.is_finite() && (0.0..=1.0).contains(chance));
+        within && self.0.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 >= pair[1].1)
+    }
+
     /// Isotonic regression by pooling adjacent violators (Ayer et al. 1955) over pairs of (distance, same class) in
     /// groups: `near` ones, of nearest neighbours, in groups of equal size; beyond them any others, `far`, in groups each
     /// twice the size of the one before, so that no picture unlike all others is taken for a near one.
@@ -150,6 +162,7 @@ mod tests {
             far in prop::collection::vec((0.0f32..2.0, any::<bool>()), 0..400),
         ) {
             let curve = Curve::fit(near, far);
+            prop_assert!(curve.is_sound());
             let chances: Vec<f64> = (0..=40).map(|i| curve.chance(i as f32 * 0.05)).collect();
             prop_assert!(chances.windows(2).all(|pair| pair[1] <= pair[0]), "{chances:?}");
             prop_assert!(chances.iter().all(|chance| (0.0..1.0).contains(chance)));

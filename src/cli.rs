@@ -11,6 +11,7 @@ mod gc;
 mod hash;
 mod lock;
 mod metrics;
+mod output;
 #[cfg(feature = "cloud")]
 mod publish;
 mod query;
@@ -24,20 +25,25 @@ mod status;
 mod stored;
 mod verify;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use tracing_subscriber::fmt::format::debug_fn;
 
+use crate::embeddings;
 use crate::failure::{Failure, exit_status};
+use crate::images;
 use crate::interrupt;
 use crate::manifest::Manifest;
 use crate::nn;
 use crate::pipeline::Project;
 use crate::progress::Screen;
 use crate::stage::Kind;
+use crate::text::legible;
+use crate::worker;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -135,20 +141,26 @@ impl Session {
     }
 
     fn print_json(&self, value: &impl serde::Serialize) -> Result<()> {
-        self.screen.print(&serde_json::to_string(value)?);
+        self.screen.print_json(&serde_json::to_string(value)?);
         Ok(())
     }
 }
 
 /// The whole program, with the stages it is made of.
 pub fn main(kinds: &'static [Kind]) -> ExitCode {
+    if let Some(done) = worker::run_if_asked(&[&images::DECODING, &embeddings::READING, &worker::PROBE]) {
+        return done;
+    }
+    worker::start_from_this_program();
     let cli = Cli::parse();
     match run_command(cli, kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // `status --check` has said all it has to say on stdout, and a server is ended, not wrong.
             if !matches!(error.downcast_ref(), Some(Failure::Pending | Failure::Ended(_))) {
-                eprintln!("{} {error:#}", emphasis("error:"));
+                let why = legible(&format!("{error:#}"));
+                // Where nobody can be told, the exit status still says it.
+                drop(writeln!(std::io::stderr(), "{} {why}", emphasis("error:")));
             }
             ExitCode::from(exit_status(&error))
         }
@@ -200,7 +212,7 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
 fn completions(session: &Session, shell: clap_complete::Shell) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "similiai", &mut script);
-    session.screen.print(String::from_utf8(script).context("the script is not UTF-8")?.trim_end());
+    session.screen.print_exactly(String::from_utf8(script).context("the script is not UTF-8")?.trim_end());
     Ok(())
 }
 
@@ -217,6 +229,11 @@ fn start_logging(cli: &Cli, screen: &Screen) {
         .with_ansi(colored(std::io::stderr().is_terminal()))
         .with_target(false)
         .without_time()
+        .log_internal_errors(false)
+        .fmt_fields(debug_fn(|writer, field, value| {
+            let text = legible(&format!("{value:?}"));
+            if field.name() == "message" { write!(writer, "{text}") } else { write!(writer, "{field}={text} ") }
+        }))
         .init();
 }
 

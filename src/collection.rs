@@ -3,6 +3,7 @@
 mod shards;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ pub use shards::{Shard, join};
 use crate::cache::{Made, Seen, Store, Table};
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
-use crate::images::{decode, is_picture, read_picture};
+use crate::images::{PassedOver, Unreadable, Wanted, Why, decode_for, is_picture, read_picture};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::{files, interrupt};
@@ -26,7 +27,7 @@ const BATCH: usize = 64;
 /// What is embedded is kept so often, should the program be ended.
 const KEPT_EVERY: Duration = Duration::from_secs(10);
 /// Raise it whenever a picture is decoded, prepared or embedded otherwise than before.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A picture file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,58 +44,95 @@ pub struct Found {
 pub struct Search {
     /// By path, each file once, however often it was named or linked.
     pub found: Vec<Found>,
-    /// What cannot be looked at, each with the reason.
+    /// What should be read and cannot be, each with the reason.
     pub bad: Vec<String>,
+    /// What is no picture that is read here.
+    pub passed_over: PassedOver,
 }
 
-/// Every file named, and all pictures below every folder named. What hides is passed over.
+/// Every file named, and all pictures below every folder named. What hides is left alone.
 ///
 /// # Errors
-/// If a name is that of nothing.
+/// If names are those of nothing.
 pub fn find(sources: &[PathBuf]) -> Result<Search> {
-    let (mut files, mut bad): (BTreeMap<PathBuf, Found>, _) = Default::default();
-    let mut add = |path: &Path, class: &str, bad: &mut Vec<String>| {
-        let Some(name) = path.to_str() else {
-            bad.push(format!("{} has a name that is not valid Unicode", path.display()));
-            return;
-        };
-        let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let found = files.entry(file).or_insert_with(|| Found { path: name.to_owned(), class: class.to_owned() });
-        if found.class.is_empty() {
-            class.clone_into(&mut found.class);
+    let absent = |source: &&PathBuf| matches!(source.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
+    let absent: Vec<String> = sources.iter().filter(absent).map(|source| source.display().to_string()).collect();
+    if !absent.is_empty() {
+        return Err(Failure::Usage(format!("there is no file or folder {}", absent.join(", nor "))).into());
+    }
+    let mut finder = Finder::default();
+    sources.iter().for_each(|source| finder.source(source));
+    let mut found: Vec<Found> = finder.files.into_values().collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Search { found, bad: finder.bad, passed_over: finder.passed_over })
+}
+
+#[derive(Default)]
+struct Finder {
+    /// By where they really lie.
+    files: BTreeMap<PathBuf, Found>,
+    bad: Vec<String>,
+    passed_over: PassedOver,
+}
+
+impl Finder {
+    fn source(&mut self, source: &Path) {
+        match source.metadata() {
+            Err(error) => self.bad.push(format!("cannot read {}: {error}", source.display())),
+            Ok(metadata) if metadata.is_dir() => self.folder(source),
+            Ok(metadata) if metadata.is_file() => self.add(source, ""),
+            Ok(_) => self.bad.push(format!("{}: {}", source.display(), Why::Special)),
         }
-    };
-    for source in sources {
-        if !source.exists() {
-            return Err(Failure::Usage(format!("there is no file or folder {}", source.display())).into());
-        }
-        if source.is_file() {
-            add(source, "", &mut bad);
-            continue;
-        }
+    }
+
+    fn folder(&mut self, folder: &Path) {
         let hidden = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
         // In one order on every machine; of a file with several names one that is no link comes first.
         let order = |entry: &walkdir::DirEntry| (entry.path_is_symlink(), entry.file_name().to_owned());
-        let all = WalkDir::new(source).sort_by_key(order).into_iter();
+        let all = WalkDir::new(folder).sort_by_key(order).into_iter();
         for entry in all.filter_entry(|entry| entry.depth() == 0 || !hidden(entry)) {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    bad.push(format!("{error}"));
+                    self.bad.push(format!("{error}"));
                     continue;
                 }
             };
+            let path = entry.path();
             // A link to a picture is one too; a link to a folder might lead round in a circle.
-            if !is_picture(entry.path()) || !entry.path().is_file() {
-                continue;
+            let kind = match entry.path_is_symlink() {
+                true => path.metadata().map(|metadata| metadata.file_type()),
+                false => Ok(entry.file_type()),
+            };
+            match kind {
+                Err(error) if is_picture(path) => self.bad.push(format!("cannot read {}: {error}", path.display())),
+                Err(_) => self.passed_over.add(path, Why::of_name(path)),
+                Ok(kind) if kind.is_dir() && entry.path_is_symlink() && entry.depth() > 0 => {
+                    self.passed_over.add(path, Why::LinkedFolder);
+                }
+                Ok(kind) if kind.is_dir() => {}
+                Ok(_) if !is_picture(path) => self.passed_over.add(path, Why::of_name(path)),
+                Ok(kind) if !kind.is_file() => self.passed_over.add(path, Why::Special),
+                // Whether it can be read is seen when it is.
+                Ok(_) => {
+                    let class = path.parent().filter(|_| entry.depth() > 1).and_then(Path::file_name);
+                    self.add(path, class.and_then(|class| class.to_str()).unwrap_or_default());
+                }
             }
-            let class = entry.path().parent().filter(|_| entry.depth() > 1).and_then(Path::file_name);
-            add(entry.path(), class.and_then(|class| class.to_str()).unwrap_or_default(), &mut bad);
         }
     }
-    let mut found: Vec<Found> = files.into_values().collect();
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Search { found, bad })
+
+    fn add(&mut self, path: &Path, class: &str) {
+        let Some(name) = path.to_str() else {
+            self.bad.push(format!("{}: {}", path.display(), Why::NotUnicode));
+            return;
+        };
+        let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let found = self.files.entry(file).or_insert_with(|| Found { path: name.to_owned(), class: class.to_owned() });
+        if found.class.is_empty() {
+            class.clone_into(&mut found.class);
+        }
+    }
 }
 
 /// Pictures with their embeddings.
@@ -103,13 +141,15 @@ pub struct Collection {
     pub embeddings: Embeddings,
     /// Pictures that cannot be read, each with the reason.
     pub bad: Vec<String>,
+    /// What is no picture that is read here.
+    pub passed_over: PassedOver,
     /// How many of the others had to be embedded now.
     pub made: usize,
 }
 
 /// Embeds pictures. What `memory` has, by content, is taken from there.
 pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Progress) -> Result<Collection> {
-    let Search { found, mut bad } = search;
+    let Search { found, mut bad, passed_over } = search;
     let bar = progress.bar("pictures", found.len() as u64);
     let known = found.par_iter().map(|picture| {
         interrupt::check()?;
@@ -138,6 +178,7 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
                             images.push(image);
                         }
                     }
+                    Err(error) if is_no_fault_of_it(&error) => return Err(error),
                     Err(error) => bad.push(format!("{error:#}")),
                 }
             }
@@ -169,7 +210,12 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
         values: rows.into_iter().flatten().flatten().collect(),
         facts: model.facts()?,
     };
-    Ok(Collection { embeddings, bad, made })
+    Ok(Collection { embeddings, bad, passed_over, made })
+}
+
+/// Whether no other picture can be read either.
+pub fn is_no_fault_of_it(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Unreadable::NoDecoder(_)))
 }
 
 /// The place of each name among those there are, sorted; -1 where it is empty.
@@ -188,10 +234,10 @@ pub struct Memory {
 
 impl Memory {
     /// Beside what `store` has of the pipeline.
-    pub fn open(store: &Store, model: &Model) -> Self {
+    pub fn open(store: &Store, model: &Model) -> Result<Self> {
         let folder = store.of_people();
         let way = blake3::hash(format!("{VERSION} {}", model.digest).as_bytes()).to_hex();
-        Self { seen: Seen::new(&folder), table: Table::read(&folder, &way), folder }
+        Ok(Self { seen: Seen::new(&folder), table: Table::read(&folder, &way)?, folder })
     }
 
     /// The digest of a picture, and the picture as `model` wants it where its embedding is not known.
@@ -201,7 +247,8 @@ impl Memory {
         if self.get(&digest).is_some() {
             return Ok((digest, None));
         }
-        Ok((digest, Some(model.prepare(&decode(&bytes, path)?))))
+        let wanted = Wanted { preparation: Some(model.configuration.preparation.clone()), ..Wanted::default() };
+        Ok((digest, decode_for(&bytes, path, &wanted)?.prepared))
     }
 
     fn get(&self, picture: &blake3::Hash) -> Option<Vec<f32>> {

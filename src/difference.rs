@@ -161,7 +161,7 @@ mod tests {
     fn names_the_place_in_each_kind_of_file() {
         let table = how("e.parquet", |path, value| {
             let row = |i| Row { path: format!("{i}"), label: i, label_name: "a".into(), split: "train".into() };
-            let mut writer = Writer::create(path, 2, Default::default()).unwrap();
+            let mut writer = Writer::new(fs::File::create(path).unwrap(), 2, Default::default()).unwrap();
             writer.write(&[row(0), row(1)], vec![0.0, 0.0, 0.5, value]).unwrap();
             writer.finish().unwrap();
         });

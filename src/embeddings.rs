@@ -1,19 +1,22 @@
 //! The Parquet file of embeddings: schema, writing by batches, reading.
 
+mod reading;
+
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use arrow::array::{Array, ArrayRef, FixedSizeListArray, Float32Array, Int32Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Int32Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
+
+pub use reading::TASK as READING;
 
 use crate::listing::Split;
 use crate::{damaged, files};
@@ -67,16 +70,16 @@ impl From<&Split> for Row {
 }
 
 /// Writes rows by id; ids count from 0 in the order of writing.
-pub struct Writer {
-    writer: ArrowWriter<File>,
+pub struct Writer<W: Write + Send> {
+    writer: ArrowWriter<W>,
     schema: Arc<Schema>,
     dimension: usize,
     next: i32,
 }
 
-impl Writer {
-    /// `facts` go into the file's footer.
-    pub fn create(path: &Path, dimension: usize, facts: BTreeMap<String, String>) -> Result<Self> {
+impl<W: Write + Send> Writer<W> {
+    /// Into `file`; `facts` go into its footer.
+    pub fn new(file: W, dimension: usize, facts: BTreeMap<String, String>) -> Result<Self> {
         let floats = ColumnPath::from(vec![EMBEDDING.to_owned(), "list".to_owned(), "element".to_owned()]);
         let facts = facts.into_iter().map(|(key, value)| KeyValue::new(key, value)).collect();
         let properties = WriterProperties::builder()
@@ -87,8 +90,8 @@ impl Writer {
             .set_key_value_metadata(Some(facts))
             .build();
         let schema = Arc::new(schema(dimension));
-        let writer = ArrowWriter::try_new(files::create(path)?, schema.clone(), Some(properties));
-        let writer = writer.with_context(|| format!("cannot write {}", path.display()))?;
+        let writer = ArrowWriter::try_new(file, schema.clone(), Some(properties));
+        let writer = writer.context("cannot write the embeddings")?;
         Ok(Self { writer, schema, dimension, next: 0 })
     }
 
@@ -112,9 +115,9 @@ impl Writer {
         self.writer.write(&batch).context("cannot write the embeddings")
     }
 
-    pub fn finish(self) -> Result<()> {
-        self.writer.close().context("cannot write the embeddings")?;
-        Ok(())
+    /// The file, with all of it written.
+    pub fn finish(self) -> Result<W> {
+        self.writer.into_inner().context("cannot write the embeddings")
     }
 }
 
@@ -150,23 +153,21 @@ impl Embeddings {
         self.values.extend(others.values);
     }
 
-    /// Writes a file that takes the place of `path` once it is whole.
-    pub fn write(self, path: &Path) -> Result<()> {
+    /// Writes all of it to the file at `path`.
+    pub fn write(&self, path: &Path) -> Result<()> {
         let row = |id: usize| Row {
             path: self.paths[id].clone(),
             label: self.labels[id],
             label_name: self.label_names[id].clone(),
             split: self.splits[id].clone(),
         };
-        files::replace(path, |path| {
-            let mut writer = Writer::create(path, self.dimension, self.facts.clone())?;
-            let ids: Vec<usize> = (0..self.len()).collect();
-            for ids in ids.chunks(ROWS) {
-                let rows: Vec<Row> = ids.iter().map(|id| row(*id)).collect();
-                writer.write(&rows, ids.iter().flat_map(|id| self.row(*id)).copied().collect())?;
-            }
-            writer.finish()
-        })
+        let mut writer = Writer::new(files::create(path)?, self.dimension, self.facts.clone())?;
+        let ids: Vec<usize> = (0..self.len()).collect();
+        for ids in ids.chunks(ROWS) {
+            let rows: Vec<Row> = ids.iter().map(|id| row(*id)).collect();
+            writer.write(&rows, ids.iter().flat_map(|id| self.row(*id)).copied().collect())?;
+        }
+        writer.finish().map(drop)
     }
 
     /// Refuses embeddings of another model than the one with the digest `model`; `mend` says what to run.
@@ -175,49 +176,28 @@ impl Embeddings {
         if made_by == model {
             return Ok(());
         }
+        if made_by.is_empty() {
+            return Err(damaged!(
+                "{name} does not say which model made it: its footer has lost `{MODEL}`; if the model here made it, write \
+                 that again: `COPY … (FORMAT parquet, KV_METADATA {{'{MODEL}': '{model}'}})` in DuckDB, \
+                 `table.replace_schema_metadata({{'{MODEL}': '{model}'}})` in pyarrow; otherwise, {mend}"
+            ));
+        }
         let (has, wants) = (made_by.get(..12).unwrap_or("none"), model.get(..12).unwrap_or(model));
         Err(damaged!("{name} was made by another model ({has}…) than the one that is here ({wants}…); {mend}"))
     }
 
+    /// Refuses embeddings of another length than `dimension`.
+    pub fn must_have(&self, dimension: usize, name: &str) -> Result<()> {
+        match self.dimension {
+            0 => Ok(()),
+            own if own == dimension => Ok(()),
+            own => Err(damaged!("{name} has embeddings of {own} values, and those of the model here have {dimension}")),
+        }
+    }
+
     pub fn row(&self, id: usize) -> &[f32] {
         &self.values[id * self.dimension..(id + 1) * self.dimension]
-    }
-
-    pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let wrong = |what: String| damaged!("{}: {what}", path.display());
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| wrong(error.to_string()))?;
-        let mut all = Self::default();
-        let facts = builder.metadata().file_metadata().key_value_metadata();
-        for fact in facts.into_iter().flatten().filter(|fact| !fact.key.starts_with("ARROW:")) {
-            all.facts.insert(fact.key.clone(), fact.value.clone().unwrap_or_default());
-        }
-        for batch in builder.build().map_err(|error| wrong(error.to_string()))? {
-            let batch = batch.map_err(|error| wrong(error.to_string()))?;
-            all.append_batch(&batch)
-                .ok_or_else(|| wrong("its columns are not those of an embeddings file".to_owned()))?;
-        }
-        Ok(all)
-    }
-
-    fn append_batch(&mut self, batch: &RecordBatch) -> Option<()> {
-        let text = |name: &str| -> Option<Vec<String>> {
-            let column = batch.column_by_name(name)?.as_any().downcast_ref::<StringArray>()?;
-            column.iter().map(|text| text.map(str::to_owned)).collect()
-        };
-        let whole = |name: &str| batch.column_by_name(name)?.as_any().downcast_ref::<Int32Array>();
-        let lists = batch.column_by_name(EMBEDDING)?.as_any().downcast_ref::<FixedSizeListArray>()?;
-        let floats = lists.values().as_any().downcast_ref::<Float32Array>()?;
-        if !whole("id")?.values().iter().copied().eq(self.len() as i32..(self.len() + batch.num_rows()) as i32) {
-            return None;
-        }
-        self.dimension = lists.value_length() as usize;
-        self.paths.extend(text("path")?);
-        self.labels.extend(whole("label")?.values());
-        self.label_names.extend(text("label_name")?);
-        self.splits.extend(text("split")?);
-        self.values.extend(floats.values());
-        Some(())
     }
 }
 
@@ -231,14 +211,69 @@ mod tests {
         let path = folder.path().join("e.parquet");
         let row =
             |i: i32| Row { path: format!("a/{i}.png"), label: i % 2, label_name: "a".into(), split: "train".into() };
-        let mut writer = Writer::create(&path, 2, [("seed".to_owned(), "7".to_owned())].into())?;
+        let mut writer = Writer::new(files::create(&path)?, 2, [("seed".to_owned(), "7".to_owned())].into())?;
         writer.write(&[row(0), row(1)], vec![0.0, 1.0, 2.0, 3.0])?;
         writer.write(&[row(2)], vec![4.0, 5.0])?;
         writer.finish()?;
         let read = Embeddings::read(&path)?;
         assert!(schema(2).fields().iter().map(|field| field.name().as_str()).eq(COLUMNS.map(|column| column.0)));
         assert_eq!((read.len(), read.dimension, read.row(2)), (3, 2, &[4.0, 5.0][..]));
-        assert_eq!((read.labels, read.splits[0].as_str(), read.facts["seed"].as_str()), (vec![0, 1, 0], "train", "7"));
+        assert_eq!(
+            (&read.labels, read.splits[0].as_str(), read.facts["seed"].as_str()),
+            (&vec![0, 1, 0], "train", "7")
+        );
+        let foreign = Embeddings::read_foreign(&path)?;
+        assert_eq!((foreign.paths, foreign.values, foreign.facts), (read.paths, read.values, read.facts));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_number_or_no_list_of_one_length_is_refused() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("e.parquet");
+        let message = |rows: Vec<Option<Vec<Option<f32>>>>| -> Result<String> {
+            let paths = StringArray::from_iter_values((0..rows.len()).map(|row| row.to_string()));
+            let lists = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Float32Type, _, _>(rows);
+            let kinds = vec![
+                Field::new("path", DataType::Utf8, false),
+                Field::new(EMBEDDING, DataType::List(Arc::new(Field::new_list_field(DataType::Float32, true))), true),
+            ];
+            let schema = Arc::new(Schema::new(kinds));
+            let batch = RecordBatch::try_new(schema.clone(), vec![Arc::new(paths), Arc::new(lists)])?;
+            let mut writer = ArrowWriter::try_new(files::create(&path)?, schema, None)?;
+            writer.write(&batch)?;
+            writer.close()?;
+            let read = Embeddings::read_foreign(&path);
+            Ok(read.map_or_else(|error| error.to_string(), |all| format!("{:?}", all.values)))
+        };
+        assert_eq!(message(vec![Some(vec![Some(1.0), Some(2.0)])])?, "[1.0, 2.0]");
+        for (rows, said) in [
+            (vec![Some(vec![Some(1.0)]), Some(vec![Some(1.0), Some(2.0)])], "row 1 has an embedding of 2 values"),
+            (vec![Some(vec![Some(f32::NAN)])], "no finite number"),
+            (vec![Some(vec![None])], "no finite number"),
+            (vec![None], "row 0 has no embedding"),
+            (vec![Some(vec![])], "of 0 values"),
+        ] {
+            let message = message(rows)?;
+            assert!(message.contains(said), "{message}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn damage_is_an_error_and_no_panic() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("e.parquet");
+        let row = |i: i32| Row { path: format!("a/{i}.png"), label: 0, label_name: "a".into(), split: String::new() };
+        let mut writer = Writer::new(files::create(&path)?, 2, Default::default())?;
+        writer.write(&[row(0), row(1)], vec![0.0, 1.0, 2.0, 3.0])?;
+        writer.finish()?;
+        let good = files::read(&path)?;
+        for length in [0, 4, 12, good.len() / 2, good.len() - 1] {
+            files::write(&path, &good[..length])?;
+            let error = Embeddings::read(&path).unwrap_err();
+            assert!(error.is::<crate::failure::Failure>(), "{error}");
+        }
         Ok(())
     }
 }

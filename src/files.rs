@@ -5,7 +5,6 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde::de::DeserializeOwned;
 
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
@@ -15,13 +14,12 @@ pub fn read_to_string(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A record of our own; `None` where there is none, or where it is damaged, which a warning says.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    if !path.exists() {
-        return Ok(None);
+/// With a `~` at its start replaced by the home folder, as shells do it.
+pub fn expanded(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
     }
-    let value = serde_json::from_slice(&read(path)?);
-    Ok(value.inspect_err(|error| tracing::warn!("{} is damaged and passed over: {error}", path.display())).ok())
 }
 
 pub fn create(path: &Path) -> Result<File> {

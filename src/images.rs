@@ -1,16 +1,33 @@
 //! Images: CIFAR's binary archives, pictures of people in their files, and how both are prepared for a network.
 
 mod archive;
+mod containers;
+mod decoding;
+mod jpeg;
+mod passed_over;
 mod picture;
 mod preparation;
 
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 pub use archive::{LAYOUTS, Layout, Record};
-pub use picture::{
-    MOST_BYTES, Undecoded, Unreadable, decode, encode_png, is_picture, read_from, read_picture, read_png,
-};
-pub use preparation::{Filter, Preparation, Sharpen};
+pub use decoding::{Decoded, TASK as DECODING, Wanted, decode_for, decode_large, decode_small};
+pub use passed_over::{Counted, PassedOver, Why};
+pub use picture::{MOST_BYTES, Unreadable, decode, encode_png, is_picture, read_from, read_picture, read_png};
+pub use preparation::{Filter, Ground, Preparation, Sharpen};
+
+/// What is done about a picture that cannot be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBadImage {
+    #[default]
+    Fail,
+    /// Leave it out and list it.
+    Skip,
+}
 
 /// `class/00042.png`, the name by which an image is known from its preparation on.
 pub fn image_path(class: &str, place: usize) -> PathBuf {

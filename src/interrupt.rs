@@ -1,6 +1,6 @@
 //! SIGINT and SIGTERM: work ends between two items, and the process with 128 + the signal's number.
 
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,13 +13,15 @@ use crate::failure::Failure;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// Threads that wait for something from outside.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Listens from now on; a second signal ends the process at once.
 pub fn listen() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
     std::thread::spawn(move || {
         for signal in signals.forever() {
-            if SIGNAL.swap(signal, Ordering::Relaxed) != 0 {
+            if SIGNAL.swap(signal, Ordering::Relaxed) != 0 || WAITING.load(Ordering::Relaxed) > 0 {
                 std::process::exit(128 + signal);
             }
             std::thread::spawn(move || {
@@ -29,6 +31,18 @@ pub fn listen() -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// Runs `wait`, which may wait for ever for what comes from outside: a signal ends the process at once meanwhile.
+pub fn while_waiting<T>(wait: impl FnOnce() -> T) -> T {
+    WAITING.fetch_add(1, Ordering::Relaxed);
+    // Where one came before, the thread that listens has seen nobody wait.
+    if let Some(signal) = signal() {
+        std::process::exit(128 + signal);
+    }
+    let got = wait();
+    WAITING.fetch_sub(1, Ordering::Relaxed);
+    got
 }
 
 /// The signal that has come.

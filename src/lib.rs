@@ -16,6 +16,8 @@
 //! | [`fault`] | the points at which a test kills the process |
 //! | [`failure`] | failures with an exit status of their own |
 //! | [`progress`] | bars on a terminal, plain lines elsewhere |
+//! | [`worker`] | work on files from anybody, in processes that can be ended |
+//! | [`text`] | foreign text, safe to show |
 //! | [`files`] | whole files or none, digests, errors with the path |
 //! | [`images`] | CIFAR's archives, people's pictures, and how both are prepared |
 //! | [`listing`] | the CSV lists of images and of the split |
@@ -63,3 +65,5 @@ pub mod serve;
 pub mod stage;
 #[cfg(feature = "cloud")]
 pub mod stream;
+pub mod text;
+pub mod worker;

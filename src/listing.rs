@@ -6,6 +6,39 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::{damaged, files};
+
+/// The list of all prepared images, beside the folders of their classes.
+pub const IMAGES: &str = "images.csv";
+/// How they were prepared.
+pub const PREPARATION: &str = "preparation.json";
+/// Where pictures had files of their own: which one each image was made of.
+pub const SOURCES: &str = "sources.csv";
+/// Pictures that were left out, with the reasons.
+pub const SKIPPED: &str = "skipped.csv";
+
+/// Whether no class may be called so, as a file beside the folders of the classes is; on some systems names that differ
+/// only in case are the same.
+pub fn is_list(name: &str) -> bool {
+    [IMAGES, PREPARATION, SOURCES, SKIPPED].iter().any(|list| list.eq_ignore_ascii_case(name))
+}
+
+/// A picture that was left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Skipped {
+    pub source: String,
+    pub why: String,
+}
+
+/// The part of a collection that a folder of that name holds.
+pub fn part(folder: &str) -> Option<Side> {
+    match folder.to_ascii_lowercase().as_str() {
+        "train" | "training" => Some(Side::Train),
+        "val" | "valid" | "validation" | "test" | "testing" => Some(Side::Test),
+        _ => None,
+    }
+}
+
 /// A row of the list of all images; sorted by path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Listed {
@@ -42,14 +75,14 @@ impl Side {
 }
 
 pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>> {
-    let mut reader = csv::Reader::from_path(path).with_context(|| format!("cannot read {}", path.display()))?;
-    reader.deserialize().collect::<Result<_, _>>().with_context(|| format!("{} is damaged", path.display()))
+    let bytes = files::read(path)?;
+    let rows = csv::Reader::from_reader(&bytes[..]).deserialize().collect::<Result<_, _>>();
+    rows.map_err(|error| damaged!("{} is damaged: {error}", path.display()))
 }
 
-pub fn write<R: Serialize>(path: &Path, rows: &[R]) -> Result<()> {
-    let mut writer = csv::Writer::from_path(path).with_context(|| format!("cannot create {}", path.display()))?;
-    rows.iter()
-        .try_for_each(|row| writer.serialize(row))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    writer.flush().with_context(|| format!("cannot write {}", path.display()))
+/// As [`read`] reads them.
+pub fn to_bytes<R: Serialize>(rows: &[R]) -> Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter().try_for_each(|row| writer.serialize(row)).context("cannot write a list")?;
+    writer.into_inner().context("cannot write a list")
 }

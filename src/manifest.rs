@@ -5,6 +5,7 @@ mod error;
 mod position;
 mod read;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -45,10 +46,12 @@ impl Manifest {
             let help = "run this in the project's folder, or name it: -C DIR, or --manifest FILE";
             return Err(ManifestError::new(message, None).help(Some(help.to_owned())).into());
         }
-        let text = String::from_utf8(files::read(path)?).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            ManifestError::new(format!("{} is not UTF-8 text: byte {at} is wrong", path.display()), None)
-        })?;
+        let length = files::length(path)?;
+        if length > MOST_BYTES {
+            let message = format!("{} has {length} bytes, and a manifest has at most {MOST_BYTES}", path.display());
+            return Err(ManifestError::new(message, None).into());
+        }
+        let text = text(files::read(path)?, &path.display().to_string())?;
         let project = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
@@ -64,7 +67,17 @@ impl Manifest {
 
     /// Whether `target` is the instance at `at`, or needs it by way of any others.
     pub fn is_needed_by(&self, at: usize, target: usize) -> bool {
-        at == target || self.instances[target].needs.iter().any(|need| self.is_needed_by(at, *need))
+        // Needs stand before what needs them: those before `at` lead nowhere.
+        let (mut waiting, mut seen) = (vec![target], HashSet::new());
+        while let Some(place) = waiting.pop() {
+            if place == at {
+                return true;
+            }
+            if place > at && seen.insert(place) {
+                waiting.extend(&self.instances[place].needs);
+            }
+        }
+        false
     }
 
     /// The place of the instance called `name`.
@@ -76,6 +89,30 @@ impl Manifest {
                 .help(did_you_mean(name, known))
         })?)
     }
+}
+
+/// Whatever a manifest says takes much less.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Text as editors save it: UTF-8, with a byte order mark or without, or UTF-16 with one.
+fn text(bytes: Vec<u8>, name: &str) -> Result<String, ManifestError> {
+    let units = |read: fn([u8; 2]) -> u16| -> Option<String> {
+        let (pairs, []) = bytes[2..].as_chunks::<2>() else { return None };
+        String::from_utf16(&pairs.iter().map(|pair| read(*pair)).collect::<Vec<u16>>()).ok()
+    };
+    let text = match bytes[..] {
+        [0xFF, 0xFE, ..] => units(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] => units(u16::from_be_bytes),
+        _ => {
+            let start = if bytes.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
+            let text = std::str::from_utf8(&bytes[start..]).map_err(|error| {
+                let at = start + error.valid_up_to();
+                ManifestError::new(format!("{name} is not UTF-8 text: byte {at} is wrong"), None)
+            })?;
+            Some(text.to_owned())
+        }
+    };
+    text.ok_or_else(|| ManifestError::new(format!("{name} begins as UTF-16 text, and is none"), None))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod queries;
 mod table;
 
 pub use bootstrap::{Difference, Score, Verdict};
-pub use queries::{Scored, differences, parse, write};
+pub use queries::{Scored, differences, parse, to_bytes as queries_to_bytes};
 pub use table::{Shown, table};
 
 /// The figures of a run.

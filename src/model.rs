@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use dfdx::nn::{LoadFromSafetensors, SaveToSafetensors};
+use dfdx::nn::SaveToSafetensors;
 use image::RgbImage;
 use rayon::prelude::*;
 use safetensors::SafeTensors;
@@ -15,7 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use networks::{
-    DIMENSION, Network, Original, Residual, Residual48, Residual64, ResidualDeep, parameters, set_parameters,
+    DIMENSION, Network, Original, Residual, Residual48, Residual64, ResidualDeep, load_parameters, parameters,
+    set_parameters,
 };
 pub use views::View;
 
@@ -28,6 +29,8 @@ use crate::{damaged, embeddings, files};
 pub const FILE: &str = "model.safetensors";
 
 const METADATA_KEY: &str = "similiai";
+/// Pixels by which a picture is moved for its views.
+pub const MOST_SHIFT: usize = 8;
 /// Images embedded at a time: bounds the memory of feature maps.
 const BATCH: usize = 64;
 
@@ -186,20 +189,44 @@ pub struct Model {
 }
 
 impl Model {
+    /// The network in the file at `path`.
+    ///
+    /// # Errors
+    /// If it is not one that training here could have made: whoever wrote it may be anybody.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = files::read(path)?;
+        Self::parse(&files::read(path)?, path)
+    }
+
+    /// The same, if its BLAKE3 is `digest`.
+    pub fn load_as(path: &Path, digest: &str) -> Result<Self> {
+        let model = Self::load(path)?;
+        if model.digest == digest { Ok(model) } else { Err(damaged!("{} changed while it was read", path.display())) }
+    }
+
+    fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         let (_, metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|error| damaged!("{} is no model: {error}", path.display()))?;
+            SafeTensors::read_metadata(bytes).map_err(|error| damaged!("{} is no model: {error}", path.display()))?;
         let text = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
         let text = text.ok_or_else(|| damaged!("{} does not say which network it holds", path.display()))?;
         let About { configuration, calibration, .. } = serde_json::from_str(text)
             .map_err(|error| damaged!("{}: its configuration is damaged: {error}", path.display()))?;
+        let wrong =
+            |what: &str| damaged!("{}: its configuration is not one that training makes: {what}", path.display());
+        if let Err((field, message)) = configuration.preparation.check() {
+            return Err(wrong(&format!("preparation.{field} {message}")));
+        }
+        if configuration.shift > MOST_SHIFT {
+            return Err(wrong(&format!("shift must be 0 to {MOST_SHIFT}")));
+        }
+        if !calibration.is_sound() {
+            return Err(wrong("its calibration must fall from a chance of at most 1 to one of at least 0"));
+        }
         let known = (DIMENSION, configuration.network.preprocessing());
         if (configuration.dimension, configuration.preprocessing.clone()) != known {
             return Err(damaged!("{}: its configuration is not one that its network has", path.display()));
         }
-        let network = configuration.network.with_seed(0, Some(path))?;
-        Ok(Self { configuration, calibration, digest: blake3::hash(&bytes).to_hex().to_string(), network })
+        let network = configuration.network.with_seed(0, Some((bytes, path)))?;
+        Ok(Self { configuration, calibration, digest: blake3::hash(bytes).to_hex().to_string(), network })
     }
 
     /// The same network before any training, with weights drawn from `seed`; an embedding is of the picture alone,
@@ -256,13 +283,13 @@ impl Model {
 }
 
 impl NetworkName {
-    /// With weights from the file at `weights`, or drawn from `seed`.
-    fn with_seed(self, seed: u64, weights: Option<&Path>) -> Result<Box<dyn Embed>> {
-        fn build<N: Network + 'static>(seed: u64, weights: Option<&Path>) -> Result<Box<dyn Embed>> {
+    /// With weights from the bytes of a file, or drawn from `seed`.
+    fn with_seed(self, seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn Embed>> {
+        fn build<N: Network + 'static>(seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn Embed>> {
             let mut network = N::with_seed(seed)?;
-            if let Some(path) = weights {
-                let loaded = network.load_safetensors(path);
-                loaded.map_err(|error| damaged!("{} does not fit its network: {error:?}", path.display()))?;
+            if let Some((bytes, path)) = weights {
+                let loaded = load_parameters(&mut network, bytes);
+                loaded.map_err(|why| damaged!("{} does not fit its network: {why}", path.display()))?;
             }
             Ok(Box::new(network))
         }
@@ -276,15 +303,15 @@ impl NetworkName {
     }
 }
 
-/// Writes `model.safetensors`: dfdx writes the tensors, and the rest joins them as metadata.
-pub fn save<N: Network>(
+/// The bytes of `model.safetensors`: dfdx writes the tensors, and the rest joins them as metadata.
+pub fn to_bytes<N: Network>(
     network: &N,
     configuration: &Configuration,
     calibration: Calibration,
     provenance: BTreeMap<String, String>,
-    path: &Path,
-) -> Result<()> {
-    let bare = path.with_extension("tensors");
+) -> Result<Vec<u8>> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let bare = folder.path().join(FILE);
     network.save_safetensors(&bare).with_context(|| format!("cannot write {}", bare.display()))?;
     let bytes = files::read(&bare)?;
     let tensors = SafeTensors::deserialize(&bytes).context("dfdx wrote tensors that cannot be read")?;
@@ -292,15 +319,13 @@ pub fn save<N: Network>(
     let about = About { configuration: configuration.clone(), calibration, provenance };
     let entry = (METADATA_KEY.to_owned(), serde_json::to_value(&about)?.to_string());
     let metadata = Some(HashMap::from([entry]));
-    let bytes = safetensors::serialize(tensors.tensors(), &metadata).map_err(|error| anyhow!("{error}"))?;
-    files::write(path, &bytes)?;
-    std::fs::remove_file(&bare).with_context(|| format!("cannot remove {}", bare.display()))
+    safetensors::serialize(tensors.tensors(), &metadata).map_err(|error| anyhow!("{error}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::{Filter, Sharpen};
+    use crate::images::{Filter, Ground, Sharpen};
 
     #[test]
     fn embeddings_have_length_one_and_mirror_images_the_same() {
@@ -311,7 +336,8 @@ mod tests {
             let name = NetworkName::Residual;
             let preprocessing = name.preprocessing();
             let shift = if mirrored { 2 } else { 0 };
-            let preparation = Preparation { size: 64, filter: Filter::Lanczos, sharpen: Sharpen::default() };
+            let (sharpen, ground) = (Sharpen::default(), Ground::default());
+            let preparation = Preparation { size: 64, filter: Filter::Lanczos, sharpen, ground };
             let (network_name, dimension, normalize) = (name, DIMENSION, true);
             let configuration = Configuration {
                 network: network_name,

@@ -35,6 +35,11 @@ impl Project {
     }
 
     fn inputs(&self, place: usize, results: &[Option<Record>]) -> Result<Inputs> {
+        self.inputs_among(place, &self.manifest.instances[place].needs, results)
+    }
+
+    /// The results of `needs`, for the instance at `place`.
+    fn inputs_among(&self, place: usize, needs: &[usize], results: &[Option<Record>]) -> Result<Inputs> {
         let instances = &self.manifest.instances;
         let input = |need: &usize| {
             let instance = &instances[*need];
@@ -47,7 +52,7 @@ impl Project {
             })
         };
         let lineage = self.lineage(place, results);
-        let results = instances[place].needs.iter().map(input).collect::<Result<_>>()?;
+        let results = needs.iter().map(input).collect::<Result<_>>()?;
         let kind = instances[place].stage.kind();
         let reader = (kind.name, kind.version);
         let (instance, project) = (instances[place].name.clone(), self.manifest.project.clone());
@@ -74,6 +79,18 @@ impl Project {
             Some(Ancestor { instance: name(&place), needs, key, digest, document })
         };
         order.into_iter().filter_map(ancestor).collect()
+    }
+
+    /// Asks all of `later` whether they would fail, by what is there of what they come from.
+    fn foresee(&self, later: &[usize], results: &[Option<Record>]) -> Result<()> {
+        for place in later {
+            let ready = |need: &usize| results[*need].is_some() && self.manifest.is_needed_by(*need, *place);
+            let ready: Vec<usize> = (0..*place).filter(ready).collect();
+            let Instance { name, stage, .. } = &self.manifest.instances[*place];
+            let inputs = self.inputs_among(*place, &ready, results)?;
+            stage.foresee(&inputs).with_context(|| format!("`{name}` would fail, so what it needs is not made"))?;
+        }
+        Ok(())
     }
 
     fn document(&self, place: usize, inputs: &Inputs) -> Result<KeyDocument> {

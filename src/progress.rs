@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::text::{legible, legible_json};
+
 const BETWEEN_PLAIN_LINES: Duration = Duration::from_secs(15);
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
@@ -62,8 +64,18 @@ impl Screen {
         Self { for_machines: true, ..self.clone() }
     }
 
-    /// A result line on stdout, above the bars.
+    /// A result for people on stdout, above the bars; what would steer the terminal is spelled out.
     pub fn print(&self, line: &str) {
+        self.print_exactly(&legible(line));
+    }
+
+    /// A result for programs.
+    pub fn print_json(&self, json: &str) {
+        self.print_exactly(&legible_json(json));
+    }
+
+    /// Text that this program itself made.
+    pub fn print_exactly(&self, line: &str) {
         *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         if let Err(error) = self.bars.suspend(|| writeln!(std::io::stdout(), "{line}")) {
             // A failure only once the work is done; a closed pipe, the reader's choice, is none.
@@ -86,13 +98,15 @@ impl Screen {
 
 /// A writer for logs that does not tear the bars.
 impl Write for Screen {
+    /// A line that cannot be written, as nobody reads it any more or the disk is full, is lost; the work goes on.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.bars.suspend(|| std::io::stderr().write(bytes))
+        drop(self.bars.suspend(|| std::io::stderr().write_all(bytes)));
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
 use crate::failure::Failure;
@@ -37,6 +39,8 @@ use state::State;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 /// Looks that pass at most before what could not be shown is tried again.
 const MOST_RESTS: u32 = 16;
+/// Connections that wait to be accepted: a burst of them is not turned away by the system.
+const WAITING: u32 = 4096;
 /// For answers under way once the server is to end.
 const FAREWELL: Duration = Duration::from_secs(4);
 
@@ -60,9 +64,7 @@ pub struct Options {
 pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketAddr)) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     // More open connections than the usual 1,024 files allow; where that is refused, fewer will do.
-    if let Err(error) = rlimit::increase_nofile_limit(2 * connections::MOST as u64) {
-        tracing::debug!("the limit of open files stays as it is: {error}");
-    }
+    allow_files(2 * connections::MOST as u64);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
         .max_blocking_threads(2 * cores + 2)
@@ -70,11 +72,12 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
         .build()
         .context("cannot start the server")?;
     let Options { address, access, limits } = options;
-    let state = State::new(limits)?;
+    let base = access.base.clone();
+    let state = State::new(limits, base.clone())?;
     let mut watcher =
         Watcher { source, state: &state, version: None, failed: None, resting: 0, trouble: String::new() };
     watcher.look();
-    let listener = runtime.block_on(tokio::net::TcpListener::bind(address)).map_err(|error| {
+    let listener = runtime.block_on(async { listen(address) }).map_err(|error| {
         let mend = "choose another with --port, or --port 0 for any free one";
         Failure::Usage(format!("cannot listen on {address}: {error}; {mend}"))
     })?;
@@ -98,6 +101,22 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
     }
     runtime.shutdown_background();
     Err(Failure::Ended(signal).into())
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING)
+}
+
+fn allow_files(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let current = limit.current.map(|current| current.max(most));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, ..limit }) {
+        tracing::debug!("the limit of open files stays as it is: {error}");
+    }
 }
 
 /// Keeps what is shown up to date.

@@ -1,6 +1,7 @@
 //! The contract of a stage: its parameters, what it reads, and how it runs.
 
 mod inputs;
+mod outputs;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,11 +17,13 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::cache::{KeyDocument, Made, Table};
-use crate::interrupt;
+use crate::cache::{KeyDocument, Made, Table, read_kept, write_kept};
+use crate::images::{Counted, PassedOver};
 use crate::progress::{Bar, Progress};
+use crate::{files, interrupt};
 
 pub use inputs::{Ancestor, Input, Inputs};
+pub use outputs::{Output, Outputs, Written};
 
 /// What was made of single items is kept so often, should the run be killed.
 const KEPT_EVERY: Duration = Duration::from_secs(10);
@@ -54,7 +57,14 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
         Ok(inputs.digests())
     }
 
-    /// Reads only `context`'s inputs and writes only below its output folder.
+    /// Refuses early what [`Stage::run`] would refuse in the end. `ready` has those results that are there of all that
+    /// this one comes from, by way of others too; it is asked again before each of the others is made.
+    fn foresee(&self, ready: &Inputs) -> Result<()> {
+        let _ = ready;
+        Ok(())
+    }
+
+    /// Reads only `context`'s inputs and writes only to its outputs.
     fn run(&self, context: &Context) -> Result<()>;
 }
 
@@ -90,16 +100,15 @@ pub struct Context {
     pub inputs: Inputs,
     /// All that the result depends on.
     pub document: KeyDocument,
-    /// Empty at the start; what is in it at the end is the result.
-    pub output: PathBuf,
-    /// A folder that may not exist yet, for what an interrupted run under this key goes on from: it outlives the run,
-    /// and nothing in it may change the result. The instance's folders for other keys stand beside it.
-    pub scratch: PathBuf,
+    /// What is written here is the result.
+    pub outputs: Outputs,
+    scratch: PathBuf,
     pub seed: u64,
     pub progress: Progress,
     reuse: bool,
     images: AtomicU64,
     mapped: Mutex<Mapped>,
+    passed_over: Mutex<Vec<Counted>>,
 }
 
 /// What [`Context::map`] and [`Context::place`] leave.
@@ -122,8 +131,10 @@ impl Context {
         progress: Progress,
         reuse: bool,
     ) -> Self {
-        let (seed, images, mapped) = (document.seed, AtomicU64::new(0), Mutex::default());
-        Self { inputs, document, output, scratch, seed, progress, reuse, images, mapped }
+        let (seed, images, mapped, passed_over) =
+            (document.seed, AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let outputs = Outputs::new(output);
+        Self { inputs, document, outputs, scratch, seed, progress, reuse, images, mapped, passed_over }
     }
 
     /// For each item, in order, what `make` gives for a batch of them. What it gave an earlier run for an item with the
@@ -140,7 +151,7 @@ impl Context {
         let blobs = &self.inputs.store.blobs;
         let way = serde_json::to_vec(&(&self.document.stage, self.document.version, way))?;
         let way = blake3::hash(&way).to_hex().to_string();
-        let mut table = if self.reuse { self.inputs.store.items(&way) } else { Table::default() };
+        let mut table = if self.reuse { self.inputs.store.items(&way)? } else { Table::default() };
         let digests: Vec<blake3::Hash> = items.par_iter().map(digest).collect();
         let mut made: Vec<Option<Made>> = digests
             .par_iter()
@@ -186,6 +197,23 @@ impl Context {
     /// The bytes of what [`Self::map`] gave.
     pub fn read(&self, made: Made) -> Result<Vec<u8>> {
         made.read(&self.inputs.store.blobs)
+    }
+
+    /// Keeps `bytes` as `name`, for what an interrupted run under this key goes on from: they outlive the run, and must not
+    /// change the result.
+    pub fn keep(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        write_kept(&self.scratch.join(name), bytes)
+    }
+
+    /// What runs of this instance kept as `name`, under this key first, then under others, the latest first. What is
+    /// damaged is left out.
+    pub fn kept(&self, name: &str) -> Result<Vec<Vec<u8>>> {
+        let Some(all) = self.scratch.parent().filter(|all| all.exists()) else { return Ok(Vec::new()) };
+        let mut paths: Vec<PathBuf> = files::names(all)?.into_iter().map(|key| all.join(key).join(name)).collect();
+        let written = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
+        paths.sort_by_key(|path| (path.starts_with(&self.scratch), written(path)));
+        let found = paths.iter().rev().map(|path| Ok(read_kept(path)?.or_warn(path)));
+        found.filter_map(Result::transpose).collect()
     }
 
     /// Whether nothing that earlier runs left may be gone on from.
@@ -234,6 +262,15 @@ impl Context {
         self.images.fetch_add(count as u64, Ordering::Relaxed);
     }
 
+    /// Notes what the stage passed over, for `run --json`.
+    pub fn pass_over(&self, passed_over: PassedOver) {
+        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner).extend(passed_over.counted());
+    }
+
+    pub(crate) fn passed_over(&self) -> Vec<Counted> {
+        std::mem::take(&mut *self.passed_over.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub fn images(&self) -> u64 {
         self.images.load(Ordering::Relaxed)
     }
@@ -253,6 +290,7 @@ pub trait AnyStage: Send + Sync {
     fn keyed_parameters(&self) -> Result<serde_json::Value>;
     fn check(&self) -> Result<(), Invalid>;
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>>;
+    fn foresee(&self, ready: &Inputs) -> Result<()>;
     fn run(&self, context: &Context) -> Result<()>;
 }
 
@@ -318,6 +356,10 @@ impl<S: Stage> AnyStage for Typed<S> {
 
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         self.0.reads(inputs)
+    }
+
+    fn foresee(&self, ready: &Inputs) -> Result<()> {
+        self.0.foresee(ready)
     }
 
     fn run(&self, context: &Context) -> Result<()> {

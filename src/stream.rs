@@ -14,7 +14,7 @@ use arrow::ipc::writer::StreamWriter;
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::images::decode;
+use crate::images::{Wanted, decode_for};
 use crate::model::Model;
 use crate::{damaged, interrupt};
 
@@ -141,10 +141,12 @@ fn embed(
     for pictures in pictures.chunks(AT_ONCE) {
         interrupt::check()?;
         let first = passed.pictures;
+        let wanted = Wanted { preparation: Some(model.configuration.preparation.clone()), ..Wanted::default() };
         let prepare = |(place, bytes): (usize, &Option<&[u8]>)| -> Result<RgbImage> {
             let name = format!("row {}", first + place);
             let bytes = bytes.ok_or_else(|| damaged!("{name} is null"))?;
-            Ok(model.prepare(&decode(bytes, &name)?))
+            let decoded = decode_for(bytes, &name, &wanted).map_err(|why| damaged!("{why}"))?;
+            decoded.prepared.context("it was not prepared")
         };
         let prepared: Vec<Result<RgbImage>> = pictures.par_iter().enumerate().map(prepare).collect();
         passed.pictures += pictures.len();

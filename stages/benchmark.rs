@@ -17,14 +17,14 @@ mod runs;
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::listing::Side;
+use similiai::listing::{Side, Split};
 use similiai::metrics::{QUERIES, RESULTS};
 use similiai::page::REPORT;
 use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
-use similiai::{charts, damaged, files, listing, metrics};
+use similiai::{charts, damaged, listing, metrics};
 
 use figures::Figures;
 use findings::Findings;
@@ -66,20 +66,33 @@ impl Stage for Benchmark {
         Ok(reads)
     }
 
+    fn foresee(&self, ready: &Inputs) -> Result<()> {
+        let Ok(split) = ready.folder("split") else { return Ok(()) };
+        let rows: Vec<Split> = listing::read(&split.join(super::split::LIST))?;
+        let mut tests: BTreeMap<i32, usize> = BTreeMap::new();
+        rows.iter().filter(|row| row.split == Side::Test).for_each(|row| *tests.entry(row.label).or_default() += 1);
+        ensure!(
+            tests.values().any(|count| *count > 1),
+            "no class has two test pictures or more, so no test picture has another of its class to find; it takes six \
+             pictures a class, or a larger `test` of the split"
+        );
+        Ok(())
+    }
+
     fn run(&self, context: &Context) -> Result<()> {
         let pictures = context.input("prepare")?;
         let findings = self.measure(context)?;
         let results = findings.results();
         context.progress.tell(&metrics::table(&results).join("\n"));
 
-        let output = |name: &str| context.output.join(name);
+        let outputs = &context.outputs;
         let results = serde_json::to_string_pretty(&results)? + "\n";
-        files::write(&output(RESULTS), results.as_bytes())?;
-        metrics::write(&output(QUERIES), &findings.scored)?;
+        outputs.write(RESULTS, results.as_bytes())?;
+        outputs.write(QUERIES, &metrics::queries_to_bytes(&findings.scored)?)?;
         let figures = Figures::draw(&findings)?;
         for figure in figures.files() {
             let png = charts::png(&figure.svg, &[], &findings.provenance)?;
-            files::write(&output(&format!("{}.png", figure.name)), &png)?;
+            outputs.write(&format!("{}.png", figure.name), &png)?;
         }
         let embeddings = &findings.main.embeddings;
         let hubs = findings.protocols.iter().flat_map(|protocol| protocol.hubness.hubs.iter().map(|hub| hub.id));
@@ -90,12 +103,12 @@ impl Stage for Benchmark {
             ("worst", "The worst queries, and their nearest training images", &findings.shown.worst),
         ] {
             let png = pictures::rows(examples, title, &shown, &embeddings.label_names, &findings.provenance)?;
-            files::write(&output(&format!("benchmark_{name}.png")), &png)?;
+            outputs.write(&format!("benchmark_{name}.png"), &png)?;
         }
         let on_map: Vec<&str> = findings.map.points.iter().map(|it| embeddings.paths[it.id].as_str()).collect();
         let sheet = pictures::sheet(pictures, &on_map)?;
         let page = page::render(&findings, &figures, &shown, &sheet, &results)?;
-        files::write(&output(REPORT), page.as_bytes())
+        outputs.write(REPORT, page.as_bytes())
     }
 }
 

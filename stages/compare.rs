@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use similiai::listing;
 use similiai::stage::{Context, Invalid, Stage, require};
-use similiai::{files, listing};
 
 use super::train::{Epoch, LOG};
 
@@ -61,8 +61,8 @@ impl Stage for Compare {
             runs.push(Run { variant: variant.to_owned(), run: run.to_owned(), precision });
         }
         let rows = rows(&self.baseline, &runs)?;
-        listing::write(&context.output.join("comparison.csv"), &rows)?;
-        files::write(&context.output.join("comparison.md"), page(&self.baseline, &rows).as_bytes())
+        context.outputs.write("comparison.csv", &listing::to_bytes(&rows)?)?;
+        context.outputs.write("comparison.md", page(&self.baseline, &rows).as_bytes())
     }
 }
 

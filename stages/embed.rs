@@ -59,9 +59,9 @@ impl Stage for Embed {
         let dimension = model.configuration.dimension;
         let mut facts = context.provenance()?;
         facts.extend(model.facts()?);
-        let mut writer = Writer::create(&context.output.join(embeddings::FILE), dimension, facts)?;
+        let mut writer = Writer::new(context.outputs.create(embeddings::FILE)?, dimension, facts)?;
         let mut arrays = match self.formats.contains(&Format::Npy) {
-            true => Some(npy::Arrays::create(&context.output, &rows, dimension)?),
+            true => Some(npy::Arrays::create(&context.outputs, &rows, dimension)?),
             false => None,
         };
         let digests = rows.iter().map(|row| prepared.digest_of(&row.path)).collect::<Result<Vec<_>>>()?;
@@ -91,6 +91,6 @@ impl Stage for Embed {
             writer.write(&rows.iter().map(Row::from).collect::<Vec<_>>(), values)?;
         }
         arrays.map_or(Ok(()), npy::Arrays::finish)?;
-        writer.finish()
+        writer.finish()?.finish()
     }
 }

@@ -13,8 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use similiai::cache::Contents;
+use similiai::images::OnBadImage;
 use similiai::progress::Bar;
-use similiai::stage::{Context, Inputs, Invalid, Stage, require};
+use similiai::stage::{Context, Inputs, Invalid, Outputs, Stage, require};
 use similiai::{damaged, files};
 
 use download::Download;
@@ -35,6 +36,8 @@ pub struct Fetch {
     timeout: u64,
     /// Further tries after a connection fails.
     retries: u32,
+    /// Of a folder or an archive of pictures, what cannot be opened, or has a name that is not valid Unicode.
+    on_bad_image: OnBadImage,
 }
 
 impl Default for Fetch {
@@ -46,6 +49,7 @@ impl Default for Fetch {
             contents: None,
             timeout: 30,
             retries: 5,
+            on_bad_image: OnBadImage::Fail,
         }
     }
 }
@@ -66,7 +70,7 @@ impl Fetch {
                 Err(()) => bail!("source {}: this is no path of this machine", self.source),
             },
             Ok(address) if matches!(address.scheme(), "http" | "https") => Ok(Source::Address(address)),
-            _ => Ok(Source::File(project.join(&self.source))),
+            _ => Ok(Source::File(project.join(files::expanded(Path::new(&self.source))))),
         }
     }
 }
@@ -77,10 +81,10 @@ fn hexadecimal(text: &Option<String>, digits: usize) -> bool {
 
 impl Stage for Fetch {
     const NAME: &'static str = "fetch";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "downloads or opens the images, verifies and unpacks them";
     // Where it came from does not matter: its content, or its address, stands in `reads`.
-    const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries"];
+    const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries", "on_bad_image"];
 
     fn check(&self) -> Result<(), Invalid> {
         require(!self.source.is_empty(), "source", "must be a path or an address")?;
@@ -94,7 +98,7 @@ impl Stage for Fetch {
 
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let content = match self.source(&inputs.project)? {
-            Source::File(path) if path.is_dir() => folder::digest(&path, inputs)?,
+            Source::File(path) if path.is_dir() => folder::digest(&path, self.on_bad_image, inputs)?,
             Source::File(path) => inputs.file_digest(&path)?,
             Source::Address(address) => address.to_string(),
         };
@@ -111,7 +115,7 @@ impl Stage for Fetch {
                         path.display()
                     );
                 }
-                return folder::copy(&path, context);
+                return folder::copy(&path, self.on_bad_image, context);
             }
             Source::File(path) => {
                 let file = std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -126,20 +130,18 @@ impl Stage for Fetch {
         };
         let bar = context.progress.bytes("downloading and unpacking", length);
         let mut archive = Watched { reader, bar, sha256: sha2::Sha256::new(), md5: md5::Md5::new() };
-        unpack::unpack(&mut archive, &self.source, &context.output)?;
+        let passed_over = unpack::unpack(&mut archive, &self.source, self.on_bad_image, &context.outputs)?;
         archive.compare(self)?;
-        self.compare_contents(&context.output)
+        self.compare_contents(&context.outputs)?;
+        folder::leave(passed_over, Path::new(""), context)
     }
 }
 
 impl Fetch {
-    fn compare_contents(&self, folder: &Path) -> Result<()> {
+    fn compare_contents(&self, outputs: &Outputs) -> Result<()> {
         let Some(expected) = &self.contents else { return Ok(()) };
-        let member = |path: String| -> Result<(String, u64, String)> {
-            let file = folder.join(&path);
-            Ok((path, files::length(&file)?, files::digest(&file)?))
-        };
-        let found = Contents::new(files::list(folder)?.into_iter().map(member).collect::<Result<_>>()?)?;
+        let written = outputs.written().into_iter();
+        let found = Contents::new(written.map(|(path, it)| (path, it.bytes, it.digest)).collect())?;
         if !expected.eq_ignore_ascii_case(found.digest()) {
             let found = found.digest();
             return Err(damaged!("{}: what it holds is {found}, where the manifest says {expected}", self.source));

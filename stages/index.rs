@@ -35,6 +35,6 @@ impl Stage for Index {
             context.go_on()
         };
         let graph = Graph::build(&files::digest(&path)?, embeddings.dimension, &embeddings.values, self.0, step)?;
-        graph.save(&context.output.join(search::INDEX))
+        context.outputs.write(search::INDEX, &graph.to_bytes()?)
     }
 }

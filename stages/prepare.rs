@@ -9,22 +9,16 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::cache::Made;
-use similiai::failure::{Failure, first_of};
-use similiai::images::{Filter, Preparation, Sharpen, encode_png, image_path};
-use similiai::listing::{self, Listed};
+use similiai::damaged;
+use similiai::failure::first_of;
+use similiai::images::{Filter, Ground, OnBadImage, Preparation, Sharpen, Unreadable, encode_png, image_path};
+use similiai::listing::{self, Listed, SKIPPED, SOURCES, Skipped};
 use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
-use similiai::{damaged, files};
 
 use originals::{Original, Originals, Selection};
 
-/// The list of all images, beside their folders.
-pub const LIST: &str = "images.csv";
-/// How they were prepared: what a picture asked about later goes through too.
-pub const PREPARATION: &str = "preparation.json";
-/// Where pictures had files of their own: which one each image was made of.
-const SOURCES: &str = "sources.csv";
-/// Pictures that were left out, with the reasons.
-const SKIPPED: &str = "skipped.csv";
+pub use similiai::listing::{IMAGES as LIST, PREPARATION};
+
 /// Pictures made before what was made is noted.
 const BATCH: usize = 512;
 /// Bad pictures that an error names.
@@ -42,15 +36,6 @@ pub struct Prepare {
     filter: Filter,
     sharpen: Sharpen,
     on_bad_image: OnBadImage,
-}
-
-/// What is done about a picture that cannot be read.
-#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum OnBadImage {
-    Fail,
-    /// Leave it out and list it.
-    Skip,
 }
 
 impl Default for Prepare {
@@ -73,16 +58,9 @@ struct Source<'a> {
     source: &'a str,
 }
 
-/// A row of the list of pictures left out.
-#[derive(Serialize)]
-struct Skipped<'a> {
-    source: &'a str,
-    why: &'a str,
-}
-
 impl Stage for Prepare {
     const NAME: &'static str = "prepare";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "crops, resizes and sharpens the images and writes them as PNG";
     const NEEDS: &'static [&'static str] = &["fetch"];
     const GIVES: Option<Gives> = Some(Gives::Pictures);
@@ -91,10 +69,7 @@ impl Stage for Prepare {
         let count = self.images_per_class.is_none_or(|count| (1..=1_000_000).contains(&count));
         require(count, "images_per_class", "must be 1 to 1000000, or null for all")?;
         require(self.skip_per_class <= 1_000_000, "skip_per_class", "must be 0 to 1000000")?;
-        require((8..=1024).contains(&self.size), "size", "must be 8 to 1024 pixels")?;
-        let Sharpen { radius, amount, .. } = self.sharpen;
-        let sound = (0.1..=20.0).contains(&radius) && (0.0..=10.0).contains(&amount);
-        require(sound, "sharpen", "needs a radius of 0.1 to 20 and an amount of 0 to 10")
+        self.preparation().check().map_err(|(parameter, message)| Invalid { parameter, message: message.to_owned() })
     }
 
     /// Only the images selected: the full archive and a sample of it give the same key.
@@ -107,11 +82,12 @@ impl Stage for Prepare {
     }
 
     fn run(&self, context: &Context) -> Result<()> {
-        let preparation = Preparation { size: self.size, filter: self.filter, sharpen: self.sharpen };
+        let preparation = self.preparation();
         let Originals { originals, classes } = originals::load(context.inputs.result("fetch")?, self.selection())?;
-        let prepare = |original: &&Original| match original.image() {
-            Ok(image) => encode_png(&preparation.apply(&image), &BTreeMap::new()),
-            Err(error) if error.is::<Failure>() => Ok(format!("{BAD}{error:#}").into_bytes()),
+        let prepare = |original: &&Original| match original.prepared(&preparation) {
+            Ok(image) => encode_png(&image, &BTreeMap::new()),
+            Err(error) if matches!(error.downcast_ref(), Some(Unreadable::NoDecoder(_))) => Err(error),
+            Err(error) if error.is::<Unreadable>() => Ok(format!("{BAD}{error:#}").into_bytes()),
             Err(error) => Err(error),
         };
         let pictures = context.map(("images", BATCH), &preparation, &originals, Original::digest, |originals| {
@@ -120,7 +96,7 @@ impl Stage for Prepare {
         let (mut listed, mut sources, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
         for (original, picture) in originals.iter().zip(&pictures) {
             if let Some(why) = fault(picture) {
-                skipped.push(Skipped { source: original.name(), why });
+                skipped.push(Skipped { source: original.name().to_owned(), why: why.to_owned() });
                 continue;
             }
             let label_name = classes[usize::from(original.label)].clone();
@@ -136,16 +112,16 @@ impl Stage for Prepare {
         if let Some(empty) = classes.iter().find(|class| !listed.iter().any(|row| row.label_name == **class)) {
             return Err(damaged!("no picture of class `{empty}` can be read; mend them, or take the class away"));
         }
-        let output = |name: &str| context.output.join(name);
+        let outputs = &context.outputs;
         listed.sort_by(|a, b| a.path.cmp(&b.path));
-        listing::write(&output(LIST), &listed)?;
+        outputs.write(LIST, &listing::to_bytes(&listed)?)?;
         if !sources.is_empty() {
-            listing::write(&output(SOURCES), &sources)?;
+            outputs.write(SOURCES, &listing::to_bytes(&sources)?)?;
         }
         if !skipped.is_empty() {
-            listing::write(&output(SKIPPED), &skipped)?;
+            outputs.write(SKIPPED, &listing::to_bytes(&skipped)?)?;
         }
-        files::write(&output(PREPARATION), (serde_json::to_string_pretty(&preparation)? + "\n").as_bytes())
+        outputs.write(PREPARATION, (serde_json::to_string_pretty(&preparation)? + "\n").as_bytes())
     }
 }
 
@@ -160,6 +136,10 @@ fn fault(picture: &Made) -> Option<&str> {
 }
 
 impl Prepare {
+    fn preparation(&self) -> Preparation {
+        Preparation { size: self.size, filter: self.filter, sharpen: self.sharpen, ground: Ground::default() }
+    }
+
     fn selection(&self) -> Selection {
         Selection { skip: self.skip_per_class, per_class: self.images_per_class }
     }

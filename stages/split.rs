@@ -13,11 +13,14 @@ use similiai::stage::{Context, Invalid, Stage, require};
 /// The list that says which side each image is on.
 pub const LIST: &str = "split.csv";
 
+/// A class with fewer pictures is too small to test by two of them.
+const SMALL: usize = 6;
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Split {
     method: Method,
-    /// Share of each class that is for testing (method `stratified`).
+    /// Share of each class that is for testing, of six pictures or more at least two (method `stratified`).
     test: f64,
 }
 
@@ -38,7 +41,7 @@ impl Default for Split {
 
 impl Stage for Split {
     const NAME: &'static str = "split";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "parts the images into train and test, never the same picture on both sides";
     const NEEDS: &'static [&'static str] = &["prepare"];
 
@@ -78,7 +81,7 @@ impl Stage for Split {
                 split,
             })
             .collect();
-        listing::write(&context.output.join(LIST), &rows)
+        context.outputs.write(LIST, &listing::to_bytes(&rows)?)
     }
 }
 
@@ -91,7 +94,9 @@ impl Split {
         for class in classes {
             let mut members: Vec<usize> = (0..images.len()).filter(|place| images[*place].label == class).collect();
             members.shuffle(&mut context.rng(&format!("split class {class}")));
-            let count = (members.len() as f64 * self.test).round() as usize;
+            let share = (members.len() as f64 * self.test).round() as usize;
+            // One alone would have no other of its class to find.
+            let count = if members.len() < SMALL { share } else { share.max(2) };
             members[..count].iter().for_each(|place| sides[*place] = Side::Test);
         }
         sides

@@ -17,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::files;
 use similiai::model::{
-    self, Configuration, DIMENSION, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
+    Configuration, DIMENSION, MOST_SHIFT, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
 };
 use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
 
@@ -206,7 +206,7 @@ impl Stage for Train {
             "needs a weight of 0 to 100, a scale above 0 and at most 100, and a mixup and cutmix of 0 to 1",
         )?;
         require((2..=256).contains(&self.plain_per_class), "plain_per_class", "must be 2 to 256")?;
-        require(self.embed.shift <= 8, "embed", "needs a shift of 0 to 8")?;
+        require(self.embed.shift <= MOST_SHIFT, "embed", format!("needs a shift of 0 to {MOST_SHIFT}"))?;
         require((1..=4).contains(&self.views), "views", "must be 1 to 4")?;
         let mixes = self.mining == Mining::BatchAll && weight > 0.0 && mixup > 0.0;
         require(!mixes || self.views > 1, "views", "must be 2 or more with cross_entropy.mixup above 0")?;
@@ -237,15 +237,14 @@ impl Stage for Train {
             preprocessing: self.network.preprocessing(),
         };
         let data = data::load(self, context, configuration.preprocessing.clone())?;
-        let path = context.output.join(model::FILE);
         let epochs = match self.network {
-            NetworkName::Original => fit::fit::<Original>(self, context, &data, &configuration, &path)?,
-            NetworkName::Residual => fit::fit::<Residual>(self, context, &data, &configuration, &path)?,
-            NetworkName::Residual48 => fit::fit::<Residual48>(self, context, &data, &configuration, &path)?,
-            NetworkName::Residual64 => fit::fit::<Residual64>(self, context, &data, &configuration, &path)?,
-            NetworkName::ResidualDeep => fit::fit::<ResidualDeep>(self, context, &data, &configuration, &path)?,
+            NetworkName::Original => fit::fit::<Original>(self, context, &data, &configuration)?,
+            NetworkName::Residual => fit::fit::<Residual>(self, context, &data, &configuration)?,
+            NetworkName::Residual48 => fit::fit::<Residual48>(self, context, &data, &configuration)?,
+            NetworkName::Residual64 => fit::fit::<Residual64>(self, context, &data, &configuration)?,
+            NetworkName::ResidualDeep => fit::fit::<ResidualDeep>(self, context, &data, &configuration)?,
         };
-        log::write(&context.output.join(LOG), &epochs)?;
-        log::draw(&context.output.join(CURVES), &context.provenance()?, &epochs)
+        context.outputs.write(LOG, &log::to_bytes(&epochs)?)?;
+        context.outputs.write(CURVES, &log::draw(&context.provenance()?, &epochs)?)
     }
 }

@@ -4,23 +4,25 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::signature::Signature;
-use crate::{fault, files};
+use super::work::Work;
+use crate::{damaged, fault, files};
 
 #[derive(Clone)]
 pub struct Blobs {
     folder: PathBuf,
-    /// Where files are written before they are moved here; on the same file system.
-    unfinished: PathBuf,
+    /// Where files are written before they are moved here.
+    work: Arc<Work>,
 }
 
 impl Blobs {
-    pub fn new(root: &Path) -> Self {
-        Self { folder: root.join("blobs"), unfinished: root.join("tmp") }
+    pub fn new(root: &Path, work: Arc<Work>) -> Self {
+        Self { folder: root.join("blobs"), work }
     }
 
     pub fn path(&self, digest: &str) -> PathBuf {
@@ -44,20 +46,38 @@ impl Blobs {
         Ok(found.context("the store has a file that cannot be read; see `similiai verify`")? == digest)
     }
 
+    /// The content with this digest.
+    ///
+    /// # Errors
+    /// If it is not there, or not what its name says.
+    pub fn read(&self, digest: &str) -> Result<Vec<u8>> {
+        let path = self.path(digest);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(damaged!("{} is gone from the store; run `similiai verify --repair`", path.display()));
+            }
+            read => read.with_context(|| format!("cannot read {}", path.display()))?,
+        };
+        if blake3::hash(&bytes).to_hex().as_str() == digest {
+            return Ok(bytes);
+        }
+        Err(damaged!("{} is damaged; run `similiai verify --repair`", path.display()))
+    }
+
     /// Stores `bytes`; gives their digest. Their folder is made durable by [`Self::sync`].
     pub fn put(&self, bytes: &[u8]) -> Result<String> {
         let digest = blake3::hash(bytes).to_hex().to_string();
         if self.has(&digest, bytes.len() as u64) && self.is_sound(&digest) {
             return Ok(digest);
         }
-        files::create_folder(&self.unfinished)?;
+        let work = self.work.folder()?;
         let write = || -> std::io::Result<tempfile::TempPath> {
-            let mut file = tempfile::NamedTempFile::new_in(&self.unfinished)?;
+            let mut file = tempfile::NamedTempFile::new_in(&work)?;
             file.write_all(bytes)?;
             settle(file.as_file())?;
             Ok(file.into_temp_path())
         };
-        let written = write().with_context(|| format!("cannot write in {}", self.unfinished.display()))?;
+        let written = write().with_context(|| format!("cannot write in {}", work.display()))?;
         self.place(&written, &digest)?;
         // It is not there any more.
         let _ = written.keep();

@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::sealed::{is_below, is_digest};
+
 const DIGEST: usize = 64;
 
 /// The files of a result, sorted by path. Kept as the text that the result's digest is made of, so that a result of
@@ -27,15 +29,16 @@ impl Contents {
     /// Of `(path, bytes, digest)`, in any order.
     pub fn new(mut files: Vec<(String, u64, String)>) -> Result<Self> {
         files.sort();
-        if let Some(pair) = files.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            anyhow::bail!("{} stands there twice", pair[0].0);
-        }
         let text = files.iter().map(|(path, bytes, digest)| format!("{path}\0{bytes}\0{digest}\n")).collect();
         Self::parse(text)
     }
 
+    /// # Errors
+    /// If it is no list of files, or has a path that no result has: one that leads elsewhere, that stands there twice, or
+    /// that is a file and a folder at once. Whoever wrote the list may be anybody.
     pub fn parse(text: String) -> Result<Self> {
-        let mut spans = Vec::with_capacity(text.len() / 100);
+        let mut spans: Vec<(u32, u32, u32)> = Vec::with_capacity(text.len() / 100);
+        ensure!(u32::try_from(text.len()).is_ok(), "a result has too many files");
         let mut start = 0;
         while start < text.len() {
             let rest = &text.as_bytes()[start..];
@@ -46,12 +49,23 @@ impl Contents {
                 (rest.get(digest + DIGEST) == Some(&b'\n')).then_some((path, digest))
             };
             let (path, digest) = span().context("a list of files is damaged")?;
+            let name = &text[start..start + path];
+            ensure!(is_below(name), "a list of files names {name:?}, which is not below its folder");
+            let before = spans.last().map_or("", |(start, end, _)| &text[*start as usize..*end as usize]);
+            ensure!(before < name, "a list of files has {name:?} twice, or out of order");
+            let bytes = &text[start + path + 1..start + digest - 1];
+            let plain = bytes.bytes().all(|byte| byte.is_ascii_digit()) && bytes.parse::<u64>().is_ok();
+            ensure!(plain, "a list of files has {bytes:?} for the length of {name:?}");
+            let digested = is_digest(&text[start + digest..start + digest + DIGEST]);
+            ensure!(digested, "a list of files has no digest for {name:?}");
             spans.push((start as u32, (start + path) as u32, (start + digest) as u32));
             start += digest + DIGEST + 1;
         }
-        ensure!(u32::try_from(text.len()).is_ok(), "a result has too many files");
         let digest = blake3::hash(text.as_bytes()).to_hex().to_string();
-        Ok(Self { text, spans, digest })
+        let contents = Self { text, spans, digest };
+        let both = contents.folders().into_iter().find(|folder| contents.find(folder).is_some());
+        ensure!(both.is_none(), "a list of files has {:?} as a file and as a folder", both.unwrap_or_default());
+        Ok(contents)
     }
 
     pub fn text(&self) -> &str {
@@ -177,5 +191,29 @@ mod tests {
         for text in ["a", "a\0", "a\x001\0short\n", "a\x001\0"] {
             assert!(Contents::parse(text.to_owned()).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_list_that_no_stage_makes_is_refused() {
+        let digest = "0".repeat(64);
+        let parse = |files: &[(&str, &str, &str)]| {
+            Contents::parse(files.iter().map(|(path, bytes, digest)| format!("{path}\0{bytes}\0{digest}\n")).collect())
+        };
+        assert!(parse(&[("a", "1", &digest), ("a-b", "2", &digest), ("b/c", "3", &digest)]).is_ok());
+        for path in ["", "/etc/x", "../x", "a/../../x", "./x", "a//x"] {
+            assert!(parse(&[(path, "1", &digest)]).is_err(), "{path}");
+        }
+        for files in [["a", "a"], ["b", "a"]] {
+            assert!(parse(&files.map(|path| (path, "1", digest.as_str()))).is_err(), "{files:?}");
+        }
+        assert!(parse(&[("a", "1", &digest), ("a-b", "1", &digest), ("a/b", "1", &digest)]).is_err());
+        for bytes in ["", "-1", "+1", "1e3", "99999999999999999999"] {
+            assert!(parse(&[("a", bytes, &digest)]).is_err(), "{bytes}");
+        }
+        for digest in ["A".repeat(64), "/".repeat(64)] {
+            assert!(parse(&[("a", "1", &digest)]).is_err(), "{digest}");
+        }
+        let both = ["x", "x/y"].map(|path| (path.to_owned(), 1, digest.clone()));
+        assert!(Contents::new(both.to_vec()).unwrap_err().to_string().contains("as a file and as a folder"));
     }
 }

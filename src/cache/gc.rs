@@ -86,8 +86,13 @@ impl Store {
         collected.bytes +=
             self.remove_old("people/items", budget.grace, dry_run, |name| Some(name) == newest.as_deref())?;
         collected.bytes += self.remove_scratch(&laid, budget.grace, dry_run)?;
-        // Where results lay before they were parted into shared files.
+        // Where results lay before they were parted into shared files, and what a table was called before.
         collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
+        for former in [self.root.join("seen.json"), self.of_people().join("seen.json")] {
+            if former.exists() {
+                collected.bytes += remove(&former, dry_run)?;
+            }
+        }
         Ok(collected)
     }
 
@@ -205,12 +210,13 @@ fn age(path: &Path) -> Option<Duration> {
 /// Removes a file or folder; gives its length.
 fn remove(path: &Path, dry_run: bool) -> Result<u64> {
     let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
-    let bytes = match path.is_dir() {
+    let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    let bytes = match is_folder {
         true => files::list(path)?.iter().map(|name| length(&path.join(name))).sum(),
         false => length(path),
     };
     if !dry_run {
-        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(bytes)
@@ -229,7 +235,8 @@ mod tests {
         let reads = Default::default();
         let document =
             KeyDocument { stage: "s".into(), version: 1, seed: number, parameters: serde_json::json!({}), reads };
-        store.commit(document, folder.path(), Vec::new(), Vec::new()).unwrap()
+        let written = super::super::store::tests::written(folder.path());
+        store.commit(document, (folder.path(), &written), Vec::new(), Vec::new()).unwrap()
     }
 
     #[test]

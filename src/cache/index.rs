@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::Contents;
+use super::sealed::{self, Found};
 use super::signature::Signature;
 use crate::{fault, files};
 
@@ -25,11 +26,20 @@ pub(super) struct Index {
 
 impl Index {
     /// `None` where there is none, or one of something else, or a damaged one: then everything is read.
-    pub fn read(path: &Path, digest: &str, contents: &Contents) -> Option<Self> {
-        let bytes = std::fs::read(path).ok()?;
-        let (body, checksum) = bytes.split_last_chunk::<32>()?;
+    pub fn read(path: &Path, digest: &str, contents: &Contents) -> Result<Option<Self>> {
+        let found = sealed::read(path, |bytes| Some(Self::parse(sealed::open(&name(path), bytes)?, digest, contents)))?;
+        Ok(found.or_warn(path).flatten())
+    }
+
+    /// Whether there is one that is not as it was written.
+    pub fn is_damaged(path: &Path) -> Result<bool> {
+        let whole = sealed::read(path, |bytes| sealed::open(&name(path), bytes).map(drop))?;
+        Ok(matches!(whole, Found::Damaged))
+    }
+
+    fn parse(body: &[u8], digest: &str, contents: &Contents) -> Option<Self> {
         let (head, numbers) = body.split_first_chunk::<64>()?;
-        if blake3::hash(body).as_bytes() != checksum || head != digest.as_bytes() {
+        if head != digest.as_bytes() {
             return None;
         }
         let (as_of, numbers) = numbers.split_first_chunk::<8>()?;
@@ -55,11 +65,15 @@ impl Index {
             let numbers = [looks.bytes, looks.modified as u64, looks.changed as u64, looks.inode, looks.device];
             bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         }
-        bytes.extend(blake3::hash(&bytes).as_bytes());
-        files::write_atomically(path, &bytes).context("cannot keep what the files look like")?;
+        files::write_atomically(path, &sealed::seal(&name(path), bytes))
+            .context("cannot keep what the files look like")?;
         fault::point("index-written");
         Ok(())
     }
+}
+
+fn name(path: &Path) -> String {
+    format!("laid/{}", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
 #[cfg(test)]
@@ -75,13 +89,14 @@ mod tests {
         let digest = contents.digest().to_owned();
         let index = Index { digest: digest.clone(), as_of: -1, files: vec![looks], folders: vec![looks; 2] };
         index.write(&path)?;
-        assert_eq!(Index::read(&path, &digest, &contents), Some(index));
-        assert_eq!(Index::read(&path, &"1".repeat(64), &contents), None);
-        assert_eq!(Index::read(&path, &digest, &Contents::default()), None);
+        assert_eq!(Index::read(&path, &digest, &contents)?, Some(index));
+        assert_eq!(Index::read(&path, &"1".repeat(64), &contents)?, None);
+        assert_eq!(Index::read(&path, &digest, &Contents::default())?, None);
         let mut bytes = files::read(&path)?;
         bytes[70] ^= 1;
         files::write(&path, &bytes)?;
-        assert_eq!(Index::read(&path, &digest, &contents), None);
+        assert_eq!(Index::read(&path, &digest, &contents)?, None);
+        assert!(Index::is_damaged(&path)?);
         Ok(())
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::blobs::Blobs;
+use super::sealed::{self, Found};
 use crate::{fault, files};
 
 /// What is larger becomes a blob; a blob for every few bytes would be a file for every few bytes.
@@ -48,11 +49,7 @@ impl Made {
     pub fn read(self, blobs: &Blobs) -> Result<Vec<u8>> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            Self::Blob { digest, .. } => {
-                let bytes = files::read(&blobs.path(&digest))?;
-                let sound = blake3::hash(&bytes).to_hex().as_str() == digest;
-                sound.then_some(bytes).with_context(|| format!("the stored item {digest} is damaged"))
-            }
+            Self::Blob { digest, .. } => blobs.read(&digest),
         }
     }
 }
@@ -66,11 +63,24 @@ pub struct Table {
 }
 
 impl Table {
-    /// `way`: the digest of all that matters besides the item. A damaged table is passed over.
-    pub fn read(root: &Path, way: &str) -> Self {
-        let path = root.join("items").join(way);
-        let made = std::fs::read(&path).ok().and_then(|bytes| parse(&bytes)).unwrap_or_default();
-        Self { path, made, changed: false }
+    /// `way`: the digest of all that matters besides the item. A damaged table is as good as none.
+    pub fn read(root: &Path, way: &str) -> Result<Self> {
+        let path = Self::path(root, way);
+        let made = Self::find(root, way)?.or_warn(&path).unwrap_or_default();
+        Ok(Self { path, made, changed: false })
+    }
+
+    fn path(root: &Path, way: &str) -> PathBuf {
+        root.join("items").join(way)
+    }
+
+    fn find(root: &Path, way: &str) -> Result<Found<HashMap<Digest, Made>>> {
+        sealed::read(&Self::path(root, way), |bytes| parse(sealed::open(&name(way), bytes)?))
+    }
+
+    /// Whether there is a table that is not as it was written.
+    pub(super) fn is_damaged(root: &Path, way: &str) -> Result<bool> {
+        Ok(matches!(Self::find(root, way)?, Found::Damaged))
     }
 
     pub fn get(&self, item: &Digest) -> Option<&Made> {
@@ -102,8 +112,8 @@ impl Table {
                 }
             }
         }
-        bytes.extend(blake3::hash(&bytes).as_bytes());
-        files::write_atomically(&self.path, &bytes)?;
+        let way = self.path.file_name().unwrap_or_default().to_string_lossy();
+        files::write_atomically(&self.path, &sealed::seal(&name(&way), bytes))?;
         fault::point("items-written");
         Ok(())
     }
@@ -112,9 +122,11 @@ impl Table {
 /// Set in the length of what is a blob.
 const BLOB: u64 = 1 << 63;
 
-fn parse(bytes: &[u8]) -> Option<HashMap<Digest, Made>> {
-    let (mut rest, checksum) = bytes.split_last_chunk::<32>()?;
-    (blake3::hash(rest).as_bytes() == checksum).then_some(())?;
+fn name(way: &str) -> String {
+    format!("items/{way}")
+}
+
+fn parse(mut rest: &[u8]) -> Option<HashMap<Digest, Made>> {
     let mut made = HashMap::new();
     while !rest.is_empty() {
         let (item, after) = rest.split_first_chunk::<32>()?;
@@ -143,7 +155,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
             let folder = tempfile::tempdir().unwrap();
-            let mut table = Table::read(folder.path(), "way");
+            let mut table = Table::read(folder.path(), "way").unwrap();
             for value in &values {
                 let made = match value.len() {
                     30.. => Made::Blob { bytes: 7, digest: blake3::hash(value).to_hex().to_string() },
@@ -152,14 +164,15 @@ mod tests {
                 table.insert(*blake3::hash(value).as_bytes(), made);
             }
             table.write().unwrap();
-            let read = Table::read(folder.path(), "way");
+            let read = Table::read(folder.path(), "way").unwrap();
             prop_assert_eq!(&read.made, &table.made);
             if !values.is_empty() {
                 let mut bytes = files::read(&table.path).unwrap();
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
                 files::write(&table.path, &bytes).unwrap();
-                prop_assert!(Table::read(folder.path(), "way").made.is_empty());
+                prop_assert!(Table::read(folder.path(), "way").unwrap().made.is_empty());
+                prop_assert!(Table::is_damaged(folder.path(), "way").unwrap());
             }
         }
     }

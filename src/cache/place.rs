@@ -2,16 +2,21 @@
 //! right, and laying what is not.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::index::Index;
+use super::sealed::{self, Found, is_below, is_digest};
 use super::signature::{Signature, time_after};
 use super::{Contents, Fault, Reason, Record, Store};
 use crate::{fault, files};
+
+/// How something is called that stood where the folder itself should.
+const ROOT: &str = "folder";
 
 /// Where an instance's files lie.
 #[derive(Debug, Clone, Copy)]
@@ -29,8 +34,45 @@ impl Place<'_> {
 
     /// A folder that holds nothing but results. One that the manifest names may hold files of people too.
     fn is_owned(&self) -> bool {
-        self.out == Path::new("artifacts").join(self.instance)
+        self.owns(self.out)
     }
+
+    fn owns(&self, out: &Path) -> bool {
+        out == Path::new("artifacts").join(self.instance)
+    }
+
+    /// Those of a result's `folders` at whose place something else is: a file, a link, or nothing. What lies behind a
+    /// link is not the result's, so no link is followed; but a folder that the manifest names may be one.
+    pub(super) fn alien<'a>(&self, folders: &[&'a str]) -> Result<Vec<&'a str>> {
+        let root = self.folder();
+        let mut alien: Vec<&str> = Vec::new();
+        for name in folders {
+            let parent = name.rfind('/').map_or("", |end| &name[..end]);
+            let path = root.join(name);
+            let followed = name.is_empty() && !self.is_owned();
+            let metadata = if followed { path.metadata() } else { path.symlink_metadata() };
+            let is_folder = there(metadata, &path)?.is_some_and(|metadata| metadata.is_dir());
+            if !is_folder || (!name.is_empty() && alien.contains(&parent)) {
+                alien.push(name);
+            }
+        }
+        Ok(alien)
+    }
+}
+
+/// `None` where nothing is; anything else that keeps a file from being looked at is an error.
+fn there<T>(found: std::io::Result<T>, path: &Path) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
+    }
+}
+
+/// Whether results may lie at `out`: below the project, or at an absolute path.
+fn is_place(out: &Path) -> bool {
+    let climbs = |part: Component| matches!(part, Component::ParentDir | Component::CurDir);
+    out.file_name().is_some() && !out.components().any(climbs) && !out.starts_with("artifacts/.cache")
 }
 
 /// Which result lies where.
@@ -58,6 +100,15 @@ pub struct Look {
     learned: bool,
 }
 
+impl Laid {
+    /// Whoever wrote it may be anybody.
+    fn is_plain(&self) -> bool {
+        let outs = self.leaving.iter().map(|(_, out)| out).chain([&self.out]);
+        let digests = self.leaving.iter().map(|(digest, _)| digest).chain([&self.digest, &self.key]);
+        outs.into_iter().all(|out| is_place(out)) && digests.into_iter().all(|digest| is_digest(digest))
+    }
+}
+
 impl Look {
     pub fn is_sound(&self) -> bool {
         self.faults.is_empty() && self.strays.is_empty()
@@ -72,7 +123,10 @@ impl Look {
         let all = [
             (Fault::Missing, of(Fault::Missing)),
             (Fault::Altered, of(Fault::Altered)),
-            (Fault::Stray, self.strays.clone()),
+            (
+                Fault::Stray,
+                self.strays.iter().map(|name| if name.is_empty() { "." } else { name }.to_owned()).collect(),
+            ),
         ];
         all.into_iter().filter(|(_, paths)| !paths.is_empty()).map(|(kind, paths)| reason(kind, paths)).collect()
     }
@@ -104,7 +158,46 @@ impl Store {
 
     /// The result that lies at `instance`'s place now.
     pub fn laid(&self, instance: &str) -> Result<Option<Laid>> {
-        files::read_json(&self.laid_path(instance))
+        Ok(self.find_laid(instance)?.or_warn(&self.laid_path(instance)))
+    }
+
+    fn find_laid(&self, instance: &str) -> Result<Found<Laid>> {
+        let parse = |bytes: &[u8]| sealed::from_json(&name(instance), bytes).filter(Laid::is_plain);
+        sealed::read(&self.laid_path(instance), parse)
+    }
+
+    fn put_laid(&self, instance: &str, laid: &Laid) -> Result<()> {
+        let json = sealed::to_json(&name(instance), laid)?.to_string();
+        files::write_atomically(&self.laid_path(instance), json.as_bytes())
+    }
+
+    /// Forgets that a result lies at `instance`'s place; its files stay.
+    pub fn forget_laid(&self, instance: &str) -> Result<()> {
+        for path in [self.laid_path(instance), self.index_path(instance)] {
+            if there(fs::remove_file(&path), &path)?.is_some() {
+                files::sync_folder(&self.root.join("laid"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that say what lies where, and are not as they were written.
+    pub(super) fn damaged_laid(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.root.join("laid");
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut damaged = Vec::new();
+        for name in files::names(&folder)? {
+            let path = folder.join(&name);
+            let is_damaged = match name.rsplit_once('.') {
+                Some((instance, "json")) => matches!(self.find_laid(instance)?, Found::Damaged),
+                Some((_, "index")) => Index::is_damaged(&path)?,
+                _ => false,
+            };
+            damaged.extend(is_damaged.then_some(path));
+        }
+        Ok(damaged)
     }
 
     /// What lies where, by instance.
@@ -131,70 +224,77 @@ impl Store {
     }
 
     /// What the index tells of the files of `contents`, where `earlier` was laid when it was written.
-    fn known<'a>(&self, place: &Place, contents: &Contents, earlier: &'a Contents) -> Known<'a> {
+    fn known<'a>(&self, place: &Place, contents: &Contents, earlier: &'a Contents) -> Result<Known<'a>> {
         let unknown = Known { as_of: 0, files: vec![None; contents.len()], folders: Vec::new() };
         if self.seen.is_distrusted() {
-            return unknown;
+            return Ok(unknown);
         }
-        let Some(index) = Index::read(&self.index_path(place.instance), earlier.digest(), earlier) else {
-            return unknown;
+        let Some(index) = Index::read(&self.index_path(place.instance), earlier.digest(), earlier)? else {
+            return Ok(unknown);
         };
         let Index { as_of, files, folders, .. } = index;
         if contents.digest() == earlier.digest() {
             let files = files.into_iter().enumerate().map(|(at, looks)| Some((looks, earlier.file(at).digest)));
-            return Known { as_of, files: files.collect(), folders };
+            return Ok(Known { as_of, files: files.collect(), folders });
         }
         let of = |path: &str| earlier.find(path).map(|at| (files[at], earlier.file(at).digest));
-        Known { as_of, files: contents.iter().map(|file| of(file.path)).collect(), folders: Vec::new() }
+        Ok(Known { as_of, files: contents.iter().map(|file| of(file.path)).collect(), folders: Vec::new() })
     }
 
     /// Looks whether the files of `contents` lie at `place`, reading only what may have changed.
-    pub fn look(&self, place: &Place, contents: &Contents) -> Look {
-        self.look_knowing(place, contents, &self.known(place, contents, contents))
+    ///
+    /// # Errors
+    /// If something there cannot be looked at or read: it may be right.
+    pub fn look(&self, place: &Place, contents: &Contents) -> Result<Look> {
+        self.look_knowing(place, contents, &self.known(place, contents, contents)?)
     }
 
-    fn look_knowing(&self, place: &Place, contents: &Contents, known: &Known) -> Look {
-        let folder = place.folder();
-        let looked = (0..contents.len()).into_par_iter().with_min_len(512).map(|at| {
+    fn look_knowing(&self, place: &Place, contents: &Contents, known: &Known) -> Result<Look> {
+        let (folder, folders) = (place.folder(), contents.folders());
+        let alien = place.alien(&folders)?;
+        let looked = (0..contents.len()).into_par_iter().with_min_len(512).map(|at| -> Result<_> {
             let file = contents.file(at);
             let path = folder.join(file.path);
-            let Ok(metadata) = path.symlink_metadata() else { return (None, Some(Fault::Missing), false) };
+            let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
+            let metadata = if alien.contains(&parent) { None } else { there(path.symlink_metadata(), &path)? };
+            let Some(metadata) = metadata else { return Ok((None, Some(Fault::Missing), false)) };
             let looks = Signature::from(&metadata);
             let (right, learned) = match known.files[at] {
                 Some((then, digest)) if then == looks && !looks.is_racy(known.as_of) => (digest == file.digest, false),
                 _ => {
                     let may = metadata.is_file() && looks.bytes == file.bytes;
-                    (may && files::digest(&path).is_ok_and(|digest| digest == file.digest), true)
+                    (may && files::digest(&path)? == file.digest, true)
                 }
             };
-            (Some(looks), (!right).then_some(Fault::Altered), learned)
+            Ok((Some(looks), (!right).then_some(Fault::Altered), learned))
         });
         let mut look = Look::default();
         let nothing = Signature { bytes: 0, modified: 0, changed: 0, inode: 0, device: 0 };
-        for (at, (looks, fault, learned)) in looked.collect::<Vec<_>>().into_iter().enumerate() {
+        for (at, (looks, fault, learned)) in looked.collect::<Result<Vec<_>>>()?.into_iter().enumerate() {
             look.signatures.push(looks.unwrap_or(nothing));
             look.faults.extend(fault.map(|fault| (at, fault)));
             look.learned |= learned;
         }
-        let folders = contents.folders();
         for (at, name) in folders.iter().enumerate() {
             let path = folder.join(name);
+            let parent = name.rfind('/').map_or("", |end| &name[..end]);
             let looks = Signature::of(&path);
-            if looks.is_some() && !path.is_dir() && !name.is_empty() {
+            let hidden = !name.is_empty() && alien.contains(&parent);
+            if looks.is_some() && !hidden && alien.contains(name) {
+                // The thing that stands where a folder of the result should.
                 look.strays.push((*name).to_owned());
             }
             look.folders.push(looks.unwrap_or(nothing));
             let same = known.folders.get(at).is_some_and(|then| looks == Some(*then) && !then.is_racy(known.as_of));
-            if same || !place.is_owned() {
+            if same || !place.is_owned() || alien.contains(name) {
                 continue;
             }
             look.learned = true;
             let below = |entry: String| if name.is_empty() { entry } else { format!("{name}/{entry}") };
             let strange = |path: &String| contents.find(path).is_none() && !folders.contains(&path.as_str());
-            // A folder that is not there has no strays.
             look.strays.extend(entries(&path).into_iter().map(below).filter(strange));
         }
-        look
+        Ok(look)
     }
 
     /// Lays `record` at its place: right files stay, missing and wrong ones are laid, and what an earlier result left
@@ -214,7 +314,7 @@ impl Store {
         let before = earlier.as_ref().and_then(|laid| self.contents(&laid.digest)).unwrap_or_default();
         files::create_folder(&self.root)?;
         let as_of = time_after(&self.root, 0)?;
-        let mut look = self.look_knowing(place, &contents, &self.known(place, &contents, &before));
+        let mut look = self.look_knowing(place, &contents, &self.known(place, &contents, &before)?)?;
         if again && look.is_sound() {
             if look.learned {
                 self.write_index(place, &record.digest, as_of, look)?;
@@ -235,7 +335,7 @@ impl Store {
         let announced = Laid { leaving, ..now.clone() };
         if !again {
             // Before the files: what a crash leaves undone is then mended by the next run.
-            files::write_atomically(&self.laid_path(place.instance), &serde_json::to_vec(&announced)?)?;
+            self.put_laid(place.instance, &announced)?;
             fault::point("place-announced");
         }
         let mut aside = Vec::new();
@@ -268,7 +368,7 @@ impl Store {
         let as_of = time_after(&self.root, last)?;
         let mut reasons = if again { look.reasons(&contents, Reason::Mended) } else { Vec::new() };
         self.write_index(place, &record.digest, as_of, look)?;
-        files::write_atomically(&self.laid_path(place.instance), &serde_json::to_vec(&now)?)?;
+        self.put_laid(place.instance, &now)?;
         fault::point("place-settled");
         reasons.extend((!aside.is_empty()).then_some(Reason::KeptAside(aside)));
         Ok(Laying::Done(reasons))
@@ -315,9 +415,24 @@ impl Store {
         let stays = |path: &str| {
             (out == place.out && now.find(path).is_some()) || others.iter().any(|other| other.find(path).is_some())
         };
+        // What somebody altered in a folder that is not this instance's any more is theirs, and stays.
+        let may_move = out == place.out || place.owns(out);
+        let former = Place { out, ..*place };
+        let (folders, mut hidden) = (old.folders(), Vec::new());
+        if folder.exists() {
+            hidden = former.alien(&folders)?;
+        }
         for file in old.iter().filter(|file| !stays(file.path)) {
+            let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
+            if hidden.contains(&parent) {
+                continue;
+            }
             let path = folder.join(file.path);
-            self.clear(place, &path, file.path, aside)?;
+            if may_move {
+                self.clear(place, &path, file.path, aside)?;
+            } else if self.is_stored(&path)? {
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
             fault::point("file-taken-away");
             // Folders go as they empty; one that still holds something stays.
             let mut folder_of = path.parent();
@@ -334,27 +449,41 @@ impl Store {
         if metadata.is_dir() && fs::remove_dir(path).is_ok() {
             return Ok(());
         }
-        let stored = metadata.is_file()
-            && files::digest(path).is_ok_and(|digest| {
-                let same =
-                    |blob: Signature| blob.same_file(&Signature::from(&metadata)) || self.blobs.is_sound(&digest);
-                self.blobs.signature(&digest).is_some_and(same)
-            });
-        if stored {
+        if self.is_stored(path)? {
             return fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
         }
         self.keep_aside(place, path, name, aside)
     }
 
+    /// Whether the store has what the file at `path` holds.
+    fn is_stored(&self, path: &Path) -> Result<bool> {
+        let Some(metadata) = there(path.symlink_metadata(), path)?.filter(fs::Metadata::is_file) else {
+            return Ok(false);
+        };
+        let digest = files::digest(path)?;
+        let Some(blob) = self.blobs.signature(&digest) else { return Ok(false) };
+        Ok(blob.same_file(&Signature::from(&metadata)) || self.blobs.check(&digest)?)
+    }
+
+    /// Moves what stands at `path`, called `name` below the folder of `place`, to where people find it again.
     fn keep_aside(&self, place: &Place, path: &Path, name: &str, aside: &mut Vec<String>) -> Result<()> {
         let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
+        if !(name.is_empty() || is_below(name)) {
+            bail!("{} is not below {}, so it is not moved", path.display(), place.folder().display());
+        }
+        let name = if name.is_empty() { ROOT } else { name };
         let folder = self.root.join("altered").join(place.instance);
         let free = |path: &PathBuf| path.symlink_metadata().is_err();
         let numbered = (2..).map(|number| folder.join(format!("{name}.{number}")));
         let destination = std::iter::once(folder.join(name)).chain(numbered).find(free).context("no free name")?;
         destination.parent().map_or(Ok(()), files::create_folder)?;
         let moved = fs::rename(path, &destination).or_else(|error| {
-            // To another file system only plain files can go.
+            // To another file system only plain files and links can go.
+            #[cfg(unix)]
+            if metadata.is_symlink() {
+                std::os::unix::fs::symlink(fs::read_link(path)?, &destination)?;
+                return fs::remove_file(path);
+            }
             if !metadata.is_file() {
                 return Err(error);
             }
@@ -367,6 +496,10 @@ impl Store {
         aside.push(shown.display().to_string());
         Ok(())
     }
+}
+
+fn name(instance: &str) -> String {
+    format!("laid/{instance}.json")
 }
 
 /// The names in a folder, but for those that are no Unicode.

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
 use super::contents::Changes;
+use crate::text::legible_name;
 
 /// Names shown of many.
 const SHOWN: usize = 3;
@@ -173,7 +174,7 @@ impl Serialize for Reason {
 
 /// `1 file (a.png)`, `12 files (a.png, b.png, c.png, …)`
 fn names(paths: &[String]) -> String {
-    let first: Vec<&str> = paths.iter().take(SHOWN).map(String::as_str).collect();
+    let first: Vec<String> = paths.iter().take(SHOWN).map(|path| legible_name(path)).collect();
     let more = if paths.len() > SHOWN { ", …" } else { "" };
     let files = if paths.len() == 1 { "file" } else { "files" };
     format!("{} {files} ({}{more})", paths.len(), first.join(", "))

@@ -7,8 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::sealed::{self, Found};
 use super::signature::{Signature, time_after};
 use crate::{fault, files};
+
+const FILE: &str = "seen";
 
 /// Digests of files by how they looked, and facts that were worked out from known contents.
 pub struct Seen {
@@ -61,8 +64,8 @@ impl Seen {
     fn with<T>(&self, act: impl FnOnce(&mut Table) -> (T, bool)) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.table.is_none() {
-            let table = if state.paranoid { None } else { files::read_json(&self.path()).ok().flatten() };
-            state.table = Some(table.unwrap_or_default());
+            let known = if state.paranoid { None } else { self.find().ok() };
+            state.table = Some(known.and_then(|found| found.or_warn(&self.path())).unwrap_or_default());
         }
         let (value, changed) = act(state.table.get_or_insert_default());
         state.changed |= changed;
@@ -70,7 +73,16 @@ impl Seen {
     }
 
     fn path(&self) -> PathBuf {
-        self.root.join("seen.json")
+        self.root.join(FILE)
+    }
+
+    fn find(&self) -> Result<Found<Table>> {
+        sealed::read(&self.path(), |bytes| serde_json::from_slice(sealed::open(FILE, bytes)?).ok())
+    }
+
+    /// The table, where there is one that is not as it was written.
+    pub(super) fn damaged(&self) -> Result<Option<PathBuf>> {
+        Ok(matches!(self.find()?, Found::Damaged).then(|| self.path()))
     }
 
     /// The digest of the file at `path`, read only if it may have changed since.
@@ -118,7 +130,7 @@ impl Seen {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut state.changed) {
             let table = state.table.as_ref().context("nothing was seen")?;
-            files::write_atomically(&self.path(), &serde_json::to_vec(table)?)?;
+            files::write_atomically(&self.path(), &sealed::seal(FILE, serde_json::to_vec(table)?))?;
             fault::point("seen-written");
         }
         Ok(())
@@ -139,9 +151,14 @@ mod tests {
         let first = seen.digest(&path)?;
         seen.save()?;
         // Only a digest that was not worked out anew can be a wrong one.
-        let table = fs::read_to_string(seen.path())?;
-        fs::write(seen.path(), table.replace(&first, &"0".repeat(64)))?;
+        let bytes = fs::read(seen.path())?;
+        let table = std::str::from_utf8(sealed::open(FILE, &bytes).unwrap())?.replace(&first, &"0".repeat(64));
+        fs::write(seen.path(), sealed::seal(FILE, table.clone().into()))?;
         assert_eq!(Seen::new(folder.path()).digest(&path)?, "0".repeat(64));
+        // One that was altered is as good as none.
+        fs::write(seen.path(), sealed::seal("another", table.clone().into()))?;
+        assert_eq!(Seen::new(folder.path()).digest(&path)?, first);
+        fs::write(seen.path(), sealed::seal(FILE, table.into()))?;
         let careful = Seen::new(folder.path());
         careful.distrust();
         assert_eq!(careful.digest(&path)?, first);

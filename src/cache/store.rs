@@ -1,24 +1,28 @@
 //! The store: for each key a record, which names the content of the result; contents are shared blobs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::blobs::Blobs;
+use super::sealed::{self, Found, is_digest};
 use super::seen::Seen;
+use super::work::{Work, same_file};
 use super::{Contents, KeyDocument, Table};
 use crate::failure::Failure;
+use crate::stage::Written;
 use crate::{fault, files};
 
 /// A process that was killed may hold its lock for a moment longer.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const HISTORY: &str = "history.jsonl";
 
 /// What is kept of a result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,14 +54,18 @@ pub struct Store {
     pub(super) root: PathBuf,
     pub blobs: Blobs,
     pub seen: Arc<Seen>,
+    work: Arc<Work>,
+    /// The lock file, while this process holds the project.
+    held: Mutex<Option<File>>,
     /// Contents read or made by this process, by digest.
     known: Mutex<HashMap<String, Arc<Contents>>>,
 }
 
 impl Store {
     pub fn new(root: PathBuf) -> Self {
-        let (blobs, seen) = (Blobs::new(&root), Arc::new(Seen::new(&root)));
-        Self { root, blobs, seen, known: Mutex::default() }
+        let work = Arc::new(Work::new(root.join("tmp")));
+        let (blobs, seen) = (Blobs::new(&root, work.clone()), Arc::new(Seen::new(&root)));
+        Self { root, blobs, seen, work, held: Mutex::default(), known: Mutex::default() }
     }
 
     /// Trusts no look of a file: every one is read again.
@@ -66,40 +74,79 @@ impl Store {
     }
 
     /// Takes the project for this process; the lock goes when the guard, or the process, does.
-    pub fn lock(&self) -> Result<File> {
+    pub fn lock(&self) -> Result<Lock<'_>> {
         files::create_folder(&self.root)?;
-        let path = self.root.join("lock");
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        let path = self.lock_path();
         let start = Instant::now();
-        while let Err(error) = file.try_lock() {
-            match error {
-                fs::TryLockError::WouldBlock if start.elapsed() < LOCK_PATIENCE => {
+        let file = loop {
+            let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+            let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+            match file.try_lock() {
+                // A file that was removed or replaced meanwhile locks nothing.
+                Ok(()) if same_file(&file, &path) => break file,
+                Ok(()) | Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
-                fs::TryLockError::WouldBlock => {
-                    let holder = fs::read_to_string(&path).unwrap_or_default();
-                    return Err(Failure::Busy(holder.trim().to_owned()).into());
-                }
-                fs::TryLockError::Error(error) => {
+                Ok(()) | Err(fs::TryLockError::WouldBlock) => return Err(self.busy()),
+                Err(fs::TryLockError::Error(error)) => {
                     return Err(error).with_context(|| format!("cannot lock {}", path.display()));
                 }
             }
-        }
-        files::write(&path, format!("{}\n", std::process::id()).as_bytes())?;
+        };
+        self.hold(file)?;
         // What a killed run left half done.
-        files::remove_folder(&self.unfinished())?;
+        self.work.clear()?;
         fault::point("lock-taken");
-        Ok(file)
+        Ok(Lock(self))
+    }
+
+    /// That no run may change what lies here until the guard goes; where nothing can be written, none does.
+    pub fn share(&self) -> Result<Option<File>> {
+        let Ok(file) = File::open(self.lock_path()) else { return Ok(None) };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(self.busy()),
+            Err(fs::TryLockError::Error(_)) => Ok(None),
+        }
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    fn busy(&self) -> anyhow::Error {
+        let holder = fs::read_to_string(self.lock_path()).unwrap_or_default();
+        Failure::Busy(holder.trim().to_owned()).into()
+    }
+
+    fn hold(&self, file: File) -> Result<()> {
+        let path = self.lock_path();
+        files::write(&path, format!("{}\n", std::process::id()).as_bytes())?;
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+
+    /// Fails if the lock that this process took is no longer the project's: somebody replaced its file, so another run
+    /// may be at work. A lock file that is only gone is put back.
+    pub fn must_be_held(&self) -> Result<()> {
+        let path = self.lock_path();
+        match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => return Ok(()),
+            Some(held) if same_file(held, &path) => return Ok(()),
+            Some(_) => {}
+        }
+        match File::options().create_new(true).read(true).write(true).open(&path) {
+            Ok(file) if file.try_lock().is_ok() => {
+                tracing::warn!("{} was removed while this run held it; it is put back", path.display());
+                self.hold(file)
+            }
+            _ => Err(self.busy()),
+        }
     }
 
     /// What is kept of pictures that are no part of the pipeline.
     pub fn of_people(&self) -> PathBuf {
         self.root.join("people")
-    }
-
-    fn unfinished(&self) -> PathBuf {
-        self.root.join("tmp")
     }
 
     pub(super) fn results(&self) -> PathBuf {
@@ -110,15 +157,20 @@ impl Store {
         self.results().join(format!("{key}.json"))
     }
 
-    /// What is kept of the result for `key`. A record that does not belong to its key is none.
+    /// What is kept of the result for `key`. A record that does not belong to its key, or was altered, is none.
     pub fn record(&self, key: &str) -> Result<Option<Record>> {
-        let path = self.record_path(key);
-        let Some(record) = files::read_json::<Record>(&path)? else { return Ok(None) };
-        if record.key != key || record.document.key()? != key {
-            tracing::warn!("{} is not the record of its key and passed over", path.display());
-            return Ok(None);
+        Ok(self.find_record(key)?.or_warn(&self.record_path(key)))
+    }
+
+    pub(super) fn find_record(&self, key: &str) -> Result<Found<Record>> {
+        if !is_digest(key) {
+            return Ok(Found::Absent);
         }
-        Ok(Some(record))
+        sealed::read(&self.record_path(key), |bytes| Record::parse(key, bytes))
+    }
+
+    pub(super) fn put_record(&self, record: &Record) -> Result<()> {
+        files::write_atomically(&self.record_path(&record.key), &record.to_bytes()?)
     }
 
     /// Every record there is, by key.
@@ -142,6 +194,9 @@ impl Store {
         if let Some(contents) = known.get(digest) {
             return Some(contents.clone());
         }
+        if !is_digest(digest) {
+            return None;
+        }
         let contents = Contents::parse(fs::read_to_string(self.blobs.path(digest)).ok()?).ok()?;
         let contents = Some(contents).filter(|contents| contents.digest() == digest).map(Arc::new)?;
         known.insert(digest.to_owned(), contents.clone());
@@ -149,14 +204,13 @@ impl Store {
     }
 
     /// What was made of single items in one way.
-    pub fn items(&self, way: &str) -> Table {
+    pub fn items(&self, way: &str) -> Result<Table> {
         Table::read(&self.root, way)
     }
 
     /// A folder to work in; nothing of it is seen before [`Store::commit`].
     pub fn slot(&self) -> Result<TempDir> {
-        let folder = self.unfinished();
-        files::create_folder(&folder)?;
+        let folder = self.work.folder()?;
         TempDir::with_prefix_in("slot-", &folder).with_context(|| format!("cannot work in {}", folder.display()))
     }
 
@@ -165,22 +219,35 @@ impl Store {
         self.root.join("scratch").join(instance).join(key)
     }
 
-    /// Stores the files in `folder`, and `placed` ones that are blobs already, as the result for `document`.
-    /// `items`: the tables it used.
+    /// Stores the files in `folder`, which must be those `written` and nothing else, and `placed` ones that are blobs
+    /// already, as the result for `document`. `items`: the tables it used.
     pub fn commit(
         &self,
         document: KeyDocument,
-        folder: &Path,
+        (folder, written): (&Path, &BTreeMap<String, Written>),
         placed: Vec<(String, u64, String)>,
         items: Vec<String>,
     ) -> Result<Record> {
         fault::point("stage-ended");
-        let taken = files::list(folder)?.into_par_iter().map(|path| {
+        let found = files::list(folder).unwrap_or_default();
+        if let Some(lost) = written.keys().find(|path| found.binary_search(path).is_err()) {
+            bail!("{lost} vanished from its working folder before it was stored; another program removed it");
+        }
+        let taken = found.into_par_iter().map(|path| {
+            let Some(as_written) = written.get(&path) else {
+                bail!("{path} appeared in its working folder, and it did not write it; another program did");
+            };
             let (bytes, digest) = self.blobs.take(&folder.join(&path))?;
+            if (bytes, &digest) != (as_written.bytes, &as_written.digest) {
+                bail!("{path} changed in its working folder before it was stored; another program wrote it");
+            }
             Ok((path, bytes, digest))
         });
         let mut all = taken.collect::<Result<Vec<_>>>()?;
         all.extend(placed);
+        if all.is_empty() {
+            bail!("it made no files, and an empty result is none");
+        }
         let contents = Contents::new(all)?;
         let digest = self.blobs.put(contents.text().as_bytes())?;
         self.blobs.sync(contents.iter().map(|file| file.digest).chain([digest.as_str()]))?;
@@ -189,25 +256,168 @@ impl Store {
         let (key, files) = (document.key()?, contents.len());
         let record = Record { key, digest: digest.clone(), document, files, bytes, items };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(contents));
-        files::write_atomically(&self.record_path(&record.key), &serde_json::to_vec_pretty(&record)?)?;
+        self.must_be_held()?;
+        self.put_record(&record)?;
         fault::point("record-placed");
         Ok(record)
     }
 
     pub fn note_finished(&self, finished: &Finished) -> Result<()> {
         use std::io::Write;
-        let path = self.root.join("history.jsonl");
+        let path = self.history_path();
         let file = File::options().create(true).append(true).open(&path);
-        let line = serde_json::to_string(finished)? + "\n";
+        let line = sealed::to_json(HISTORY, finished)?.to_string() + "\n";
         let noted = file.and_then(|mut file| file.write_all(line.as_bytes()));
         noted.with_context(|| format!("cannot write {}", path.display()))?;
         fault::point("history-written");
         Ok(())
     }
 
-    /// All noted runs, oldest first. A line cut short by a crash is passed over.
+    pub(super) fn history_path(&self) -> PathBuf {
+        self.root.join(HISTORY)
+    }
+
+    /// The lines of the history, oldest first; `None` for one that is not as it was written.
+    pub(super) fn history_lines(&self) -> Vec<Option<Finished>> {
+        let bytes = fs::read(self.history_path()).unwrap_or_default();
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| sealed::from_json(HISTORY, line)).collect()
+    }
+
+    /// All noted runs, oldest first. A line cut short by a crash, or altered, is passed over.
     pub fn history(&self) -> Vec<Finished> {
-        let text = fs::read_to_string(self.root.join("history.jsonl")).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.history_lines().into_iter().flatten().collect()
+    }
+
+    /// Writes the history again without the lines that are not as they were written.
+    pub(super) fn mend_history(&self) -> Result<()> {
+        let mut text = String::new();
+        for finished in self.history() {
+            text += &(sealed::to_json(HISTORY, &finished)?.to_string() + "\n");
+        }
+        files::write_atomically(&self.history_path(), text.as_bytes())
+    }
+}
+
+impl Record {
+    /// As a file of the cache, here and elsewhere.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(serde_json::to_vec_pretty(&sealed::to_json(&name(&self.key), self)?)?)
+    }
+
+    /// The record for `key`; `None` where it is not one, or not as it was written.
+    pub fn parse(key: &str, bytes: &[u8]) -> Option<Self> {
+        let record: Self = sealed::from_json(&name(key), bytes)?;
+        let fits = record.key == key && record.document.key().ok()? == key;
+        let sound = is_digest(&record.digest) && record.items.iter().all(|way| is_digest(way));
+        (fits && sound).then_some(record)
+    }
+}
+
+fn name(key: &str) -> String {
+    format!("results/{key}")
+}
+
+/// The project is this process's until this goes.
+#[derive(Debug)]
+pub struct Lock<'a>(&'a Store);
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        *self.0.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What a stage would say that it wrote into `folder`.
+    pub fn written(folder: &Path) -> BTreeMap<String, Written> {
+        let file = |path: String| {
+            let bytes = fs::read(folder.join(&path)).unwrap();
+            (path, Written { bytes: bytes.len() as u64, digest: blake3::hash(&bytes).to_hex().to_string() })
+        };
+        files::list(folder).unwrap().into_iter().map(file).collect()
+    }
+
+    fn document() -> KeyDocument {
+        let (parameters, reads) = (serde_json::json!({}), Default::default());
+        KeyDocument { stage: "s".into(), version: 1, seed: 0, parameters, reads }
+    }
+
+    #[test]
+    fn only_what_the_stage_wrote_is_stored() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::new(folder.path().join("cache"));
+        let work = folder.path().join("work");
+        let changes: [(&str, &dyn Fn()); 4] = [
+            ("vanished", &|| fs::remove_file(work.join("b")).unwrap()),
+            ("appeared", &|| fs::write(work.join("c"), "c").unwrap()),
+            ("changed", &|| fs::write(work.join("b"), "B").unwrap()),
+            ("vanished", &|| fs::remove_dir_all(&work).unwrap()),
+        ];
+        for (told, change) in changes {
+            files::create_folder(&work)?;
+            ["a", "b"].into_iter().try_for_each(|name| fs::write(work.join(name), name))?;
+            let written = written(&work);
+            change();
+            let error = store.commit(document(), (&work, &written), Vec::new(), Vec::new()).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+            files::remove_folder(&work)?;
+        }
+        files::create_folder(&work)?;
+        let error = store.commit(document(), (&work, &BTreeMap::new()), Vec::new(), Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("an empty result is none"), "{error}");
+        assert_eq!(store.records()?, []);
+        Ok(())
+    }
+
+    #[test]
+    fn an_altered_record_is_none() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::new(folder.path().join("cache"));
+        let work = tempfile::tempdir()?;
+        fs::write(work.path().join("a"), "a")?;
+        let record = store.commit(document(), (work.path(), &written(work.path())), Vec::new(), Vec::new())?;
+        assert_eq!(store.record(&record.key)?.as_ref(), Some(&record));
+        let path = store.record_path(&record.key);
+        let text = files::read_to_string(&path)?;
+        let other = Record { digest: "0".repeat(64), ..record.clone() };
+        for altered in
+            [text.replace(&record.digest, &other.digest), serde_json::to_string(&other)?, text.replace("\"a\"", "1")]
+        {
+            fs::write(&path, &altered)?;
+            assert_eq!(store.record(&record.key)?.is_none(), altered != text, "{altered}");
+        }
+        // The checksum is of this file alone.
+        fs::rename(&path, store.record_path(&"1".repeat(64)))?;
+        assert_eq!(store.record(&"1".repeat(64))?, None);
+        assert_eq!(store.record("../../secret")?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_or_replaced_is_noticed() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (one, two) = (Store::new(folder.path().to_owned()), Store::new(folder.path().to_owned()));
+        let lock = one.lock()?;
+        assert!(two.lock().unwrap_err().to_string().contains("another run"));
+        fs::remove_file(one.lock_path())?;
+        one.must_be_held()?;
+        assert!(two.lock().is_err(), "it was put back");
+        fs::remove_file(one.lock_path())?;
+        let other = two.lock()?;
+        assert!(one.must_be_held().is_err());
+        two.must_be_held()?;
+        drop((lock, other));
+        one.must_be_held()?;
+        Ok(())
     }
 }

@@ -2,17 +2,20 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use rayon::prelude::*;
 
+use super::sealed::{self, Found};
 use super::signature::Signature;
-use super::{Contents, Fault, Place, Record, Store};
+use super::{Contents, Fault, Place, Record, Seen, Store, Table};
 use crate::{files, interrupt};
 
 /// What a run re-reads on its way.
 const SCRUBBED_BYTES: u64 = 1 << 20;
 const SCRUBBED_FILES: usize = 64;
+const CURSOR: &str = "scrub";
 
 /// What is wrong, and how much was read to find it.
 #[derive(Debug, Default)]
@@ -23,69 +26,144 @@ pub struct Damage {
     pub blobs: Vec<String>,
     /// Results with files, by path, that are missing in the store or damaged there.
     pub results: Vec<(Record, Vec<(String, Fault)>)>,
+    /// The cache's own files that are not as they were written, below its folder.
+    pub own: Vec<PathBuf>,
+    /// What could not be read, with the reasons: it may be whole.
+    pub unreadable: Vec<String>,
+}
+
+impl Damage {
+    pub fn is_none(&self) -> bool {
+        self.blobs.is_empty() && self.results.is_empty() && self.own.is_empty()
+    }
 }
 
 impl Store {
-    /// Reads every stored byte.
+    /// Reads every stored byte. Nothing is written.
     pub fn verify(&self, watch: impl Fn(u64) + Sync) -> Result<Damage> {
-        let shelves = self.blobs.shelves()?.into_par_iter().map(|shelf| -> Result<Vec<(String, u64, bool)>> {
+        type Looked = (String, u64, Result<bool>);
+        let shelves = self.blobs.shelves()?.into_par_iter().map(|shelf| -> Result<Vec<Looked>> {
             interrupt::check()?;
             let look = |digest: String| {
                 let bytes = self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
-                let sound = self.blobs.is_sound(&digest);
+                let sound = self.blobs.check(&digest);
                 (digest, bytes, sound)
             };
             let looked: Vec<_> = self.blobs.on_shelf(&shelf)?.into_iter().map(look).collect();
             watch(looked.iter().map(|(_, bytes, _)| bytes).sum());
             Ok(looked)
         });
-        let all = shelves.collect::<Result<Vec<_>>>()?.concat();
-        let sound: HashSet<&str> =
-            all.iter().filter(|(.., sound)| *sound).map(|(digest, ..)| digest.as_str()).collect();
-        let damaged: HashSet<&str> =
-            all.iter().filter(|(.., sound)| !sound).map(|(digest, ..)| digest.as_str()).collect();
-        let fault = |digest: &str| match (sound.contains(digest), damaged.contains(digest)) {
+        let all: Vec<Looked> = shelves.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let mut damage = Damage { files: all.len(), bytes: all.iter().map(|it| it.1).sum(), ..Damage::default() };
+        let (mut there, mut damaged) = (HashSet::new(), HashSet::new());
+        for (digest, _, sound) in all {
+            match sound {
+                Ok(true) => drop(there.insert(digest)),
+                Ok(false) => drop(damaged.insert(digest)),
+                Err(error) => {
+                    damage.unreadable.push(format!("{error:#}"));
+                    there.insert(digest);
+                }
+            }
+        }
+        let fault = |digest: &str| match (there.contains(digest), damaged.contains(digest)) {
             (true, _) => None,
             (_, true) => Some(Fault::Altered),
             _ => Some(Fault::Missing),
         };
-        let results = self.records()?.into_iter().filter_map(|record| {
+        for key in self.keys()? {
+            let record = match self.find_record(&key)? {
+                Found::Whole(record) => record,
+                Found::Damaged => {
+                    damage.own.push(self.record_path(&key));
+                    continue;
+                }
+                Found::Absent => continue,
+            };
             let faults: Vec<(String, Fault)> = match self.contents(&record.digest) {
-                None => vec![("the list of its files".to_owned(), Fault::Missing)],
+                None => vec![("the list of its files".to_owned(), fault(&record.digest).unwrap_or(Fault::Altered))],
                 Some(contents) => {
                     contents.iter().filter_map(|file| Some((file.path.to_owned(), fault(file.digest)?))).collect()
                 }
             };
-            (!faults.is_empty()).then_some((record, faults))
-        });
-        let results = results.collect();
-        let mut blobs: Vec<String> = damaged.iter().map(|digest| (*digest).to_owned()).collect();
-        blobs.sort_unstable();
-        Ok(Damage { files: all.len(), bytes: all.iter().map(|(_, bytes, _)| bytes).sum(), blobs, results })
+            if !faults.is_empty() {
+                damage.results.push((record, faults));
+            }
+        }
+        damage.blobs = damaged.into_iter().collect();
+        damage.blobs.sort_unstable();
+        damage.own.extend(self.damaged_files()?);
+        Ok(damage)
+    }
+
+    /// The keys that files are called by which should be records.
+    fn keys(&self) -> Result<Vec<String>> {
+        if !self.results().exists() {
+            return Ok(Vec::new());
+        }
+        let names = files::names(&self.results())?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
+    }
+
+    /// The cache's own files beside records and blobs that are not as they were written.
+    fn damaged_files(&self) -> Result<Vec<PathBuf>> {
+        let mut damaged = self.damaged_laid()?;
+        for root in [self.root.clone(), self.of_people()] {
+            damaged.extend(Seen::new(&root).damaged()?);
+            let items = root.join("items");
+            if items.exists() {
+                for way in files::names(&items)? {
+                    damaged.extend(Table::is_damaged(&root, &way)?.then(|| items.join(&way)));
+                }
+            }
+        }
+        if self.history_lines().iter().any(Option::is_none) {
+            damaged.push(self.history_path());
+        }
+        damaged.extend(matches!(self.cursor()?, Found::Damaged).then(|| self.root.join(CURSOR)));
+        let scratch = self.root.join("scratch");
+        if scratch.exists() {
+            for file in files::list(&scratch)? {
+                let path = scratch.join(file);
+                damaged.extend(matches!(read_kept(&path)?, Found::Damaged).then_some(path));
+            }
+        }
+        Ok(damaged)
     }
 
     /// The files at `place` that are not what `contents` says; what is the stored file itself was read with the store.
-    pub fn verify_place(&self, place: &Place, contents: &Contents, damage: &Damage) -> Vec<(String, Fault)> {
+    pub fn verify_place(&self, place: &Place, contents: &Contents, damage: &Damage) -> Result<Vec<(String, Fault)>> {
         let folder = place.folder();
-        let faults = (0..contents.len()).into_par_iter().filter_map(|at| {
+        let alien = place.alien(&contents.folders())?;
+        let faults = (0..contents.len()).into_par_iter().map(|at| {
             let file = contents.file(at);
             let path = folder.join(file.path);
-            let fault = match Signature::of(&path) {
-                None => Fault::Missing,
+            let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
+            let looks = if alien.contains(&parent) { None } else { Signature::of(&path) };
+            let fault = match looks {
+                None => Some(Fault::Missing),
                 Some(looks) if self.blobs.signature(file.digest).is_some_and(|blob| blob.same_file(&looks)) => {
-                    damage.blobs.binary_search_by(|blob| blob.as_str().cmp(file.digest)).ok().map(|_| Fault::Altered)?
+                    let damaged = damage.blobs.binary_search_by(|blob| blob.as_str().cmp(file.digest));
+                    damaged.ok().map(|_| Fault::Altered)
                 }
-                Some(_) if files::digest(&path).is_ok_and(|digest| digest == file.digest) => return None,
-                Some(_) => Fault::Altered,
+                Some(_) if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) => Some(Fault::Altered),
+                Some(_) => (files::digest(&path)? != file.digest).then_some(Fault::Altered),
             };
-            Some((file.path.to_owned(), fault))
+            Ok(fault.map(|fault| (file.path.to_owned(), fault)))
         });
-        faults.collect()
+        Ok(faults.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
-    /// Takes damaged blobs away, puts those back whose file at a place is whole, and forgets results that lie nowhere
+    /// Takes damaged files away, puts those back whose file at a place is whole, and forgets results that lie nowhere
     /// and are not whole any more. What lies somewhere is made again by the next run.
     pub fn mend(&self, damage: &Damage, places: &[(Place, &Contents)]) -> Result<()> {
+        for path in &damage.own {
+            if *path == self.history_path() {
+                self.mend_history()?;
+            } else {
+                fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
         for digest in &damage.blobs {
             self.blobs.remove(digest)?;
         }
@@ -104,11 +182,16 @@ impl Store {
         Ok(())
     }
 
+    fn cursor(&self) -> Result<Found<String>> {
+        let parse = |bytes: &[u8]| Some(String::from_utf8_lossy(sealed::open(CURSOR, bytes)?).into_owned());
+        sealed::read(&self.root.join(CURSOR), parse)
+    }
+
     /// Re-reads a little of the store, each time from where the last time ended; takes damaged blobs away, so that
     /// the run that follows makes them again. Gives their digests.
     pub fn scrub(&self) -> Result<Vec<String>> {
-        let cursor = self.root.join("scrub");
-        let last = fs::read_to_string(&cursor).unwrap_or_default();
+        let cursor = self.root.join(CURSOR);
+        let last = self.cursor()?.or_warn(&cursor).unwrap_or_default();
         let shelves = self.blobs.shelves()?;
         let start = shelves.iter().position(|shelf| last.as_str() < shelf.as_str() || last.starts_with(shelf.as_str()));
         let start = start.unwrap_or(0);
@@ -129,10 +212,26 @@ impl Store {
         }
         // From the beginning again once the end is reached; what is lost in a crash is only the place to go on from.
         if end != last {
-            files::write(&cursor, end.as_bytes())?;
+            files::write(&cursor, &sealed::seal(CURSOR, end.into_bytes()))?;
         }
         Ok(damaged)
     }
+}
+
+/// By what a file in `scratch/` is known: instance, key and name.
+fn kept_name(path: &Path) -> String {
+    let parts: Vec<_> = path.iter().rev().take(3).map(|part| part.to_string_lossy()).collect();
+    parts.into_iter().rev().collect::<Vec<_>>().join("/")
+}
+
+/// A file for a run that goes on from this one.
+pub fn write_kept(path: &Path, bytes: Vec<u8>) -> Result<()> {
+    files::write_atomically(path, &sealed::seal(&kept_name(path), bytes))
+}
+
+/// What [`write_kept`] wrote.
+pub fn read_kept(path: &Path) -> Result<Found<Vec<u8>>> {
+    sealed::read(path, |bytes| sealed::open(&kept_name(path), bytes).map(<[u8]>::to_vec))
 }
 
 #[cfg(test)]
@@ -166,7 +265,8 @@ mod tests {
             parameters: serde_json::json!({}),
             reads: Default::default(),
         };
-        let record = store.commit(document, work.path(), Vec::new(), Vec::new())?;
+        let written = super::super::store::tests::written(work.path());
+        let record = store.commit(document, (work.path(), &written), Vec::new(), Vec::new())?;
         let contents = store.contents(&record.digest).unwrap();
         let place = Place { instance: "s", project: folder.path(), out: std::path::Path::new("artifacts/s") };
         store.lay(&place, &record, true)?;
@@ -176,7 +276,7 @@ mod tests {
         let damage = store.verify(|_| ())?;
         assert_eq!(damage.blobs, [contents.file(0).digest]);
         assert_eq!(damage.results[0].1, [("a.txt".to_owned(), Fault::Altered)]);
-        assert_eq!(store.verify_place(&place, &contents, &damage), []);
+        assert_eq!(store.verify_place(&place, &contents, &damage)?, []);
         store.mend(&damage, &[(place, &*contents)])?;
         let after = store.verify(|_| ())?;
         assert!(after.blobs.is_empty() && after.results.is_empty() && blob.exists());

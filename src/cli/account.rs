@@ -7,6 +7,7 @@ use crate::cache::Reason;
 use crate::failure::Failure;
 use crate::lock::Lock;
 use crate::pipeline::{Ran, Report};
+use crate::text::legible;
 
 /// `train  ran 2m31s  parameter epochs: 40 → 80`
 pub fn line(report: &Report, width: usize) -> String {
@@ -69,7 +70,7 @@ pub fn summary(reports: &[Report], lock: Option<&Lock>) -> String {
         format!("| stage | state | time |{} why |\n| --- | --- | --- |{} --- |\n", locked("as locked"), locked("---"));
     for report in reports {
         let why = report.error.clone().unwrap_or_else(|| Reason::all(&report.reasons));
-        let why = why.replace('|', "\\|").replace('\n', " ");
+        let why = legible(&why).replace('|', "\\|").replace('\n', " ");
         let time = if report.state == Ran::Ran { duration(report.seconds) } else { String::new() };
         let same = lock.map(|lock| format!(" {} |", verdict(report, lock))).unwrap_or_default();
         text += &format!("| {} | {} | {time} |{same} {why} |\n", report.name, state(report));

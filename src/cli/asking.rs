@@ -3,20 +3,21 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::RgbImage;
 
 use super::Session;
 use crate::cache::Store;
 use crate::collection::{self, Collection, Memory, Search};
+use crate::damaged;
 use crate::embeddings::{self, Embeddings};
 use crate::failure::first_of;
-use crate::images::{decode, read_picture};
+use crate::images::{Wanted, decode_for, read_picture};
 use crate::model::{self, Model};
 use crate::pipeline::{Given, Project};
 use crate::search::{Graph, INDEX};
 use crate::stage::Gives;
-use crate::{damaged, files};
+use crate::text::legible_name;
 
 /// How to say which, of what no option names.
 pub const ONE: &str = "a manifest with one of them";
@@ -34,7 +35,8 @@ impl Trained {
     /// That of the embeddings called `of`, or of the only ones.
     pub fn load(project: &Project, of: Option<&str>) -> Result<Self> {
         let (network, given) = Self::given(project, of)?;
-        Ok(Self { model: Model::load(&network.folder.join(model::FILE))?, given })
+        let digest = project.must_be_as_laid(&network, model::FILE)?;
+        Ok(Self { model: Model::load_as(&network.folder.join(model::FILE), &digest)?, given })
     }
 
     /// Where the network and its embeddings lie.
@@ -46,6 +48,7 @@ impl Trained {
     /// Those of the pipeline's own pictures.
     pub fn embeddings(&self, project: &Project) -> Result<Embeddings> {
         project.must_be_current(&self.given)?;
+        project.must_be_as_laid(&self.given, embeddings::FILE)?;
         let path = self.given.folder.join(embeddings::FILE);
         let found = Embeddings::read(&path)?;
         let mend = format!("run `similiai run {}`", self.given.name);
@@ -61,8 +64,10 @@ impl Trained {
 
     /// The index called `name`, or the only one of these embeddings.
     pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
-        let digest = files::digest(&self.given.folder.join(embeddings::FILE))?;
+        let digest = project.must_be_as_laid(&self.given, embeddings::FILE)?;
         let given = project.given(Gives::Index, name, Some(self.given.place), "--approximate=INSTANCE")?;
+        // An index that no record binds is not opened.
+        project.must_be_as_laid(&given, INDEX)?;
         Graph::load(&given.folder.join(INDEX), &digest)
     }
 
@@ -74,20 +79,16 @@ impl Trained {
 
 /// Embeds people's own pictures; `store` remembers them.
 pub fn embed(session: &Session, store: &Store, model: &Model, search: Search) -> Result<Collection> {
-    let mut memory = Memory::open(store, model);
+    let mut memory = Memory::open(store, model)?;
     let collection = collection::embed(search, model, &mut memory, &session.screen.progress("embed"))?;
+    collection.passed_over.tell();
     tracing::info!("{} pictures, {} of them embedded now", collection.embeddings.len(), collection.made);
     Ok(collection)
 }
 
-/// A path as it can be shown: what would steer the terminal is spelled out.
-pub fn legible(path: &str) -> String {
-    path.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
-}
-
 /// Fails if there are any, once everything else is done.
 pub fn judge(bad: &[String]) -> Result<()> {
-    let bad: Vec<String> = bad.iter().map(|why| legible(why)).collect::<BTreeSet<_>>().into_iter().collect();
+    let bad: Vec<String> = bad.iter().map(|why| legible_name(why)).collect::<BTreeSet<_>>().into_iter().collect();
     if bad.is_empty() {
         return Ok(());
     }
@@ -100,6 +101,6 @@ pub fn judge(bad: &[String]) -> Result<()> {
 
 /// A picture for people to look at.
 pub fn thumbnail(path: &Path, side: u32) -> Result<RgbImage> {
-    let image = decode(&read_picture(path)?, &path.display().to_string())?;
-    Ok(image::DynamicImage::from(image).thumbnail(side, side).into_rgb8())
+    let wanted = Wanted { thumbnail: Some(side), ..Wanted::default() };
+    decode_for(&read_picture(path)?, &path.display().to_string(), &wanted)?.thumbnail.context("it has no small picture")
 }

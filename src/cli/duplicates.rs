@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use maud::html;
+use rayon::prelude::*;
 use serde_json::json;
 
-use super::asking::{Trained, judge, legible};
+use super::asking::{Trained, judge};
+use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
 use crate::failure::Failure;
-use crate::files;
 use crate::finder::{COPY, Finder};
+use crate::search::Neighbour;
+use crate::text::legible_name;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -37,12 +40,19 @@ pub struct Arguments {
     /// Write a page with the pictures to FILE
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write it even over a file that is something else
+    #[arg(long, requires = "html")]
+    force: bool,
 }
+
+/// Pictures on a page: each is held in memory, and by the browser.
+const SHOWN: usize = 300;
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     if arguments.threshold.is_nan() || arguments.threshold < 0.0 {
         return Err(Failure::Usage(format!("--threshold {} must be 0 or more", arguments.threshold)).into());
     }
+    let page = arguments.html.as_ref().map(|path| Output::new(path, Kind::Page, arguments.force)).transpose()?;
     let project = session.project(&Variation::default())?;
     let trained = Trained::load(&project, arguments.of.as_deref())?;
     let mut all = trained.collect(session, &project, std::slice::from_ref(&arguments.first))?;
@@ -53,6 +63,11 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         let others = trained.collect(session, &project, std::slice::from_ref(second))?;
         all.embeddings.append(others.embeddings);
         all.bad.extend(others.bad);
+        all.passed_over.append(others.passed_over);
+    }
+    if all.embeddings.is_empty() && all.bad.is_empty() {
+        let why = "there is no picture in what is named, so there is nothing to compare: PNG, JPEG and WebP are read";
+        return Err(Failure::Usage(why.to_owned()).into());
     }
     let paths = all.embeddings.paths.clone();
     let groups = match paths.is_empty() {
@@ -62,15 +77,17 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         }
     };
     if arguments.json {
-        let group = |group: &Vec<crate::search::Neighbour>| -> Vec<_> {
+        let group = |group: &Vec<Neighbour>| -> Vec<_> {
             group.iter().map(|it| json!({"path": paths[it.id], "distance": it.distance})).collect()
         };
-        session
-            .print_json(&json!({"pictures": paths.len(), "groups": groups.iter().map(group).collect::<Vec<_>>()}))?;
+        session.print_json(&json!({
+            "pictures": paths.len(), "groups": groups.iter().map(group).collect::<Vec<_>>(), "bad": all.bad,
+            "passed_over": all.passed_over.counted(),
+        }))?;
     } else {
         for group in &groups {
             let lines: Vec<String> =
-                group.iter().map(|it| format!("{:.4}  {}", it.distance, legible(&paths[it.id]))).collect();
+                group.iter().map(|it| format!("{:.4}  {}", it.distance, legible_name(&paths[it.id]))).collect();
             session.screen.print(&(lines.join("\n") + "\n"));
         }
         let copies: usize = groups.iter().map(|group| group.len() - 1).sum();
@@ -80,22 +97,42 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             groups.len()
         ));
     }
-    if let Some(path) = &arguments.html {
-        let body = html! {
-            @for group in &groups {
-                h2 { (group.len()) " pictures" }
-                div.row {
-                    @for it in group {
-                        (figures::figure(Path::new(&paths[it.id]), &paths[it.id], &[format!("{:.4}", it.distance)]))
-                    }
-                }
-            }
-        };
-        let about = "Below each picture: its distance from the first of its group.";
-        files::write_atomically(path, figures::page("Copies", about, body).as_bytes())?;
-        tracing::info!("the page is {}", path.display());
+    if let Some(page) = page {
+        page.write_bytes(show(session, &paths, &groups).as_bytes())?;
+        tracing::info!("the page is {}", page.path().display());
     }
     judge(&all.bad)
+}
+
+/// A page with the first groups, as many as it may show.
+fn show(session: &Session, paths: &[String], groups: &[Vec<Neighbour>]) -> String {
+    let (mut shown, mut pictures) = (Vec::new(), 0);
+    for group in groups {
+        if pictures == SHOWN {
+            break;
+        }
+        let first = &group[..group.len().min(SHOWN - pictures)];
+        pictures += first.len();
+        shown.push((group.len(), first));
+    }
+    let bar = session.screen.progress("duplicates").bar("pictures of the page", pictures as u64);
+    let figure = |it: &Neighbour| {
+        bar.inc(1);
+        figures::figure(Path::new(&paths[it.id]), &paths[it.id], &[format!("{:.4}", it.distance)])
+    };
+    let drawn: Vec<Vec<maud::Markup>> = shown.iter().map(|(_, group)| group.par_iter().map(figure).collect()).collect();
+    let all: usize = groups.iter().map(Vec::len).sum();
+    let body = html! {
+        @if pictures < all {
+            p { "Here are the first " (pictures) " pictures of " (all) ", in " (shown.len()) " groups of " (groups.len())
+                "; without --html the command lists them all." }
+        }
+        @for ((count, _), figures) in shown.iter().zip(&drawn) {
+            h2 { (count) " pictures" @if figures.len() < *count { ", of which " (figures.len()) " are shown" } }
+            div.row { @for figure in figures { (figure) } }
+        }
+    };
+    figures::page("Copies", "Below each picture: its distance from the first of its group.", body)
 }
 
 /// Two folders of which one holds the other have every picture twice.

@@ -7,14 +7,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::asking::{self, Trained, judge};
+use super::output::{Kind, Output};
 use super::{Session, Variation};
 use crate::cache::Store;
 use crate::collection::{self, Shard};
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
+use crate::images::PassedOver;
 use crate::model::Model;
 
 #[derive(clap::Args)]
@@ -44,6 +47,13 @@ pub struct Arguments {
     #[cfg_attr(not(feature = "cloud"), arg(required = true))]
     #[cfg_attr(feature = "cloud", arg(required_unless_present = "arrow", conflicts_with = "arrow"))]
     output: Option<PathBuf>,
+    /// Write it even over a file that is something else
+    #[arg(long)]
+    force: bool,
+    /// As JSON on stdout: how many pictures, and what was left out
+    #[arg(long)]
+    #[cfg_attr(feature = "cloud", arg(conflicts_with = "arrow"))]
+    json: bool,
     /// Only part I of N of the pictures
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
@@ -66,14 +76,21 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     if arguments.arrow.is_asked_for() {
         return arguments.arrow.run(session, &arguments.network(session)?.model);
     }
-    let Some(output) = &arguments.output else { return Ok(()) };
-    let (embeddings, bad) = match arguments.join {
-        true => (arguments.join()?, Vec::new()),
+    let Some(path) = &arguments.output else { return Ok(()) };
+    let output = Output::new(path, Kind::Embeddings, arguments.force)?;
+    let (embeddings, bad, passed_over) = match arguments.join {
+        true => (arguments.join()?, Vec::new(), PassedOver::default()),
         false => arguments.embed(session)?,
     };
     let count = embeddings.len();
-    embeddings.write(output)?;
-    session.screen.print(&format!("{count} pictures in {}", output.display()));
+    output.write(|path| embeddings.write(path))?;
+    match output.is_stdout() {
+        true => tracing::info!("{count} pictures"),
+        false if arguments.json => session.print_json(&json!({
+            "pictures": count, "output": path.display().to_string(), "bad": bad, "passed_over": passed_over.counted(),
+        }))?,
+        false => session.screen.print(&format!("{count} pictures in {}", path.display())),
+    }
     judge(&bad)
 }
 
@@ -100,9 +117,10 @@ impl Arguments {
         Ok(Network { model, store: project.store, _folder: None })
     }
 
-    fn embed(&self, session: &Session) -> Result<(Embeddings, Vec<String>)> {
-        let network = self.network(session)?;
+    fn embed(&self, session: &Session) -> Result<(Embeddings, Vec<String>, PassedOver)> {
+        // What is named is looked at first: a wrong name needs no network.
         let mut search = collection::find(&self.sources)?;
+        let network = self.network(session)?;
         let none = search.found.is_empty();
         let facts = self.shard.map(|shard| shard.part(&mut search));
         let mut collection = asking::embed(session, &network.store, &network.model, search)?;
@@ -112,11 +130,11 @@ impl Arguments {
             return Err(Failure::Usage("there is no picture in what is named: PNG, JPEG or WebP".to_owned()).into());
         }
         collection.embeddings.facts.extend(facts.into_iter().flatten());
-        Ok((collection.embeddings, collection.bad))
+        Ok((collection.embeddings, collection.bad, collection.passed_over))
     }
 
     fn join(&self) -> Result<Embeddings> {
-        let read = |path: &PathBuf| Ok((path.display().to_string(), Embeddings::read(path)?));
+        let read = |path: &PathBuf| Ok((path.display().to_string(), Embeddings::read_foreign(path)?));
         collection::join(self.sources.iter().map(read).collect::<Result<_>>()?)
     }
 }

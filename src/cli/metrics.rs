@@ -44,12 +44,13 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     }
     let project = session.project(&arguments.variation)?;
     let given = project.given(Gives::Figures, arguments.of.as_deref(), None, "--of INSTANCE")?;
+    project.must_be_as_laid(&given, RESULTS)?;
     let path = given.folder.join(RESULTS);
     let text = files::read_to_string(&path)?;
     let results: Value =
         serde_json::from_str(&text).map_err(|error| damaged!("{} is damaged: {error}", path.display()))?;
     if arguments.json {
-        session.screen.print(text.trim_end());
+        session.screen.print_json(text.trim_end());
     } else {
         table(&results).iter().for_each(|line| session.screen.print(line));
     }
@@ -69,5 +70,5 @@ fn stored_file(project: &Project, record: &Record, name: &str) -> Result<Vec<u8>
         let key = &record.key[..12];
         return Err(damaged!("{key} has no {name}: an earlier version measured it; run it again"));
     };
-    files::read(&project.store.blobs.path(contents.file(place).digest))
+    project.store.blobs.read(contents.file(place).digest)
 }

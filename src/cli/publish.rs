@@ -55,16 +55,19 @@ impl TableName {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let address = arguments.table.at(&arguments.address)?;
-    let path = match &arguments.gallery {
-        Some(path) => path.clone(),
+    let (path, embeddings) = match &arguments.gallery {
+        Some(path) => (path.clone(), Embeddings::read_foreign(path)?),
         None => {
             let project = session.project(&Variation::default())?;
             let (_, given) = Trained::given(&project, arguments.of.as_deref())?;
             project.must_be_current(&given)?;
-            given.folder.join(embeddings::FILE)
+            project.must_be_as_laid(&given, embeddings::FILE)?;
+            let path = given.folder.join(embeddings::FILE);
+            let embeddings = Embeddings::read(&path)?;
+            (path, embeddings)
         }
     };
-    let (digest, embeddings) = (files::digest(&path)?, Embeddings::read(&path)?);
+    let digest = files::digest(&path)?;
     let rows = embeddings.len();
     let published = publish(address.clone(), &embeddings, &digest, &session.screen.progress("publish"))?;
     if arguments.json {

@@ -2,23 +2,29 @@
 
 mod draw;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use image::RgbImage;
 use maud::html;
+use serde_json::json;
 
-use super::asking::{Trained, judge, legible, thumbnail};
+use super::asking::{Trained, judge, thumbnail};
+use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
+use crate::collection::is_no_fault_of_it;
 #[cfg(feature = "cloud")]
 use crate::database::Table;
 use crate::embeddings::{self, Embeddings};
 use crate::failure::Failure;
 use crate::files;
 use crate::finder::{Answer, Asked, Finder, Wish};
-use crate::images::{decode, read_from, read_picture};
+use crate::images::{Decoded, PassedOver, Wanted, decode_for, read_from, read_picture};
+use crate::interrupt;
 use crate::pipeline::Project;
 use crate::search::Graph;
+use crate::text::legible_name;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -73,6 +79,9 @@ pub struct Arguments {
     /// Show that page (default FILE: reports/query.html)
     #[arg(long)]
     open: bool,
+    /// Write the page even over a file that is something else
+    #[arg(long, requires = "html")]
+    force: bool,
 }
 
 /// What the address of a database begins with.
@@ -87,6 +96,7 @@ struct Gallery {
     /// Its pictures are prepared already.
     prepared: bool,
     bad: Vec<String>,
+    passed_over: PassedOver,
 }
 
 /// A picture that is asked about.
@@ -101,6 +111,7 @@ struct Question {
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     arguments.check()?;
     let project = session.project(&Variation::default())?;
+    let page = arguments.page(&project)?;
     let trained = Trained::load(&project, arguments.of.as_deref())?;
     let mut gallery = Gallery::open(session, arguments, &project, &trained)?;
     let questions = gallery.questions(arguments, &trained)?;
@@ -124,12 +135,15 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             draw::strip(picture.as_ref(), &answer.results, &gallery.folder);
         }
     }
-    if arguments.open || arguments.html.is_some() {
-        let path = arguments.html.clone().unwrap_or_else(|| project.manifest.project.join("reports/query.html"));
-        files::write_atomically(&path, gallery.page(&answers)?.as_bytes())?;
-        tracing::info!("the page is {}", path.display());
+    let passed_over = gallery.passed_over.counted();
+    if arguments.json && !(passed_over.is_empty() && gallery.bad.is_empty()) {
+        session.print_json(&json!({"bad": gallery.bad, "passed_over": passed_over}))?;
+    }
+    if let Some(page) = page {
+        page.write_bytes(gallery.page(&answers)?.as_bytes())?;
+        tracing::info!("the page is {}", page.path().display());
         if arguments.open
-            && let Err(error) = opener::open(&path)
+            && let Err(error) = opener::open(page.path())
         {
             tracing::warn!("the page cannot be shown here ({error}); open it yourself");
         }
@@ -149,14 +163,26 @@ impl Arguments {
             return Err(Failure::Usage("a file has no index: leave out --approximate".to_owned()).into());
         }
         let files = self.images.iter().filter(|image| !is_stdin(image)).chain(gallery);
-        match files.into_iter().find(|path| !path.exists()) {
-            Some(path) => Err(Failure::Usage(format!("there is no file {}", path.display())).into()),
-            None => Ok(()),
+        let absent = |path: &&PathBuf| matches!(path.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
+        let absent: Vec<String> = files.filter(absent).map(|path| path.display().to_string()).collect();
+        if !absent.is_empty() {
+            return Err(Failure::Usage(format!("there is no file {}", absent.join(", nor "))).into());
         }
+        Ok(())
     }
 }
 
 impl Arguments {
+    /// Where a page is wanted.
+    fn page(&self, project: &Project) -> Result<Option<Output>> {
+        let path = match &self.html {
+            Some(path) => path.clone(),
+            None if self.open => project.manifest.project.join("reports/query.html"),
+            None => return Ok(None),
+        };
+        Output::new(&path, Kind::Page, self.force).map(Some)
+    }
+
     /// With the digest of the file that it was published from.
     #[cfg(feature = "cloud")]
     fn published(&self, address: &str, trained: &Trained) -> Result<(Finder, String)> {
@@ -184,22 +210,24 @@ fn is_stdin(image: &Path) -> bool {
 impl Gallery {
     fn open(session: &Session, arguments: &Arguments, project: &Project, trained: &Trained) -> Result<Self> {
         let (mut folder, mut bad, mut graph) = (PathBuf::new(), Vec::new(), None);
+        let mut passed_over = PassedOver::default();
         let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
         if let Some(address) = arguments.database() {
             let (finder, digest) = arguments.published(address, trained)?;
             // Paths of a gallery of the pipeline's are those of its pictures.
             let prepared = files::digest(&trained.given.folder.join(embeddings::FILE)).is_ok_and(|own| own == digest);
             let folder = if prepared { trained.pictures(project)? } else { folder };
-            return Ok(Self { finder, graph: None, folder, prepared, bad });
+            return Ok(Self { finder, graph: None, folder, prepared, bad, passed_over });
         }
         let embeddings = if let Some(path) = &arguments.gallery {
-            let embeddings = Embeddings::read(path)?;
+            let embeddings = Embeddings::read_foreign(path)?;
             let name = path.display().to_string();
             embeddings.must_be_of(&trained.model.digest, &name, &format!("run `similiai embed … -o {name}` again"))?;
+            embeddings.must_have(trained.model.configuration.dimension, &name)?;
             embeddings
         } else if own {
             let collection = trained.collect(session, project, &arguments.folders)?;
-            bad = collection.bad;
+            (bad, passed_over) = (collection.bad, collection.passed_over);
             collection.embeddings
         } else {
             folder = trained.pictures(project)?;
@@ -209,44 +237,49 @@ impl Gallery {
             trained.embeddings(project)?
         };
         let finder = Finder::new(embeddings, trained.model.calibration.clone())?;
-        Ok(Self { finder, graph, folder, prepared: !own, bad })
+        Ok(Self { finder, graph, folder, prepared: !own, bad, passed_over })
     }
 
     /// All that is asked; a picture that cannot be read goes to the bad ones.
     fn questions(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<Question>> {
         let mut questions = Vec::new();
+        let all = self.finder.embeddings.len();
+        let absent: Vec<String> = arguments.ids.iter().filter(|id| **id >= all).map(usize::to_string).collect();
+        if !absent.is_empty() {
+            let why = format!("there is no picture {}: ids go from 0 to {}", absent.join(", nor "), all - 1);
+            return Err(Failure::Usage(why).into());
+        }
         for id in &arguments.ids {
-            if *id >= self.finder.embeddings.len() {
-                let last = self.finder.embeddings.len() - 1;
-                return Err(Failure::Usage(format!("there is no picture {id}: ids go from 0 to {last}")).into());
-            }
             let picture = thumbnail(&self.path(*id), figures::SIDE).ok();
             let vector = self.finder.vector(*id)?.into_owned();
             questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
         }
         for path in &arguments.images {
-            match self.question(path, trained) {
-                Ok(question) => questions.push(question),
-                Err(error) if error.is::<Failure>() => self.bad.push(format!("{error:#}")),
-                Err(error) => return Err(error),
+            interrupt::check()?;
+            match self.decoded(path, trained) {
+                Ok((name, id, decoded)) => {
+                    let vector = trained.model.embed(decoded.prepared.into_iter().chain(decoded.whole).collect())?;
+                    questions.push(Question { name, vector, id, picture: decoded.thumbnail });
+                }
+                Err(error) if is_no_fault_of_it(&error) => return Err(error),
+                Err(error) => self.bad.push(format!("{error:#}")),
             }
         }
         Ok(questions)
     }
 
     /// A picture from anywhere, as it is now; its own row, if it has one, is no answer.
-    fn question(&self, path: &Path, trained: &Trained) -> Result<Question> {
+    fn decoded(&self, path: &Path, trained: &Trained) -> Result<(String, Option<usize>, Decoded)> {
         let (name, bytes) = if is_stdin(path) {
             ("standard input".to_owned(), read_from(std::io::stdin().lock(), "standard input")?)
         } else {
             (path.display().to_string(), read_picture(path)?)
         };
         let (id, is_prepared) = self.place(path);
-        let image = decode(&bytes, &name)?;
-        let prepared = if is_prepared { image.clone() } else { trained.model.prepare(&image) };
-        let vector = trained.model.embed(vec![prepared])?;
-        let picture = image::DynamicImage::from(image).thumbnail(figures::SIDE, figures::SIDE).into_rgb8();
-        Ok(Question { name, vector, id, picture: Some(picture) })
+        let preparation = (!is_prepared).then(|| trained.model.configuration.preparation.clone());
+        let wanted = Wanted { preparation, thumbnail: Some(figures::SIDE), whole: is_prepared };
+        let decoded = decode_for(&bytes, &name, &wanted)?;
+        Ok((name, id, decoded))
     }
 
     fn path(&self, id: usize) -> PathBuf {
@@ -273,12 +306,12 @@ impl Gallery {
             Some(best) if !answer.close => {
                 format!(
                     "{}: no close match (the nearest is of its class with a chance of {:.0} %)",
-                    answer.query,
+                    legible_name(&answer.query),
                     100.0 * best.chance
                 )
             }
-            Some(_) => answer.query.clone(),
-            None => format!("{}: there is no other picture in the gallery", answer.query),
+            Some(_) => legible_name(&answer.query),
+            None => format!("{}: there is no other picture in the gallery", legible_name(&answer.query)),
         }];
         let of =
             |pick: fn(&crate::finder::Hit) -> &str| answer.results.iter().map(|hit| pick(hit).chars().count()).max();
@@ -289,9 +322,12 @@ impl Gallery {
                 count => format!("  (+{count} copies)"),
             };
             let columns = format!("{:>4}  {:.4}  {:>3.0} %  ", hit.rank, hit.distance, 100.0 * hit.chance);
-            let class = if class > 0 { format!("{:class$}  ", hit.label_name) } else { String::new() };
-            let split = if split > 0 { format!("{:split$}  ", hit.split) } else { String::new() };
-            lines.push(format!("{columns}{class}{split}{}{copies}", legible(&self.path(hit.id).display().to_string())));
+            let class = if class > 0 { format!("{:class$}  ", legible_name(&hit.label_name)) } else { String::new() };
+            let split = if split > 0 { format!("{:split$}  ", legible_name(&hit.split)) } else { String::new() };
+            lines.push(format!(
+                "{columns}{class}{split}{}{copies}",
+                legible_name(&self.path(hit.id).display().to_string())
+            ));
         }
         lines.join("\n")
     }

@@ -9,12 +9,14 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::account::{self, judge};
+use super::output::{Kind, Output};
 use super::{Session, Variation};
 use crate::cache::Elsewhere;
 use crate::failure::Failure;
 use crate::files;
 use crate::lock::{self, LockFile};
 use crate::pipeline::{Event, Options, Project, Selection};
+use crate::text::legible_json;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -73,18 +75,21 @@ pub struct Arguments {
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
     let options = arguments.options(&project)?;
+    if let Some(path) = &arguments.summarize {
+        Output::new(path, Kind::Summary, false)?;
+    }
+    let events = Events::open(arguments.events.as_deref())?;
     let _guard = if arguments.dry_run { None } else { Some(project.store.lock()?) };
     if arguments.paranoid {
         project.store.distrust();
     }
-    let events = Events::open(arguments.events.as_deref())?;
     let width = project.manifest.instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
     let screen = if arguments.json { session.screen.for_machines() } else { session.screen.clone() };
     let heartbeat = screen.heartbeat();
     let tell = |event: &Value| {
         events.note(event);
         if arguments.json {
-            session.screen.print(&event.to_string());
+            session.screen.print_json(&event.to_string());
         }
     };
     let observe = |event: Event| match event {
@@ -172,13 +177,15 @@ struct Events(Option<Mutex<(File, std::io::Result<()>)>>);
 
 impl Events {
     fn open(path: Option<&Path>) -> Result<Self> {
-        Ok(Self(path.map(files::create).transpose()?.map(|file| Mutex::new((file, Ok(()))))))
+        let Some(path) = path else { return Ok(Self(None)) };
+        Output::new(path, Kind::Events, false)?;
+        Ok(Self(Some(Mutex::new((files::create(path)?, Ok(()))))))
     }
 
     fn note(&self, event: &Value) {
         if let Some(events) = &self.0 {
             let (file, state) = &mut *events.lock().unwrap_or_else(PoisonError::into_inner);
-            let written = writeln!(file, "{event}");
+            let written = writeln!(file, "{}", legible_json(&event.to_string()));
             if state.is_ok() {
                 *state = written;
             }

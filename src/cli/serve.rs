@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Another name of this server, as a proxy passes it on; may stand more than once
     #[arg(long = "allow-host", value_name = "NAME")]
     names: Vec<String>,
+    /// What addresses begin with where a proxy passes them on, such as /pictures
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
+    base_path: String,
     /// Show the pictures embedded by this instance (needed where there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
@@ -113,9 +116,9 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         #[cfg(feature = "cloud")]
         published: arguments.published()?,
     };
-    let token = access.token.is_some();
+    let (token, base) = (access.token.is_some(), access.base.clone());
     serve(&source, Options { address, access, limits }, |address| {
-        let address = format!("http://{address}/");
+        let address = format!("http://{address}{base}/");
         session.screen.print(&address);
         tracing::info!("serving at {address}{}; Ctrl-C ends it", if token { " for those with the token" } else { "" });
         if arguments.open
@@ -156,7 +159,12 @@ impl Arguments {
         let own = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
         let name = (!own.contains(&address)).then_some(&self.host);
         let hosts = self.names.iter().chain(name).map(|name| name.to_ascii_lowercase()).collect();
-        Ok(Access { hosts, token: self.token.as_deref().map(Token::new) })
+        let base = self.base_path.trim_end_matches('/');
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+        if !(base.is_empty() || (base.starts_with('/') && !base.contains("//") && base.chars().all(plain))) {
+            return usage(format!("--base-path {} is no path such as /pictures", self.base_path));
+        }
+        Ok(Access { hosts, token: self.token.as_deref().map(Token::new), base: base.to_owned() })
     }
 
     fn show(&self, address: &str) -> Result<()> {

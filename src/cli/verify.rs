@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::account::{self, judge};
 use super::{Session, Variation, duration};
-use crate::cache::{Contents, Damage, Fault, Laid, Place, Reason};
-use crate::failure::Failure;
+use crate::cache::{Contents, Damage, Fault, Laid, Laying, Place, Reason};
+use crate::failure::{Failure, first_of};
 use crate::lock::LockFile;
 use crate::pipeline::{Event, Options, Project, Selection};
 
@@ -33,6 +33,9 @@ pub struct Arguments {
     json: bool,
 }
 
+/// Files that are named of many.
+const SHOWN: usize = 5;
+
 /// Something damaged, and whose it is.
 struct Finding {
     instance: Option<String>,
@@ -43,10 +46,19 @@ struct Finding {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
-    let _guard = project.store.lock()?;
     match &arguments.rerun {
-        Some(targets) => rerun(session, &project, targets, arguments.json),
-        None => verify(session, &project, arguments),
+        Some(targets) => {
+            let _lock = project.store.lock()?;
+            rerun(session, &project, targets, arguments.json)
+        }
+        None if arguments.repair => {
+            let _lock = project.store.lock()?;
+            verify(session, &project, arguments)
+        }
+        None => {
+            let _lock = project.store.share()?;
+            verify(session, &project, arguments)
+        }
     }
 }
 
@@ -65,10 +77,14 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
         let rows: Vec<_> = rows.collect();
         session.print_json(&json!({
             "files": damage.files, "bytes": damage.bytes, "damaged_files": damage.blobs, "damaged": rows,
+            "damaged_cache_files": damage.own, "unreadable": damage.unreadable,
         }))?;
     } else {
         let size = indicatif::HumanBytes(damage.bytes);
         session.screen.print(&format!("{} stored files, {size}: {loose} damaged", damage.files));
+        for path in &damage.own {
+            session.screen.print(&format!("{} is not as it was written", path.display()));
+        }
         for finding in &findings {
             for kind in [Fault::Missing, Fault::Altered] {
                 let files = finding.files.iter().filter(|(_, fault)| *fault == kind);
@@ -81,8 +97,8 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
             }
         }
     }
-    if findings.is_empty() && loose == 0 {
-        return Ok(());
+    if findings.is_empty() && damage.is_none() {
+        return readable(&damage);
     }
     if arguments.repair {
         return repair(session, project, &damage, &findings, arguments.json);
@@ -99,7 +115,7 @@ fn find(project: &Project, damage: &Damage) -> Result<Vec<Finding>> {
         findings.push(Finding { instance, stage: record.document.stage.clone(), stored: true, files: files.clone() });
     }
     for (name, laid, contents) in with_contents(project, &laid) {
-        let files = project.store.verify_place(&place(project, name, laid), &contents, damage);
+        let files = project.store.verify_place(&place(project, name, laid), &contents, damage)?;
         if !files.is_empty() {
             let stage = project.store.record(&laid.key)?.map(|record| record.document.stage).unwrap_or_default();
             findings.push(Finding { instance: Some(name.to_owned()), stage, stored: false, files });
@@ -133,8 +149,11 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
     }
     let is_current = |name: &String| instances.iter().zip(&current).any(|(one, current)| one.name == *name && *current);
     project.store.mend(damage, &places)?;
-    let targets: Vec<String> =
-        findings.iter().filter_map(|finding| finding.instance.clone()).filter(is_current).collect();
+    let (targets, others): (Vec<String>, Vec<String>) =
+        findings.iter().filter_map(|finding| finding.instance.clone()).partition(is_current);
+    for name in &others {
+        put_back(session, project, name)?;
+    }
     let options = Options { selection: Selection { targets, ..Selection::default() }, jobs: 1, ..Options::default() };
     let width = instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
     let screen = if json { session.screen.for_machines() } else { session.screen.clone() };
@@ -145,11 +164,35 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
     })?;
     judge(&reports)?;
     let left = project.store.verify(|_| ())?;
-    if find(project, &left)?.is_empty() && left.blobs.is_empty() {
-        return Ok(());
+    if find(project, &left)?.is_empty() && left.is_none() {
+        return readable(&left);
     }
-    let message = "what is still damaged was made with other parameters; repair it with its --profile and --set";
-    Err(Failure::Damaged(message.to_owned()).into())
+    Err(Failure::Damaged("something was damaged again while it was repaired; run this once more".to_owned()).into())
+}
+
+/// What was made with other parameters is put back from the store, or forgotten where the store has lost it.
+fn put_back(session: &Session, project: &Project, name: &str) -> Result<()> {
+    let Some(laid) = project.store.laid(name)? else { return Ok(()) };
+    let place = place(project, name, &laid);
+    let record = project.store.record(&laid.key)?;
+    let back = record.as_ref().map(|record| project.store.lay(&place, record, false)).transpose()?;
+    if !matches!(back, Some(Laying::Done(_))) {
+        project.store.forget_laid(name)?;
+        if record.is_some() {
+            project.store.remove_record(&laid.key)?;
+        }
+        let told = "its result was made with other parameters and is lost; run it again with them";
+        session.screen.print(&format!("{name}: {told}"));
+    }
+    Ok(())
+}
+
+/// What could not be read may be whole: that is another failure than damage.
+fn readable(damage: &Damage) -> Result<()> {
+    match damage.unreadable.len() {
+        0 => Ok(()),
+        count => bail!("{count} stored files cannot be read:{}", first_of(SHOWN, &damage.unreadable)),
+    }
 }
 
 fn rerun(session: &Session, project: &Project, targets: &[String], json: bool) -> Result<()> {

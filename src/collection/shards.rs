@@ -105,7 +105,7 @@ mod tests {
     fn search(count: usize) -> Search {
         let found =
             |place: usize| Found { path: format!("{place:03}.png"), class: ["", "cat", "ant"][place % 3].to_owned() };
-        Search { found: (0..count).map(found).collect(), bad: Vec::new() }
+        Search { found: (0..count).map(found).collect(), ..Search::default() }
     }
 
     fn embedded(search: &Search) -> Embeddings {

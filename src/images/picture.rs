@@ -1,32 +1,32 @@
 //! Picture files: PNG, JPEG and WebP as people have them, and the PNG files written here.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Cursor, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{damaged, files};
+use super::containers::{known_as, normal_png, normal_webp};
+use super::jpeg;
+use super::preparation::Ground;
+use crate::{damaged, files, interrupt};
 
 /// What the names of picture files end with.
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 /// A larger file is not read as a picture …
 pub const MOST_BYTES: u64 = 1 << 30;
 /// … and one that claims more pixels is not decoded.
-const MOST_PIXELS: u64 = 120_000_000;
+pub const MOST_PIXELS: u64 = 120_000_000;
 /// Bytes that a pixel takes with the most of them.
 const MOST_A_PIXEL: u64 = 4;
 /// Room for what stands beside the pixels: a profile or a text may be much larger than the file that it is packed in.
 const BESIDE: u64 = 16 << 20;
-/// Larger ones are decoded one after the other: each takes up to a gigabyte.
-const LARGE: u64 = 20_000_000;
-static LARGE_ONE: Mutex<()> = Mutex::new(());
-/// What stands behind what is transparent.
-const BACKGROUND: u8 = 255;
 
 /// Whether the name is that of a picture file.
 pub fn is_picture(path: &Path) -> bool {
@@ -36,14 +36,17 @@ pub fn is_picture(path: &Path) -> bool {
 
 /// The bytes of a picture file.
 pub fn read_picture(path: &Path) -> Result<Vec<u8>> {
-    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    // Opening a pipe waits for whoever writes into it.
+    let file = interrupt::while_waiting(|| File::open(path));
+    let file = file.with_context(|| format!("cannot read {}", path.display()))?;
     read_from(file, &path.display().to_string())
 }
 
 /// The same of any source, called `name`.
 pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    source.take(MOST_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
+    let read = interrupt::while_waiting(|| source.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+    read.with_context(|| format!("cannot read {name}"))?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(damaged!("{name} has more than {MOST_BYTES} bytes: no picture that is read here"));
     }
@@ -51,7 +54,7 @@ pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
 }
 
 /// Why bytes are not taken for a picture, in words that say which.
-#[derive(Debug, Clone, Error)]
+#[derive(Debug, Clone, PartialEq, Error, Serialize, Deserialize)]
 pub enum Unreadable {
     /// Neither PNG nor JPEG nor WebP.
     #[error("{0}")]
@@ -60,18 +63,29 @@ pub enum Unreadable {
     TooManyPixels(String),
     #[error("{0}")]
     Broken(String),
+    /// It may be decoded only when no other large one is.
+    #[error("it is large")]
+    Large,
+    /// Nothing can be decoded here now, whatever the picture.
+    #[error("{0}")]
+    NoDecoder(String),
 }
 
-/// A picture as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel, on white where it is
-/// transparent, grey as equal red, green and blue.
+/// A picture as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel, on a ground where it is
+/// transparent, grey as equal red, green and blue. In this process: for pictures made here.
 ///
 /// # Errors
 /// If `bytes` are no PNG, JPEG or WebP, are damaged or truncated, or claim too many pixels; `name` stands in
 /// the message.
 pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
-    let undecoded = Undecoded::open(bytes, name, MOST_PIXELS).map_err(|why| damaged!("{why}"))?;
-    let _turn = (undecoded.pixels > LARGE).then(|| LARGE_ONE.lock().unwrap_or_else(PoisonError::into_inner));
-    undecoded.decode().map_err(|why| damaged!("{why}"))
+    let decoded = without_panic(name, || Undecoded::open(bytes, name, MOST_PIXELS)?.decode(Ground::default()));
+    decoded.map_err(|why| damaged!("{why}"))
+}
+
+/// A decoder that panics was given what it should have refused.
+pub fn without_panic<T>(name: &str, work: impl FnOnce() -> Result<T, Unreadable>) -> Result<T, Unreadable> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Unreadable::Broken(format!("{name} is a damaged picture: its decoder failed"))))
 }
 
 /// A picture whose header is read, and nothing else.
@@ -85,12 +99,9 @@ pub struct Undecoded<'a> {
 impl<'a> Undecoded<'a> {
     /// At most `most` pixels.
     pub fn open(bytes: &'a [u8], name: &'a str, most: u64) -> Result<Self, Unreadable> {
+        let bytes = normal(bytes, name)?;
         let mut reader = ImageReader::new(Cursor::new(bytes));
         reader = reader.with_guessed_format().map_err(|error| Unreadable::Broken(format!("{name}: {error}")))?;
-        let Some(format) = reader.format() else {
-            let why = format!("{name} is no picture: it begins neither as PNG nor as JPEG or WebP");
-            return Err(Unreadable::NoPicture(why));
-        };
         let mut limits = Limits::no_limits();
         limits.max_alloc = Some(BESIDE);
         reader.limits(limits);
@@ -112,19 +123,10 @@ impl<'a> Undecoded<'a> {
         if pixels == 0 {
             return Err(Unreadable::Broken(format!("{name} has no pixels")));
         }
-        // The decoder fills up with grey what a truncated file does not have.
-        if format == ImageFormat::Jpeg && !jpeg_ends(bytes) {
-            return Err(Unreadable::Broken(format!("{name} is a truncated picture: its end is missing")));
-        }
-        if format == ImageFormat::WebP && !riff_is_whole(bytes) {
-            return Err(Unreadable::Broken(format!(
-                "{name} is a truncated picture: a part of it reaches past its end"
-            )));
-        }
         Ok(Self { pixels, name, decoder: Box::new(decoder) })
     }
 
-    pub fn decode(mut self) -> Result<RgbImage, Unreadable> {
+    pub fn decode(mut self, ground: Ground) -> Result<RgbImage, Unreadable> {
         let orientation = self.decoder.orientation().map_err(|error| broken(error, self.name))?;
         let mut image = DynamicImage::from_decoder(self.decoder).map_err(|error| broken(error, self.name))?;
         image.apply_orientation(orientation);
@@ -132,11 +134,30 @@ impl<'a> Undecoded<'a> {
             return Ok(image.into_rgb8());
         }
         let image = image.into_rgba8();
+        let behind = u32::from(ground.behind(&image));
         Ok(RgbImage::from_fn(image.width(), image.height(), |x, y| {
             let [red, green, blue, alpha] = image.get_pixel(x, y).0.map(u32::from);
-            let over = |value: u32| ((value * alpha + u32::from(BACKGROUND) * (255 - alpha) + 127) / 255) as u8;
+            let over = |value: u32| ((value * alpha + behind * (255 - alpha) + 127) / 255) as u8;
             Rgb([over(red), over(green), over(blue)])
         }))
+    }
+}
+
+/// `bytes` in the form that the decoder of their format reads.
+fn normal<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unreadable> {
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => jpeg::normal(bytes, name),
+        Ok(ImageFormat::Png) => normal_png(bytes, name),
+        Ok(ImageFormat::WebP) => normal_webp(bytes, name),
+        _ => Err(Unreadable::NoPicture(match (bytes, known_as(bytes), image::guess_format(bytes)) {
+            ([], ..) => format!("{name} is no picture: the file is empty"),
+            (_, Some(what), _) => format!("{name} is no picture that can be read here: it is {what}"),
+            (_, None, Ok(format)) => {
+                let kind = format.extensions_str().first().unwrap_or(&"another").to_uppercase();
+                format!("{name} is a kind of picture that cannot be read here: {kind}")
+            }
+            _ => format!("{name} is no picture: it begins neither as PNG nor as JPEG or WebP"),
+        })),
     }
 }
 
@@ -153,36 +174,6 @@ fn broken(error: ImageError, name: &str) -> Unreadable {
             Unreadable::Broken(format!("{name} is a damaged or truncated picture: {}", error.to_string().trim_end()))
         }
     }
-}
-
-/// Whether the end marker follows the scan of the main picture (ITU-T T.81, annex B): within a scan, 0xFF is never
-/// followed by 0xD9 otherwise.
-fn jpeg_ends(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some([0xFF, marker, rest @ ..]) = bytes.get(at..) {
-        match (marker, rest) {
-            (0xFF, _) => at += 1,
-            (0xDA, _) => return rest.windows(2).any(|pair| pair == [0xFF, 0xD9]),
-            (_, [high, low, ..]) => at += 2 + usize::from(u16::from_be_bytes([*high, *low])),
-            _ => return false,
-        }
-    }
-    false
-}
-
-/// Whether all chunks end within the file (RFC 9649, section 2.3): the decoder makes room for one before it looks.
-fn riff_is_whole(bytes: &[u8]) -> bool {
-    let whole = bytes.get(4..8).and_then(|size| Some(8 + u32::from_le_bytes(size.try_into().ok()?) as usize));
-    let mut rest = bytes.get(12..bytes.len().min(whole.unwrap_or_default())).unwrap_or_default();
-    while let [_, _, _, _, a, b, c, d, data @ ..] = rest {
-        let size = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-        if size > data.len() {
-            return false;
-        }
-        // Chunks begin at even places.
-        rest = data.get(size.next_multiple_of(2)..).unwrap_or_default();
-    }
-    true
 }
 
 /// One of the PNG files written here.
@@ -238,6 +229,30 @@ mod tests {
         let clear = ImageBuffer::from_fn(2, 1, |x, _| Rgba([200u8, 0, 0, [0, 128][x as usize]]));
         let seen = decode(&png(clear.into()), "it").unwrap();
         assert_eq!((seen.get_pixel(0, 0).0, seen.get_pixel(1, 0).0), ([255; 3], [227, 127, 127]));
+        // What is light stands on black, unless white was asked for.
+        let light = png(ImageBuffer::from_fn(2, 1, |x, _| Rgba([250u8, 240, 230, [0, 255][x as usize]])).into());
+        assert_eq!(decode(&light, "it").unwrap().get_pixel(0, 0).0, [0; 3]);
+        let on_white = Undecoded::open(&light, "it", 9).unwrap().decode(Ground::White).unwrap();
+        assert_eq!(on_white.get_pixel(0, 0).0, [255; 3]);
+    }
+
+    #[test]
+    fn a_png_without_its_end_is_read_and_one_with_a_cut_palette_is_not() {
+        let whole = png(RgbImage::from_fn(9, 5, |x, y| Rgb([x as u8, y as u8, 7])).into());
+        let end = whole.windows(4).position(|four| four == b"IEND").unwrap() - 4;
+        for bytes in [&whole[..end], &whole[..end + 7], &[&whole[..], b"beside"].concat()] {
+            assert_eq!(decode(bytes, "it").unwrap(), decode(&whole, "it").unwrap());
+        }
+        let mut palette = Vec::new();
+        let mut encoder = ::png::Encoder::new(&mut palette, 2, 1);
+        encoder.set_color(::png::ColorType::Indexed);
+        encoder.set_palette(vec![1, 2, 3, 4, 5, 6]);
+        encoder.write_header().unwrap().write_image_data(&[0, 1]).unwrap();
+        assert_eq!(decode(&palette, "it").unwrap().get_pixel(1, 0).0, [4, 5, 6]);
+        let at = palette.windows(4).position(|four| four == b"PLTE").unwrap();
+        palette.drain(at + 8..at + 10);
+        palette[at - 1] = 4;
+        assert!(message(&palette).contains("palette is cut"), "{}", message(&palette));
     }
 
     #[test]
@@ -252,8 +267,10 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_said() {
         assert!(message(b"hello, this is text").contains("no picture"));
-        assert!(message(b"").contains("no picture"));
-        assert!(message(b"GIF89a\x01\0\x01\0\0\0\0").contains("cannot be read here"));
+        assert!(message(b"").contains("the file is empty"));
+        assert!(message(b"GIF89a\x01\0\x01\0\0\0\0").contains("cannot be read here: GIF"));
+        assert!(message(b"\0\0\0\x18ftypheic\0\0\0\0").contains("it is a HEIC picture"));
+        assert!(message(b"version https://git-lfs.github.com/spec/v1").contains("git lfs pull"));
         let good = jpeg(None);
         for length in [good.len() - 2, good.len() / 2, 30] {
             assert!(message(&good[..length]).contains("truncated"), "{length}");

@@ -1,7 +1,7 @@
 //! From any picture to the square, sharpened one that networks here are trained on.
 
-use image::RgbImage;
 use image::imageops::{self, FilterType};
+use image::{RgbImage, RgbaImage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,38 @@ pub struct Preparation {
     pub size: u32,
     pub filter: Filter,
     pub sharpen: Sharpen,
+    /// What stands behind what is transparent. Those prepared before this was noted are on white.
+    #[serde(default = "Ground::white")]
+    pub ground: Ground,
+}
+
+/// What is put behind a transparent picture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ground {
+    White,
+    /// Black behind what is light, white behind what is dark: so that a white drawing is not lost on white.
+    #[default]
+    Contrast,
+}
+
+impl Ground {
+    fn white() -> Self {
+        Self::White
+    }
+
+    /// The grey value behind `image`.
+    pub fn behind(self, image: &RgbaImage) -> u8 {
+        if self == Self::White {
+            return 255;
+        }
+        let (mut seen, mut light) = (0, 0);
+        for [red, green, blue, alpha] in image.pixels().map(|pixel| pixel.0.map(u64::from)) {
+            seen += 3 * alpha;
+            light += alpha * (red + green + blue);
+        }
+        if light > 128 * seen { 0 } else { 255 }
+    }
 }
 
 /// How images are made larger or smaller.
@@ -45,6 +77,18 @@ impl Default for Sharpen {
 }
 
 impl Preparation {
+    /// The range that every preparation keeps, wherever it comes from; `Err` names the field and says what is right.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let Sharpen { radius, amount, .. } = self.sharpen;
+        if !(8..=1024).contains(&self.size) {
+            return Err(("size", "must be 8 to 1024 pixels"));
+        }
+        if !((0.1..=20.0).contains(&radius) && (0.0..=10.0).contains(&amount)) {
+            return Err(("sharpen", "needs a radius of 0.1 to 20 and an amount of 0 to 10"));
+        }
+        Ok(())
+    }
+
     /// The largest square in the middle, resized and sharpened.
     pub fn apply(&self, image: &RgbImage) -> RgbImage {
         let filter = match self.filter {
@@ -81,7 +125,7 @@ mod tests {
     fn the_square_is_from_the_middle() {
         let wide = RgbImage::from_fn(30, 10, |x, _| image::Rgb([if (10..20).contains(&x) { 200 } else { 0 }; 3]));
         let sharpen = Sharpen { amount: 0.0, ..Sharpen::default() };
-        let seen = Preparation { size: 8, filter: Filter::Nearest, sharpen }.apply(&wide);
+        let seen = Preparation { size: 8, filter: Filter::Nearest, sharpen, ground: Ground::White }.apply(&wide);
         assert_eq!(seen, RgbImage::from_pixel(8, 8, image::Rgb([200; 3])));
     }
 

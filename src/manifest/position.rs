@@ -6,6 +6,9 @@ use saphyr_parser::{Event, Parser, Span};
 
 use super::error::Place;
 
+/// Characters of a line before and after a place.
+const SHOWN: usize = 200;
+
 /// Which side of `key: value` is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -20,7 +23,12 @@ pub struct Positions<'a> {
     source: &'a str,
     text: &'a str,
     spans: HashMap<(Path, Side), Span>,
+    /// Where it goes too deep to be a manifest.
+    pub too_deep: Option<Place>,
 }
+
+/// Lists and mappings in each other: a manifest needs five.
+pub const DEPTH: usize = 64;
 
 enum Open {
     Mapping { key: Option<String> },
@@ -33,8 +41,13 @@ impl<'a> Positions<'a> {
         let mut spans = HashMap::new();
         let mut open: Vec<Open> = Vec::new();
         let mut path: Path = Vec::new();
+        let mut too_deep = None;
         for event in Parser::new_from_str(text) {
             let Ok((event, span)) = event else { break };
+            if open.len() > DEPTH {
+                too_deep = Some(span);
+                break;
+            }
             match event {
                 Event::Scalar(value, ..) => {
                     if let Some(Open::Mapping { key: key @ None }) = open.last_mut() {
@@ -67,7 +80,9 @@ impl<'a> Positions<'a> {
                 _ => {}
             }
         }
-        Self { source, text, spans }
+        let mut positions = Self { source, text, spans, too_deep: None };
+        positions.too_deep = too_deep.map(|span| positions.at(span.start.line(), span.start.col() + 1, 1));
+        positions
     }
 
     /// The place of `path`, or of the nearest thing around it that stands in the text.
@@ -83,8 +98,11 @@ impl<'a> Positions<'a> {
 
     /// The place at `line` and `column`, both from 1.
     pub fn at(&self, line: usize, column: usize, length: usize) -> Place {
-        let text = self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
-        Place { source: self.source.to_owned(), line, column: column.max(1), length: length.max(1), text }
+        let text = self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+        // Of a line that nobody could read, the part around the place.
+        let (from, column) = if column > SHOWN { (column - SHOWN / 2, SHOWN / 2) } else { (0, column.max(1)) };
+        let text = text.chars().skip(from).take(2 * SHOWN).collect();
+        Place { source: self.source.to_owned(), line, column, length: length.clamp(1, SHOWN), text }
     }
 }
 

@@ -1,26 +1,85 @@
 //! Reading the manifest: profile and overrides laid over it, every name and value checked, each fault with its place.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 use serde_yaml::Value;
 
 use super::draft::{Draft, Origin};
-use super::position::{Positions, Side};
+use super::position::{DEPTH, Positions, Side};
 use super::{Instance, Manifest, ManifestError, Place, did_you_mean};
+use crate::files;
 use crate::stage::{AnyStage, Kind};
 
 /// `out` in the one way of writing it; `None` where results have no business.
 fn folder_of_results(out: &str) -> Option<PathBuf> {
-    let path: PathBuf = Path::new(out).components().filter(|part| *part != Component::CurDir).collect();
+    let path: PathBuf =
+        files::expanded(Path::new(out)).components().filter(|part| *part != Component::CurDir).collect();
     let cache = Path::new("artifacts/.cache");
     let climbs = path.components().any(|part| part == Component::ParentDir);
     (!climbs && path.file_name().is_some() && !path.starts_with(cache) && !cache.starts_with(&path)).then_some(path)
 }
 
+/// Rounds of merges (`<<`) in merges.
+const MERGES: usize = 64;
+
 struct Reader<'a> {
     positions: Positions<'a>,
     kinds: &'static [Kind],
+    /// What parameters each stage has, once it was asked.
+    known: RefCell<HashMap<&'static str, Rc<Parameters>>>,
+}
+
+/// The parameters of a stage.
+struct Parameters {
+    names: Vec<String>,
+    /// JSON Schema of all of them.
+    schema: serde_json::Value,
+}
+
+impl Parameters {
+    fn of(kind: &Kind) -> anyhow::Result<Self> {
+        let (defaults, schema) = ((kind.defaults)()?, (kind.schema)().to_value());
+        let mut names: Vec<String> =
+            defaults.as_mapping().into_iter().flatten().filter_map(|(key, _)| Some(key.as_str()?.to_owned())).collect();
+        // Those that stand in a key only where they are given.
+        let all = schema["properties"].as_object().into_iter().flatten().map(|(key, _)| key);
+        names.extend(all.filter(|key| defaults.get(key.as_str()).is_none()).cloned());
+        Ok(Self { names, schema })
+    }
+
+    /// The schema of a parameter, or of a part of it.
+    fn at<'p>(&self, path: impl IntoIterator<Item = &'p str>) -> &serde_json::Value {
+        path.into_iter().fold(&self.schema, |schema, key| &schema["properties"][key])
+    }
+}
+
+/// Whether a value of this JSON type fits a schema.
+fn takes(schema: &serde_json::Value, kind: &str) -> bool {
+    let any = |key: &str| schema[key].as_array().into_iter().flatten().any(|one| takes(one, kind));
+    let named = match &schema["type"] {
+        serde_json::Value::String(name) => name == kind,
+        serde_json::Value::Array(names) => names.iter().any(|name| name == kind),
+        _ => schema["const"].is_string() && kind == "string",
+    };
+    named || any("anyOf") || any("oneOf")
+}
+
+/// Where null stands that the schema does not allow: the path to it.
+fn null_in(value: &Value, schema: &serde_json::Value) -> Option<Vec<String>> {
+    match value {
+        Value::Null => (schema.is_object() && !takes(schema, "null")).then(Vec::new),
+        Value::Mapping(mapping) => mapping.iter().find_map(|(key, value)| {
+            let key = key.as_str()?;
+            let mut path = null_in(value, &schema["properties"][key])?;
+            path.insert(0, key.to_owned());
+            Some(path)
+        }),
+        _ => None,
+    }
 }
 
 pub(super) type Checked<T> = Result<T, ManifestError>;
@@ -33,7 +92,11 @@ pub(super) fn parse(
     profile: Option<&str>,
     sets: &[String],
 ) -> Checked<Manifest> {
-    let reader = Reader { positions: Positions::of(source, text), kinds };
+    let reader = Reader { positions: Positions::of(source, text), kinds, known: RefCell::default() };
+    if let Some(place) = reader.positions.too_deep.clone() {
+        let message = format!("lists and mappings stand in each other more than {DEPTH} deep here");
+        return Err(ManifestError::new(message, Some(place)));
+    }
     let root = reader.yaml(text)?;
     let root = reader.mapping(&root, &[])?;
     reader.known_keys(&root, &[], &["version", "seed", "cache", "stages", "profiles"])?;
@@ -86,13 +149,14 @@ impl Reader<'_> {
     fn yaml(&self, text: &str) -> Checked<Value> {
         let read = serde_yaml::from_str::<Value>(text).and_then(|mut value| {
             // `<<` of what has a `<<` itself takes another round.
-            loop {
+            for _ in 0..MERGES {
                 let before = value.clone();
                 value.apply_merge()?;
                 if value == before {
                     return Ok(value);
                 }
             }
+            Err(serde::de::Error::custom(format!("merges (`<<`) stand in each other more than {MERGES} deep")))
         });
         read.map_err(|error| {
             let place = error.location().map(|at| self.positions.at(at.line(), at.column(), 1));
@@ -105,8 +169,31 @@ impl Reader<'_> {
     fn mapping(&self, value: &Value, path: &[&str]) -> Checked<BTreeMap<String, Value>> {
         let wrong = || self.error("a mapping `key: value` is expected here", path, Side::Value);
         let mapping = value.as_mapping().ok_or_else(wrong)?;
-        let entry = |(key, value): (&Value, &Value)| Some((key.as_str()?.to_owned(), value.clone()));
-        mapping.iter().map(entry).collect::<Option<_>>().ok_or_else(wrong)
+        let entry = |(key, value): (&Value, &Value)| match key.as_str() {
+            Some(key) => Ok((key.to_owned(), value.clone())),
+            None => {
+                let path: Vec<&str> = path.to_vec();
+                Err(self.no_text(key, &path))
+            }
+        };
+        mapping.iter().map(entry).collect()
+    }
+
+    /// That something is no text, as it would be in quotes: 2024, true, null.
+    fn no_text(&self, value: &Value, path: &[&str]) -> ManifestError {
+        let shown = serde_yaml::to_string(value).unwrap_or_default();
+        let shown = shown.trim_end();
+        let path: Vec<&str> = path.iter().copied().chain([shown]).collect();
+        let error = self.error(format!("`{shown}` is not text here, but a number or the like"), &path, Side::Key);
+        error.help(Some(format!("write it in quotes: '{shown}'")))
+    }
+
+    fn parameters(&self, kind: &'static Kind) -> Checked<Rc<Parameters>> {
+        if let Some(known) = self.known.borrow().get(kind.name) {
+            return Ok(known.clone());
+        }
+        let made = Parameters::of(kind).map_err(|error| ManifestError::new(error.to_string(), None))?;
+        Ok(self.known.borrow_mut().entry(kind.name).or_insert(Rc::new(made)).clone())
     }
 
     fn known_keys(&self, mapping: &BTreeMap<String, Value>, path: &[&str], known: &[&str]) -> Checked<()> {
@@ -146,11 +233,11 @@ impl Reader<'_> {
     }
 
     fn draft<'d>(&self, drafts: &'d mut [Draft], name: &str, origin: &Origin) -> Checked<&'d mut Draft> {
-        let known: Vec<String> = drafts.iter().map(|draft| draft.name.clone()).collect();
-        drafts.iter_mut().find(|draft| draft.name == name).ok_or_else(|| {
+        let Some(place) = drafts.iter().position(|draft| draft.name == name) else {
             let error = self.error_at(format!("there is no stage instance `{name}`"), origin, Side::Key);
-            error.help(did_you_mean(name, known.iter().map(String::as_str)))
-        })
+            return Err(error.help(did_you_mean(name, drafts.iter().map(|draft| draft.name.as_str()))));
+        };
+        Ok(&mut drafts[place])
     }
 
     fn overlay_profile(
@@ -189,10 +276,8 @@ impl Reader<'_> {
             return Err(error.help(Some("write --set INSTANCE.PARAMETER=VALUE, such as train.epochs=5".into())));
         };
         let origin = Origin::Set { text: set.to_owned(), key: key.chars().count() };
-        let value: Value = serde_yaml::from_str(value)
-            .map_err(|_| self.error_at("the value is not valid YAML", &origin, Side::Value))?;
         if key == "seed" {
-            *seed = self.seed(&value, &origin)?;
+            *seed = self.seed(&self.value(value, &origin)?, &origin)?;
             return Ok(());
         }
         let Some((name, parameter)) = key.split_once('.') else {
@@ -200,6 +285,11 @@ impl Reader<'_> {
             return Err(error.help(Some("write INSTANCE.PARAMETER=VALUE, such as train.epochs=5".into())));
         };
         let draft = self.draft(drafts, name, &origin)?;
+        let value = match self.takes_text(draft, parameter)? {
+            // As it stands, whatever YAML would make of it.
+            (true, nullable) if !nullable || !["", "~", "null"].contains(&value) => Value::from(value),
+            _ => self.value(value, &origin)?,
+        };
         let mut parts = parameter.split('.');
         let first = parts.next().unwrap_or_default();
         // prepare.sharpen.amount=2 → sharpen: {amount: 2}
@@ -209,13 +299,39 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// The value that a `--set` gives: one, to its last character.
+    fn value(&self, text: &str, origin: &Origin) -> Checked<Value> {
+        let wrong = |why: &str| self.error_at(why, origin, Side::Value);
+        // In a list, nothing of it can be taken for a comment or a second value.
+        match serde_yaml::from_str::<Value>(&format!("[{text}]")) {
+            Ok(Value::Sequence(mut list)) if list.len() < 2 => Ok(list.pop().unwrap_or_default()),
+            Ok(_) => Err(wrong("this is more than one value; write a list as [a, b]")),
+            Err(_) if text.contains('#') => Err(wrong("the value is not valid YAML: `#` begins a comment")),
+            Err(_) => Err(wrong("the value is not valid YAML")),
+        }
+    }
+
+    /// Whether a setting of an instance is text, and whether it may be null.
+    fn takes_text(&self, draft: &Draft, parameter: &str) -> Checked<(bool, bool)> {
+        if ["uses", "out"].contains(&parameter) {
+            return Ok((true, false));
+        }
+        let uses = draft.settings.get("uses").and_then(|(uses, _)| uses.as_str());
+        let Some(kind) = self.kinds.iter().find(|kind| Some(kind.name) == uses) else { return Ok((false, false)) };
+        let parameters = self.parameters(kind)?;
+        let schema = parameters.at(parameter.split('.'));
+        Ok((takes(schema, "string"), takes(schema, "null")))
+    }
+
     fn instances(&self, drafts: Vec<Draft>, seed: u64) -> Checked<Vec<Instance>> {
         let names: Vec<String> = drafts.iter().map(|draft| draft.name.clone()).collect();
+        let places: HashMap<&str, usize> =
+            names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
         let mut instances = Vec::new();
         let mut needs_at = Vec::new();
         for mut draft in drafts {
             let kind = self.kind(&mut draft)?;
-            let (needs, at) = self.needs(&mut draft, &names)?;
+            let (needs, at) = self.needs(&mut draft, &names, &places)?;
             let out = match draft.settings.remove("out") {
                 None => PathBuf::from("artifacts").join(&draft.name),
                 Some((value, origin)) => value.as_str().and_then(folder_of_results).ok_or_else(|| {
@@ -233,15 +349,29 @@ impl Reader<'_> {
         }
         for (place, instance) in instances.iter().enumerate() {
             self.check_provided(instance, &instances, &needs_at[place])?;
-            let within =
-                |other: &&Instance| other.out.starts_with(&instance.out) || instance.out.starts_with(&other.out);
-            if let Some(other) = instances[..place].iter().find(within) {
-                let (name, out) = (&instance.name, instance.out.display());
-                let message = format!("`{}` and `{name}` would both write to {out}", other.name);
-                return Err(self.error(message, &["stages", &instance.name, "out"], Side::Value));
+        }
+        self.check_folders(&instances)?;
+        self.ordered(instances, &needs_at)
+    }
+
+    /// Refuses two instances of which one would write into the folder of the other.
+    fn check_folders(&self, instances: &[Instance]) -> Checked<()> {
+        let mut first: HashMap<&Path, usize> = HashMap::new();
+        let mut clashes = Vec::new();
+        for (place, instance) in instances.iter().enumerate() {
+            match first.get(&*instance.out) {
+                Some(other) => clashes.push((place, *other)),
+                None => drop(first.insert(&instance.out, place)),
             }
         }
-        self.ordered(instances, &needs_at)
+        for (place, instance) in instances.iter().enumerate() {
+            let above = instance.out.ancestors().skip(1).filter_map(|above| first.get(above));
+            clashes.extend(above.map(|other| (place.max(*other), place.min(*other))));
+        }
+        let Some((place, other)) = clashes.into_iter().min() else { return Ok(()) };
+        let Instance { name, out, .. } = &instances[place];
+        let message = format!("`{}` and `{name}` would both write to {}", instances[other].name, out.display());
+        Err(self.error(message, &["stages", name, "out"], Side::Value))
     }
 
     fn kind(&self, draft: &mut Draft) -> Checked<&'static Kind> {
@@ -257,20 +387,30 @@ impl Reader<'_> {
         })
     }
 
-    fn needs(&self, draft: &mut Draft, names: &[String]) -> Checked<(Vec<usize>, Origin)> {
+    fn needs(
+        &self,
+        draft: &mut Draft,
+        names: &[String],
+        places: &HashMap<&str, usize>,
+    ) -> Checked<(Vec<usize>, Origin)> {
         let nowhere = Origin::Text(vec!["stages".into(), draft.name.clone(), "needs".into()]);
         let (value, origin) = draft.settings.remove("needs").unwrap_or((Value::Sequence(Vec::new()), nowhere));
         let Some(list) = value.as_sequence() else {
             return Err(self.error_at("`needs` must be a list of instances, such as [prepare]", &origin, Side::Value));
         };
-        let mut needs = Vec::new();
+        let (mut needs, mut seen) = (Vec::new(), HashSet::new());
         for (index, need) in list.iter().enumerate() {
             let place = match &origin {
                 Origin::Text(path) => Origin::Text(path.iter().cloned().chain([index.to_string()]).collect()),
                 set => set.clone(),
             };
-            let name = need.as_str().unwrap_or_default();
-            let Some(found) = names.iter().position(|candidate| candidate == name) else {
+            let Some(name) = need.as_str() else {
+                let shown = serde_yaml::to_string(need).unwrap_or_default();
+                let shown = shown.trim_end();
+                let error = self.error_at(format!("`{shown}` is not text here"), &place, Side::Value);
+                return Err(error.help(Some(format!("write the name in quotes: '{shown}'"))));
+            };
+            let Some(found) = places.get(name).copied() else {
                 let error = self.error_at(
                     format!("`{}` needs `{name}`, which is not in `stages`", draft.name),
                     &place,
@@ -278,7 +418,7 @@ impl Reader<'_> {
                 );
                 return Err(error.help(did_you_mean(name, names.iter().map(String::as_str))));
             };
-            if needs.contains(&found) {
+            if !seen.insert(found) {
                 return Err(self.error_at(format!("`{}` needs `{name}` twice", draft.name), &place, Side::Value));
             }
             needs.push(found);
@@ -310,17 +450,19 @@ impl Reader<'_> {
         settings: BTreeMap<String, (Value, Origin)>,
         name: &str,
     ) -> Checked<Box<dyn AnyStage>> {
-        let fallback = |error: anyhow::Error| ManifestError::new(error.to_string(), None);
-        let defaults = (kind.defaults)().map_err(fallback)?;
-        let schema = (kind.schema)().to_value();
-        let mut known: Vec<&str> =
-            defaults.as_mapping().into_iter().flatten().filter_map(|(key, _)| key.as_str()).collect();
-        // Those that stand in a key only where they are given.
-        let all = schema["properties"].as_object().into_iter().flatten().map(|(key, _)| key.as_str());
-        known.extend(all.filter(|key| defaults.get(key).is_none()));
-        if let Some((key, (_, origin))) = settings.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+        let parameters = self.parameters(kind)?;
+        let known = &parameters.names;
+        if let Some((key, (_, origin))) = settings.iter().find(|(key, _)| !known.contains(key)) {
             let error = self.error_at(format!("stage `{}` has no parameter `{key}`", kind.name), origin, Side::Key);
-            return Err(error.help(did_you_mean(key, known)));
+            return Err(error.help(did_you_mean(key, known.iter().map(String::as_str))));
+        }
+        for (key, (value, origin)) in &settings {
+            if let Some(path) = null_in(value, parameters.at([key.as_str()])) {
+                let path: Vec<&str> = [key.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect();
+                let message = format!("parameter `{}` of `{name}` is null, or has nothing behind it", path.join("."));
+                let help = "leave it out for the default, or give a value".to_owned();
+                return Err(self.error_at(message, origin, Side::Value).help(Some(help)));
+            }
         }
         let values = settings.iter().map(|(key, (value, _))| (Value::from(key.as_str()), value.clone()));
         let origin_of = |parameter: &str| match settings.get(parameter) {
@@ -349,17 +491,29 @@ impl Reader<'_> {
     /// Sorts so that needs come first, otherwise as written.
     fn ordered(&self, instances: Vec<Instance>, needs_at: &[Origin]) -> Checked<Vec<Instance>> {
         let mut order: Vec<usize> = Vec::new();
-        while order.len() < instances.len() {
-            let ready = |place: &usize| {
-                !order.contains(place) && instances[*place].needs.iter().all(|need| order.contains(need))
-            };
-            match (0..instances.len()).find(ready) {
-                Some(place) => order.push(place),
-                None => return Err(self.cycle(&instances, &order, needs_at)),
+        let mut left: Vec<usize> = instances.iter().map(|instance| instance.needs.len()).collect();
+        let mut needed_by = vec![Vec::new(); instances.len()];
+        for (place, instance) in instances.iter().enumerate() {
+            instance.needs.iter().for_each(|need| needed_by[*need].push(place));
+        }
+        let mut ready: BinaryHeap<Reverse<usize>> =
+            (0..left.len()).filter(|place| left[*place] == 0).map(Reverse).collect();
+        while let Some(Reverse(place)) = ready.pop() {
+            order.push(place);
+            for next in &needed_by[place] {
+                left[*next] -= 1;
+                if left[*next] == 0 {
+                    ready.push(Reverse(*next));
+                }
             }
         }
+        if order.len() < instances.len() {
+            return Err(self.cycle(&instances, &order, needs_at));
+        }
         let mut slots: Vec<Option<Instance>> = instances.into_iter().map(Some).collect();
-        let place_of = |old: usize| order.iter().position(|place| *place == old).unwrap_or_default();
+        let mut places = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, old)| places[*old] = new);
+        let place_of = |old: usize| places[old];
         let sorted = order.iter().filter_map(|old| slots[*old].take());
         Ok(sorted
             .map(|mut instance| {
@@ -370,6 +524,7 @@ impl Reader<'_> {
     }
 
     fn cycle(&self, instances: &[Instance], done: &[usize], needs_at: &[Origin]) -> ManifestError {
+        let done: HashSet<usize> = done.iter().copied().collect();
         let blocked = |place: &usize| !done.contains(place);
         let mut walk: Vec<usize> = (0..instances.len()).find(blocked).into_iter().collect();
         while let Some(next) = walk.last().and_then(|last| instances[*last].needs.iter().copied().find(blocked)) {

@@ -1,13 +1,15 @@
 //! `queries.csv`: what each query scored, so that two runs can be compared query by query.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::{COUNT, Difference, METRICS};
 use crate::damaged;
 use crate::stage::rng;
+
+/// A mean of scores may be this much above 1.
+const ROUNDING: f64 = 1e-9;
 
 /// A query under one protocol.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,19 +28,17 @@ fn header() -> impl Iterator<Item = &'static str> {
     ["run", "protocol", "path", "label_name"].into_iter().chain(METRICS.iter().map(|metric| metric.name))
 }
 
-pub fn write(path: &Path, rows: &[Scored]) -> Result<()> {
-    let write = || -> csv::Result<()> {
-        let mut writer = csv::WriterBuilder::new().has_headers(false).from_path(path)?;
-        writer.write_record(header())?;
-        for Scored { run, protocol, path, label_name, values } in rows {
-            writer.serialize((run, protocol, path, label_name, values))?;
-        }
-        Ok(writer.flush()?)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+/// As [`parse`] reads them.
+pub fn to_bytes(rows: &[Scored]) -> Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
+    writer.write_record(header())?;
+    for Scored { run, protocol, path, label_name, values } in rows {
+        writer.serialize((run, protocol, path, label_name, values))?;
+    }
+    writer.into_inner().context("cannot write the queries")
 }
 
-/// What [`write`] wrote; `name` is for errors.
+/// What [`to_bytes`] gave; `name` is for errors.
 pub fn parse(bytes: &[u8], name: &str) -> Result<Vec<Scored>> {
     let mut reader = csv::Reader::from_reader(bytes);
     let wrong = |what: String| damaged!("{name}: {what}");
@@ -47,6 +47,9 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Vec<Scored>> {
     }
     let row = |row: csv::Result<(String, String, String, String, [f64; COUNT])>| {
         let (run, protocol, path, label_name, values) = row.map_err(|error| wrong(error.to_string()))?;
+        if let Some(value) = values.iter().find(|value| !(-ROUNDING..=1.0 + ROUNDING).contains(*value)) {
+            return Err(wrong(format!("{path} has the score {value}, and scores go from 0 to 1")));
+        }
         Ok(Scored { run, protocol, path, label_name, values })
     };
     reader.deserialize().map(row).collect()
@@ -91,8 +94,6 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_to_the_last_bit() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("queries.csv");
         let row = |i: u32| Scored {
             run: "embed".into(),
             protocol: "test-vs-train".into(),
@@ -101,10 +102,15 @@ mod tests {
             values: std::array::from_fn(|at| 1.0 / f64::from(i + 3 + at as u32)),
         };
         let rows: Vec<Scored> = (0..5).map(row).collect();
-        write(&path, &rows).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
+        let bytes = to_bytes(&rows).unwrap();
         assert_eq!(parse(&bytes, "it").unwrap(), rows);
         let cut = String::from_utf8(bytes).unwrap().replace("map@r", "map");
         assert!(parse(cut.as_bytes(), "it").unwrap_err().to_string().contains("it: its columns"));
+        for value in [f64::NAN, f64::INFINITY, -0.1, 1.1] {
+            let mut wrong = row(1);
+            wrong.values[2] = value;
+            let error = parse(&to_bytes(&[row(0), wrong]).unwrap(), "it").unwrap_err().to_string();
+            assert!(error.contains("scores go from 0 to 1"), "{error}");
+        }
     }
 }

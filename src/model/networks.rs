@@ -1,5 +1,7 @@
 //! The networks, from an image to an embedding of 128 dimensions.
 
+use ::safetensors::SafeTensors;
+use ::safetensors::tensor::Dtype as Kind;
 use anyhow::{Result, anyhow, ensure};
 use dfdx::nn::modules::{Dropout, Linear};
 use dfdx::nn::tensor_collection::*;
@@ -273,6 +275,65 @@ pub fn parameters<N: Network>(network: &N) -> Vec<f32> {
     // Reading cannot fail.
     let _ = N::iter_tensors(&mut RecursiveWalker { m: network, f: &mut gather });
     gather.0
+}
+
+/// Sets what dfdx wrote as safetensors.
+///
+/// # Errors
+/// If a tensor is missing or is of another type or shape than the network's: dfdx itself copies without looking.
+pub fn load_parameters<N: Network>(network: &mut N, bytes: &[u8]) -> Result<(), String> {
+    struct Check<'a>(&'a SafeTensors<'a>, Option<String>);
+    impl Check<'_> {
+        fn compare(&mut self, name: &str, kind: Kind, shape: &[usize]) {
+            let wrong = match self.0.tensor(name) {
+                Err(_) => format!("it has no tensor {name}"),
+                Ok(it) if (it.dtype(), it.shape()) != (kind, shape) => {
+                    format!(
+                        "tensor {name} is {:?} of {:?}, and should be {kind:?} of {shape:?}",
+                        it.dtype(),
+                        it.shape()
+                    )
+                }
+                Ok(_) => return,
+            };
+            self.1.get_or_insert(wrong);
+        }
+    }
+    impl TensorVisitor<f32, Cpu> for Check<'_> {
+        type Viewer = (ViewTensorRef, ViewTensorName);
+        type Err = CpuError;
+        type E2 = f32;
+        type D2 = Cpu;
+
+        fn visit<S: Shape>(
+            &mut self,
+            _: TensorOptions<S, f32, Cpu>,
+            (tensor, name): (&Tensor<S, f32, Cpu>, String),
+        ) -> Result<Option<Tensor<S, f32, Cpu>>, CpuError> {
+            let shape: Vec<usize> = tensor.shape().concrete().into();
+            self.compare(&name, Kind::F32, &shape);
+            Ok(None)
+        }
+
+        fn visit_scalar<T: num_traits::NumCast>(
+            &mut self,
+            _: ScalarOptions<T>,
+            (_, name): (&T, String),
+        ) -> Result<Option<T>, CpuError> {
+            self.compare(&name, Kind::F64, &[]);
+            Ok(None)
+        }
+    }
+    let mut tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
+    let mut check = Check(&tensors, None);
+    let m = (&*network, String::new());
+    N::iter_tensors(&mut RecursiveWalker { m, f: &mut check }).map_err(|error| error.to_string())?;
+    if let Some(wrong) = check.1 {
+        return Err(wrong);
+    }
+    let m = (network, String::new());
+    N::iter_tensors(&mut RecursiveWalker { m, f: &mut tensors }).map_err(|error| format!("{error:?}"))?;
+    Ok(())
 }
 
 /// Sets what [`parameters`] gave.

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
-use rayon::prelude::*;
 use tempfile::TempDir;
 
 use super::Project;
@@ -59,13 +58,10 @@ impl Project {
         let (output, scratch) = (folder.path().join("files"), folder.path().join("scratch"));
         files::create_folder(&output)?;
         let progress = screen.for_machines().progress(&instance.name);
-        let context = Context::new(inputs.clone(), document.clone(), (output.clone(), scratch), progress, false);
+        let context = Context::new(inputs.clone(), document.clone(), (output, scratch), progress, false);
         instance.stage.run(&context)?;
-        let digested = files::list(&output)?.into_par_iter().map(|path| {
-            let file = output.join(&path);
-            Ok((path, files::length(&file)?, files::digest(&file)?))
-        });
-        let mut all = digested.collect::<Result<Vec<_>>>()?;
+        let written = context.outputs.written().into_iter();
+        let mut all: Vec<(String, u64, String)> = written.map(|(path, it)| (path, it.bytes, it.digest)).collect();
         let mapped = context.mapped().placed;
         let placed = mapped.iter().map(|(path, _, digest)| (path.clone(), self.store.blobs.path(digest))).collect();
         all.extend(mapped);

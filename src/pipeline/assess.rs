@@ -70,7 +70,7 @@ impl Project {
         }
         let Some(record) = found else { return Ok((assessment(State::Stale, vec![Reason::Gone], keyed), None)) };
         let reasons = match self.store.contents(&record.digest) {
-            Some(contents) => self.store.look(&self.manifest.place(place), &contents).reasons(&contents, Reason::Laid),
+            Some(contents) => self.store.look(&self.manifest.place(place), &contents)?.reasons(&contents, Reason::Laid),
             None => vec![Reason::lost_list()],
         };
         let state = if reasons.is_empty() { State::Fresh } else { State::Stale };

@@ -7,9 +7,9 @@ use anyhow::Result;
 
 use super::Project;
 use crate::cache::Contents;
+use crate::damaged;
 use crate::failure::Failure;
 use crate::stage::Gives;
-use crate::{damaged, files};
 
 /// The result of an instance, in its place.
 pub struct Given {
@@ -70,7 +70,8 @@ impl Project {
     /// # Errors
     /// If the file is another one than the result's: altered, or just being replaced.
     pub fn must_be_as_laid(&self, given: &Given, file: &str) -> Result<String> {
-        let digest = files::digest(&given.folder.join(file))?;
+        // Read only if it may have changed since the last time.
+        let digest = self.store.seen.digest(&given.folder.join(file))?;
         if self.contents(given)?.digest_of(file)?.to_hex().as_str() == digest {
             return Ok(digest);
         }

@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::progress::Screen;
 use crate::stage::{Context, Inputs};
+use crate::text::legible;
 
 pub(super) struct Job<'a> {
     pub project: &'a Project,
@@ -21,6 +22,8 @@ pub(super) struct Job<'a> {
     pub part: Part,
     /// The results there are so far, by place.
     pub known: Vec<Option<Record>>,
+    /// Those that come from this one and take part, and itself.
+    pub later: Vec<usize>,
     pub options: &'a Options,
     pub screen: &'a Screen,
 }
@@ -37,7 +40,7 @@ impl Job<'_> {
         let record = result.unwrap_or_else(|error| {
             report.state = Ran::Failed;
             report.failure = error.downcast_ref().cloned();
-            report.error = Some(format!("{error:#}"));
+            report.error = Some(legible(&format!("{error:#}")));
             None
         });
         report.digest = record.as_ref().map(|record| record.digest.clone());
@@ -106,6 +109,9 @@ impl Job<'_> {
         if !part.may_run {
             let (name, why) = (&instance.name, Reason::all(&report.reasons));
             bail!("`{name}` has no result that is up to date ({why}); run it, or leave out --from");
+        }
+        if !inputs.unlaid {
+            project.foresee(&self.later, known)?;
         }
         if options.dry_run {
             report.state = Ran::Pending;
@@ -176,6 +182,7 @@ impl Job<'_> {
         let Project { manifest, store } = self.project;
         let place = manifest.place(self.place);
         if !self.options.dry_run {
+            store.must_be_held()?;
             store.note_use(&record.key);
             return store.lay(&place, record, false);
         }
@@ -183,7 +190,7 @@ impl Job<'_> {
             return Ok(Laying::Broken(vec![Reason::lost_list()]));
         };
         if store.laid(place.instance)?.is_some_and(|laid| laid.key == record.key) {
-            return Ok(Laying::Done(store.look(&place, &contents).reasons(&contents, Reason::Laid)));
+            return Ok(Laying::Done(store.look(&place, &contents)?.reasons(&contents, Reason::Laid)));
         }
         let gone = contents.iter().filter(|file| !store.blobs.has(file.digest, file.bytes));
         let gone: Vec<String> = gone.map(|file| file.path.to_owned()).collect();
@@ -210,8 +217,10 @@ impl Job<'_> {
             bail!("what it reads changed while it ran, so its result is not kept; run it again");
         }
         let mapped = context.mapped();
+        report.passed_over = context.passed_over();
         report.items = (mapped.items > 0).then_some(Items { made: mapped.made, all: mapped.items });
-        let record = store.commit(document, slot.path(), mapped.placed, mapped.tables)?;
+        let written = context.outputs.written();
+        let record = store.commit(document, (slot.path(), &written), mapped.placed, mapped.tables)?;
         match store.lay(&manifest.place(self.place), &record, true)? {
             Laying::Done(reasons) => {
                 // That the place had to be mended goes without saying.
@@ -237,7 +246,7 @@ impl Job<'_> {
     fn inputs_are_the_same(&self, inputs: &Inputs) -> Result<bool> {
         let Project { manifest, store } = self.project;
         for (need, input) in manifest.instances[self.place].needs.iter().zip(&inputs.results) {
-            let look = store.look(&manifest.place(*need), &input.contents);
+            let look = store.look(&manifest.place(*need), &input.contents)?;
             // What else somebody put there was not read.
             if !look.faults.is_empty() {
                 let why = Reason::all(&look.reasons(&input.contents, Reason::Laid));

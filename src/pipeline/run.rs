@@ -9,6 +9,7 @@ use super::job::{Job, Outcome};
 use super::{Project, Selection};
 use crate::cache::{Elsewhere, Finished, Reason, Record};
 use crate::failure::Failure;
+use crate::images::Counted;
 use crate::lock::Lock;
 use crate::progress::Screen;
 
@@ -42,6 +43,9 @@ pub struct Report {
     pub images_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub items: Option<Items>,
+    /// What the stage passed over, by reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<Counted>,
     pub reasons: Vec<Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -68,6 +72,7 @@ impl Report {
             estimated_seconds: None,
             images_per_second: None,
             items: None,
+            passed_over: Vec::new(),
             reasons: Vec::new(),
             error: None,
             failure: None,
@@ -134,7 +139,11 @@ impl Project {
                     let Some(position) = waiting.iter().position(ready) else { break };
                     let place = waiting.remove(position);
                     running += 1;
-                    let job = Job { project: self, place, part: parts[place], known: results.clone(), options, screen };
+                    let comes_from_it =
+                        |later: &usize| parts[*later].active && self.manifest.is_needed_by(place, *later);
+                    let later = (place..instances.len()).filter(comes_from_it).collect();
+                    let (part, known) = (parts[place], results.clone());
+                    let job = Job { project: self, place, part, known, later, options, screen };
                     let sender = sender.clone();
                     observe(Event::Started(&instances[place].name));
                     // The receiver outlives every thread of this scope.

@@ -53,7 +53,67 @@ struct Header {
     parameters: Parameters,
 }
 
+/// Of a vector, and of neighbours in one layer.
+const MOST_LINKS: usize = 256;
+/// Of a file of embeddings.
+const MOST_DIMENSIONS: usize = 1 << 16;
+/// Layers of a graph: a layer has a small share of the vectors of the one below.
+const MOST_LAYERS: i16 = 64;
+
+/// Walks the graph as usearch 2.26 writes it: (rows, columns: u32), rows of bytes, a head of 64 bytes, the graph's head
+/// (size, links, links in the lowest layer, top layer, entry: u64), the layers of each vector (i16), and then for each
+/// vector its key (u64), its layers (i16), and for each layer a count and room for so many slots (u32). The library itself
+/// trusts all of that. `None` where something is not as it should be.
+fn links_are_sound(bytes: &[u8], header: &Header) -> Option<()> {
+    fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
+        Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize)
+    }
+    fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+        Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+    }
+    let sound = |holds: bool| holds.then_some(());
+    let (count, m) = (header.vectors, header.parameters.m);
+    sound((u32_at(bytes, 0)?, u32_at(bytes, 4)?) == (count, header.dimension))?;
+    let head = 8usize.checked_add(count.checked_mul(header.dimension)?)?.checked_add(64)?;
+    let number = |place: usize| u64_at(bytes, head + 8 * place);
+    let (links, lowest, top, entry) = (number(1)?, number(2)?, number(3)?, number(4)?);
+    sound(number(0)? == count as u64 && links == m as u64 && lowest == 2 * m as u64)?;
+    sound(entry < count.max(1) as u64 && top < MOST_LAYERS as u64)?;
+    let start = head + 40;
+    let layers = bytes.get(start..start.checked_add(count.checked_mul(2)?)?)?;
+    let layers: Vec<i16> = layers.as_chunks().0.iter().map(|layer| i16::from_le_bytes(*layer)).collect();
+    sound(layers.iter().all(|layer| (0..=top as i16).contains(layer)))?;
+    sound(count == 0 || layers[entry as usize] == top as i16)?;
+    let mut at = start + 2 * count;
+    for (slot, layer) in layers.iter().enumerate() {
+        let said = i16::from_le_bytes(bytes.get(at + 8..at + 10)?.try_into().ok()?);
+        sound(u64_at(bytes, at)? == slot as u64 && said == *layer)?;
+        at += 10;
+        for level in 0..=*layer {
+            let room = if level == 0 { 2 * m } else { m };
+            let linked = u32_at(bytes, at)?;
+            sound(linked <= room)?;
+            for neighbour in 0..linked {
+                let other = u32_at(bytes, at + 4 + 4 * neighbour)?;
+                sound(layers.get(other).is_some_and(|reached| *reached >= level))?;
+            }
+            at += 4 + 4 * room;
+        }
+    }
+    sound(at == bytes.len())
+}
+
 impl Header {
+    /// Whether it is of an index that could have been made.
+    fn fits(&self) -> bool {
+        let Parameters { m, ef_construction, ef } = self.parameters;
+        (2..=MOST_LINKS).contains(&m)
+            && (1..=4096).contains(&ef_construction)
+            && (1..=4096).contains(&ef)
+            && (1..=MOST_DIMENSIONS).contains(&self.dimension)
+            && self.greatest.is_finite()
+    }
+
     fn to_bytes(&self, row: &[f32]) -> Vec<i8> {
         let scale = if self.greatest > 0.0 { FULL / self.greatest } else { 0.0 };
         row.iter().map(|value| (value * scale).round().clamp(-FULL, FULL) as i8).collect()
@@ -132,7 +192,8 @@ impl Graph {
         Ok(self)
     }
 
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// As [`Graph::load`] reads it.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let header = serde_json::to_vec(&self.header)?;
         let mut bytes = [&MAGIC[..], &(header.len() as u64).to_le_bytes(), &header].concat();
         let start = bytes.len();
@@ -140,7 +201,7 @@ impl Graph {
         bytes.resize(start + self.index.serialized_length(), 0);
         self.index.save_to_buffer(&mut bytes[start..]).map_err(said)?;
         bytes.extend(blake3::hash(&bytes).as_bytes());
-        files::write(path, &bytes)
+        Ok(bytes)
     }
 
     /// The graph at `path`, if it links the vectors in the file with the digest `gallery`.
@@ -163,6 +224,10 @@ impl Graph {
                 "{} was made for other embeddings ({has}…, and these are {wants}…); run `similiai run all`",
                 path.display()
             ));
+        }
+        let fits = header.fits() && links_are_sound(links, &header).is_some();
+        if !fits {
+            return Err(damaged!("{} is damaged: its links lead nowhere", path.display()));
         }
         let mut graph = Self::empty(header)?;
         let loaded = graph.index.load_from_buffer(links).map_err(said);
@@ -191,6 +256,7 @@ impl Graph {
             Some(id) => self.index.filtered_search(&bytes, width, |other| other != id as u64),
         };
         let places: Vec<usize> = found.map_err(said)?.keys.into_iter().map(|id| id as usize).collect();
+        ensure!(places.iter().all(|place| *place < has), "the index names vectors that are not there");
         Ok((gallery.nearest_of(query, &places), MEASURED.get() + places.len()))
     }
 
@@ -246,9 +312,9 @@ mod tests {
         let (folder, rows) = (tempfile::tempdir().unwrap(), rows());
         let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
         let graph = build(&rows);
-        graph.save(&one).unwrap();
+        files::write(&one, &graph.to_bytes().unwrap()).unwrap();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
-        pool.install(|| build(&rows).save(&two)).unwrap();
+        pool.install(|| files::write(&two, &build(&rows).to_bytes().unwrap())).unwrap();
         assert_eq!(files::read(&one).unwrap(), files::read(&two).unwrap());
         let again = Graph::load(&one, "abc").unwrap();
         let gallery = Gallery::of_rows(DIMENSION, &rows[..]).unwrap();
@@ -262,7 +328,7 @@ mod tests {
     fn a_damaged_or_foreign_one_is_refused() {
         let (folder, rows) = (tempfile::tempdir().unwrap(), rows());
         let path = folder.path().join("index");
-        build(&rows[..50 * DIMENSION]).save(&path).unwrap();
+        files::write(&path, &build(&rows[..50 * DIMENSION]).to_bytes().unwrap()).unwrap();
         let message = |gallery| Graph::load(&path, gallery).err().unwrap().to_string();
         assert!(message("xyz").contains("other embeddings (abc…, and these are xyz…)"), "{}", message("xyz"));
         let good = files::read(&path).unwrap();
@@ -274,5 +340,17 @@ mod tests {
         }
         files::write(&path, &good[..good.len() / 2]).unwrap();
         assert!(message("abc").contains("is damaged"));
+        // With a right checksum, whatever the links say: an error, or answers from the gallery.
+        let gallery = Gallery::of_rows(DIMENSION, &rows[..50 * DIMENSION]).unwrap();
+        for place in 16..good.len() - 32 {
+            let mut bad = good[..good.len() - 32].to_vec();
+            bad[place] ^= 0x41;
+            bad.extend(blake3::hash(&bad).as_bytes());
+            files::write(&path, &bad).unwrap();
+            if let Ok(graph) = Graph::load(&path, "abc") {
+                let found = graph.search(&gallery, &Query::nearest(&rows[..DIMENSION], 5), 9);
+                assert!(found.is_ok_and(|(found, _)| found.iter().all(|it| it.id < 50)) || graph.header.vectors != 50);
+            }
+        }
     }
 }

@@ -7,10 +7,12 @@ pub mod search;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
+use tower::ServiceExt;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -33,7 +35,8 @@ pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
         .routes(routes!(about::health))
         .routes(routes!(about::metrics));
     let (router, mut document) = documented.split_for_parts();
-    openapi::complete(&mut document, access.token.is_some());
+    let base = access.base.clone();
+    openapi::complete(&mut document, access.token.is_some(), &base);
     let document = Bytes::from(document.to_json()?);
     let tag = page::tag(&document);
     let description =
@@ -53,5 +56,29 @@ pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(guarded, guard))
         .with_state(state);
-    Ok(router)
+    if base.is_empty() {
+        return Ok(router);
+    }
+    // Whether the proxy takes the prefix away or passes it on.
+    Ok(Router::new().fallback(move |request: Request| below(router.clone(), request, base.clone())))
+}
+
+/// The same address without what it begins with.
+async fn below(router: Router, mut request: Request, base: String) -> Response {
+    let rest = request.uri().path().strip_prefix(&base).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    match rest.map(str::to_owned) {
+        // Relative addresses on the page start behind the slash.
+        Some(rest) if rest.is_empty() => {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            return Redirect::to(&format!("{base}/{query}")).into_response();
+        }
+        Some(rest) => {
+            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+            if let Ok(uri) = format!("{rest}{query}").parse() {
+                *request.uri_mut() = uri;
+            }
+        }
+        None => {}
+    }
+    router.oneshot(request).await.into_response()
 }

@@ -8,11 +8,11 @@ use image::RgbImage;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::limits::{DECODING, LARGE};
+use super::limits::DECODING;
 use super::problem::Problem;
 use super::shown::Shown;
 use super::uploads::Upload;
-use crate::images::{Undecoded, Unreadable};
+use crate::images::{Decoded, Unreadable, Wanted, decode_large, decode_small};
 
 /// How an upload is called in messages.
 const NAME: &str = "the upload";
@@ -42,10 +42,24 @@ impl Decoding {
     /// If the upload is no picture, or one that is broken or too large, or if it takes too long.
     pub async fn prepare(&self, upload: Upload, shown: Arc<Shown>) -> Result<Prepared, Problem> {
         let (upload, most_pixels) = (Arc::new(upload), self.most_pixels);
-        let of = upload.clone();
-        let is_large = move || Ok(Undecoded::open(&of.bytes, NAME, most_pixels)?.pixels > LARGE);
-        let lane = if self.step(&self.small, is_large).await? { &self.large } else { &self.small };
-        self.step(lane, move || prepare(&upload.bytes, &shown, most_pixels)).await
+        let preparation = Some(shown.model.configuration.preparation.clone());
+        let wanted = Arc::new(Wanted { preparation, ..Wanted::default() });
+        let (bytes, of) = (upload.clone(), wanted.clone());
+        let small = self.step(&self.small, move || {
+            let start = Instant::now();
+            match decode_small(&bytes.bytes, NAME, &of, most_pixels) {
+                Err(Unreadable::Large) => Ok(None),
+                decoded => Prepared::of(decoded?, start.elapsed()).map(Some),
+            }
+        });
+        if let Some(prepared) = small.await? {
+            return Ok(prepared);
+        }
+        let large = move || {
+            let start = Instant::now();
+            Prepared::of(decode_large(&upload.bytes, NAME, &wanted, most_pixels)?, start.elapsed())
+        };
+        self.step(&self.large, large).await
     }
 
     async fn step<T: Send + 'static>(
@@ -56,7 +70,7 @@ impl Decoding {
         let busy = || Problem::busy("too many pictures wait to be decoded; try again in a moment");
         let turn = timeout(DECODING, lane.clone().acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
         let work = tokio::task::spawn_blocking(move || {
-            // A decoder that takes too long keeps its turn: nobody can stop it.
+            // A decoder that takes too long keeps its turn until its process is ended for that.
             let _turn = turn;
             step()
         });
@@ -72,10 +86,9 @@ impl Decoding {
     }
 }
 
-fn prepare(bytes: &[u8], shown: &Shown, most_pixels: u64) -> Result<Prepared, Unreadable> {
-    let start = Instant::now();
-    let image = Undecoded::open(bytes, NAME, most_pixels)?.decode()?;
-    let (width, height) = image.dimensions();
-    let image = shown.model.prepare(&image);
-    Ok(Prepared { image, width, height, took: start.elapsed() })
+impl Prepared {
+    fn of(Decoded { width, height, prepared, .. }: Decoded, took: Duration) -> Result<Self, Unreadable> {
+        let image = prepared.ok_or_else(|| Unreadable::NoDecoder("it was not prepared".to_owned()))?;
+        Ok(Self { image, width, height, took })
+    }
 }

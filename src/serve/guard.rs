@@ -37,6 +37,8 @@ pub struct Access {
     /// Names of this server beside `localhost` and addresses in numbers, which no other page can take.
     pub hosts: Vec<String>,
     pub token: Option<Token>,
+    /// What addresses here begin with, where a proxy passes them on below one of its own: empty, or such as `/pictures`.
+    pub base: String,
 }
 
 /// A secret, known by its digest: comparing digests takes the same time for all that are wrong.
@@ -117,10 +119,12 @@ impl Access {
         if path == "/" && asked_with(request, token) {
             // Later requests of the page bring the cookie, also those that follow a shared link (which is all that
             // `Lax` lets other pages do); the token leaves the address.
-            let cookie = format!("{}; HttpOnly; SameSite=Lax; Path=/", token.cookie());
+            let base = &self.base;
+            let cookie = format!("{}; HttpOnly; SameSite=Lax; Path={base}/", token.cookie());
             let asked = request.uri().query().unwrap_or_default().split('&');
             let rest: Vec<&str> = asked.filter(|part| !part.starts_with("token=")).collect();
-            let address = if rest.is_empty() { "/".to_owned() } else { format!("/?{}", rest.join("&")) };
+            let rest = if rest.is_empty() { String::new() } else { format!("?{}", rest.join("&")) };
+            let address = format!("{base}/{rest}");
             return Some(([(header::SET_COOKIE, cookie)], Redirect::to(&address)).into_response());
         }
         let why = "this server wants its token: open /?token=TOKEN, or send `Authorization: Bearer TOKEN`";
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn only_names_that_no_other_page_can_take_are_answered() {
-        let access = Access { hosts: vec!["pictures.example".to_owned()], token: None };
+        let access = Access { hosts: vec!["pictures.example".to_owned()], ..Access::default() };
         for host in ["127.0.0.1:8501", "localhost", "LOCALHOST:1", "[::1]:8501", "192.168.0.7", "pictures.example:80"] {
             assert_eq!(status(&access, &[("host", host)]), None, "{host}");
         }
@@ -214,7 +218,7 @@ mod tests {
             |site, mode| status(&access, &[("host", "localhost"), ("sec-fetch-site", site), ("sec-fetch-mode", mode)]);
         assert_eq!([from("same-origin", "cors"), from("none", "navigate"), from("cross-site", "navigate")], [None; 3]);
         assert_eq!([from("cross-site", "no-cors"), from("same-site", "cors")], [Some(403); 2]);
-        let access = Access { hosts: vec!["pictures.example".to_owned()], token: None };
+        let access = Access { hosts: vec!["pictures.example".to_owned()], ..Access::default() };
         let of = |origin| status(&access, &[("host", "192.168.0.7:8501"), ("origin", origin)]);
         assert_eq!([of("http://192.168.0.7:8501"), of("https://pictures.example")], [None; 2]);
         assert_eq!([of("http://192.168.0.7"), of("https://evil.example"), of("null")], [Some(403); 3]);
@@ -224,7 +228,7 @@ mod tests {
     fn a_token_is_wanted_where_there_is_one() {
         let token = Token::new("a secret of some length");
         let cookie = format!("a=b; {}", token.cookie());
-        let access = Access { hosts: Vec::new(), token: Some(token) };
+        let access = Access { token: Some(token), ..Access::default() };
         let with = |name, value: &str| status(&access, &[("host", "localhost"), (name, value)]);
         assert_eq!(with("authorization", "Bearer a secret of some length"), None);
         assert_eq!(with("cookie", &cookie), None);

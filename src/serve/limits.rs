@@ -24,7 +24,5 @@ pub const UPLOAD: Duration = Duration::from_secs(20);
 pub const SILENCE: Duration = Duration::from_secs(5);
 /// For decoding a picture, and for waiting until it can begin.
 pub const DECODING: Duration = Duration::from_secs(10);
-/// Pictures with more pixels are decoded one after the other, beside the smaller ones.
-pub const LARGE: u64 = 4_000_000;
 /// What those are told to wait who come while there is too much to do, in seconds.
 pub const RETRY_AFTER: u32 = 1;

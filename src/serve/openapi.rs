@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi as _;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder, Server};
 
 use super::guard::OPEN;
 use super::{api, problem};
@@ -33,7 +33,10 @@ pub fn document() -> OpenApi {
 }
 
 /// What is the same for all operations that `document` now has; `token` says whether one is wanted.
-pub fn complete(document: &mut OpenApi, token: bool) {
+pub fn complete(document: &mut OpenApi, token: bool, base: &str) {
+    if !base.is_empty() {
+        document.servers = Some(vec![Server::new(base)]);
+    }
     let problem = || {
         let schema = Ref::from_schema_name("Problem");
         ContentBuilder::new().schema(Some(schema)).build()

@@ -64,10 +64,13 @@ impl Problem {
 
 impl From<Unreadable> for Problem {
     fn from(why: Unreadable) -> Self {
+        if let Unreadable::NoDecoder(why) = &why {
+            return Self::internal(&anyhow::anyhow!("{why}"));
+        }
         let (status, kind) = match why {
             Unreadable::NoPicture(_) => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "no-picture"),
             Unreadable::TooManyPixels(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too-many-pixels"),
-            Unreadable::Broken(_) => (StatusCode::UNPROCESSABLE_ENTITY, "broken-picture"),
+            _ => (StatusCode::UNPROCESSABLE_ENTITY, "broken-picture"),
         };
         Self::new(status, kind, why.to_string())
     }

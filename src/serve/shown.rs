@@ -21,6 +21,8 @@ pub struct Shown {
     pub pictures: Pictures,
     pub map: Option<Map>,
     pub report: Option<Report>,
+    /// What addresses of its pictures begin with.
+    pub base: String,
     /// In the order of their labels.
     pub classes: Vec<String>,
     /// Ids by class and split; a name that is empty stands for all.
@@ -56,7 +58,7 @@ impl Shown {
             }
         }
         let classes = classes.into_values().collect();
-        Ok(Self { model, finder, digest, pictures, map: None, report: None, classes, members })
+        Ok(Self { model, finder, digest, pictures, map: None, report: None, base: String::new(), classes, members })
     }
 
     /// A report's map, with these embeddings.

@@ -26,6 +26,7 @@ pub struct Shared {
     searches: Semaphore,
     pub telemetry: Arc<Telemetry>,
     pub limits: Limits,
+    base: String,
 }
 
 pub struct Turn<'a> {
@@ -48,7 +49,7 @@ impl std::ops::Deref for State {
 }
 
 impl State {
-    pub fn new(limits: Limits) -> Result<Self> {
+    pub fn new(limits: Limits, base: String) -> Result<Self> {
         let telemetry = Arc::new(Telemetry::new()?);
         Ok(Self(Arc::new(Shared {
             shown: RwLock::new(Err("there is nothing to show yet".to_owned())),
@@ -58,6 +59,7 @@ impl State {
             searches: Semaphore::new(QUEUE),
             telemetry,
             limits,
+            base,
         })))
     }
 
@@ -77,7 +79,8 @@ impl State {
         Ok(Turn { telemetry: &self.telemetry, _permit: permit })
     }
 
-    pub fn show(&self, shown: Shown) {
+    pub fn show(&self, mut shown: Shown) {
+        shown.base.clone_from(&self.base);
         self.telemetry.pictures.set(shown.finder.embeddings.len() as i64);
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(shown));
     }
@@ -95,7 +98,7 @@ mod tests {
 
     #[test]
     fn one_search_too_many_is_told_to_come_again() {
-        let state = State::new(Limits { bytes: 1, pixels: 1 }).unwrap();
+        let state = State::new(Limits { bytes: 1, pixels: 1 }, String::new()).unwrap();
         let mut turns: Vec<Turn> = (0..QUEUE).map(|_| state.turn().unwrap()).collect();
         let refused = state.turn().err().unwrap().into_response();
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);

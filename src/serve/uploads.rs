@@ -94,15 +94,42 @@ fn is_form(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("multipart/form-data"))
 }
 
-/// What the only field of a form holds.
+/// What the field of a form that is asked for holds; others are let go by.
 async fn field(request: Request) -> Result<Bytes, Problem> {
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| Problem::invalid(error.body_text()))?;
     let mut picture = None;
     while let Some(field) = form.next_field().await.map_err(|error| Problem::invalid(error.body_text()))? {
-        if picture.is_some() || field.name() != Some(FIELD) {
-            return Err(Problem::invalid(format!("the form must have one field, called `{FIELD}`, and no other")));
+        if field.name() != Some(FIELD) {
+            continue;
+        }
+        if picture.is_some() {
+            return Err(Problem::invalid(format!("the form has two fields called `{FIELD}`")));
         }
         picture = Some(field.bytes().await.map_err(|error| Problem::invalid(error.body_text()))?);
     }
     picture.ok_or_else(|| Problem::invalid(format!("the form has no field called `{FIELD}`")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(fields: &[(&str, &str)]) -> Result<String, String> {
+        let part = |(name, value): &(&str, &str)| {
+            format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"f\"\r\n\r\n{value}\r\n")
+        };
+        let body: String = fields.iter().map(part).collect::<String>() + "--b--\r\n";
+        let request = Request::builder().header(header::CONTENT_TYPE, "multipart/form-data; boundary=b");
+        let request = request.body(Body::from(body)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let bytes = runtime.block_on(field(request));
+        bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).map_err(|problem| format!("{problem:?}"))
+    }
+
+    #[test]
+    fn other_fields_of_a_form_are_let_go_by() {
+        assert_eq!(sent(&[("csrf", "x"), ("image", "picture"), ("k", "5")]), Ok("picture".to_owned()));
+        assert!(sent(&[("image", "a"), ("image", "b")]).unwrap_err().contains("two fields"));
+        assert!(sent(&[("picture", "a")]).unwrap_err().contains("no field called `image`"));
+    }
 }

@@ -1,45 +1,43 @@
 //! The original project's files for NumPy: embeddings, labels and paths of each side
 //! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>, version 1.0).
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::io::Write;
 
 use anyhow::{Context, Result};
-use similiai::files;
 use similiai::listing::{Side, Split};
+use similiai::stage::{Output, Outputs};
 
 /// The arrays of both sides, written row by row.
-pub struct Arrays {
-    sides: [SideArrays; 2],
+pub struct Arrays<'a> {
+    sides: [SideArrays<'a>; 2],
     dimension: usize,
     /// Characters of the longest path.
     longest: usize,
 }
 
-struct SideArrays {
+struct SideArrays<'a> {
     side: Side,
-    embeddings: BufWriter<File>,
-    labels: BufWriter<File>,
-    paths: BufWriter<File>,
+    embeddings: Output<'a>,
+    labels: Output<'a>,
+    paths: Output<'a>,
 }
 
-impl Arrays {
+impl<'a> Arrays<'a> {
     /// For all of `rows`.
-    pub fn create(folder: &Path, rows: &[Split], dimension: usize) -> Result<Self> {
+    pub fn create(outputs: &'a Outputs, rows: &[Split], dimension: usize) -> Result<Self> {
         let longest = rows.iter().map(|row| row.path.chars().count()).max().unwrap_or(1);
-        let side = |side: Side| -> Result<SideArrays> {
+        let side = |side: Side| -> Result<SideArrays<'a>> {
             let count = rows.iter().filter(|row| row.split == side).count();
-            let open = |what: &str, kind: &str, shape: &str| -> Result<BufWriter<File>> {
-                let path = folder.join(format!("{}_{what}.npy", side.name()));
-                let mut file = BufWriter::new(files::create(&path)?);
+            let open = |what: &str, kind: &str, shape: &str| -> Result<Output<'a>> {
+                let name = format!("{}_{what}.npy", side.name());
+                let mut file = outputs.create(&name)?;
                 let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
                 // The values begin at a multiple of 64 bytes; the header ends with a line break.
                 let length = (10 + header.len() + 1).next_multiple_of(64) - 10;
                 let start = [&b"\x93NUMPY\x01\x00"[..], &(length as u16).to_le_bytes()].concat();
                 let written =
                     file.write_all(&start).and_then(|()| writeln!(file, "{header:width$}", width = length - 1));
-                written.with_context(|| format!("cannot write {}", path.display()))?;
+                written.with_context(|| format!("cannot write {name}"))?;
                 Ok(file)
             };
             Ok(SideArrays {
@@ -67,11 +65,7 @@ impl Arrays {
     }
 
     pub fn finish(self) -> Result<()> {
-        for mut side in self.sides {
-            for file in [&mut side.embeddings, &mut side.labels, &mut side.paths] {
-                file.flush().context("cannot write the .npy files")?;
-            }
-        }
-        Ok(())
+        let files = self.sides.into_iter().flat_map(|side| [side.embeddings, side.labels, side.paths]);
+        files.into_iter().try_for_each(Output::finish)
     }
 }

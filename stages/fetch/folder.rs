@@ -1,81 +1,247 @@
-//! A folder of pictures, one folder a class, as torchvision's `ImageFolder` wants it.
+//! A folder of pictures, one folder a class, as torchvision's `ImageFolder` wants it; or such folders for `train`, `val`
+//! and `test` side by side.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use similiai::images::is_picture;
+use similiai::damaged;
+use similiai::failure::first_of;
+use similiai::images::{OnBadImage, PassedOver, Why, is_picture};
+use similiai::listing::{self, Skipped, is_list, part};
 use similiai::stage::{Context, Inputs};
-use similiai::{damaged, files};
+use similiai::text::legible_name;
+use unicode_normalization::UnicodeNormalization;
 
-/// `<class>/<picture>` of all pictures, sorted; what else lies there is passed over.
-fn pictures(source: &Path) -> Result<Vec<String>> {
-    let (mut pictures, mut others) = (Vec::new(), 0);
-    for class in entries(source)? {
-        let folder = source.join(&class);
-        let Some(class) = class.to_str().filter(|class| !class.starts_with('.') && folder.is_dir()) else {
-            others += usize::from(is_picture(&folder));
+/// Bad pictures that an error names.
+const NAMED: usize = 5;
+
+/// A picture of a class.
+struct Picture {
+    path: PathBuf,
+    /// `<class>/<picture>`, after the name of its part where there are parts; in Unicode's form C.
+    name: String,
+}
+
+/// What was found below a folder.
+#[derive(Default)]
+struct Found {
+    /// By name.
+    pictures: Vec<Picture>,
+    passed_over: PassedOver,
+}
+
+/// All pictures below `source`, and what is passed over there.
+fn find(source: &Path) -> Result<Found> {
+    let mut found = Found::default();
+    let parts = parts(source)?;
+    for part in &parts {
+        found.classes(&source.join(part), Some(part))?;
+    }
+    if parts.is_empty() {
+        found.classes(source, None)?;
+    }
+    found.pictures.sort_by(|a, b| a.name.cmp(&b.name));
+    let same = found.pictures.windows(2).find(|pair| pair[0].name == pair[1].name);
+    if let Some([one, two]) = same {
+        let (one, two) = (one.path.display(), two.path.display());
+        return Err(damaged!("{one} and {two} have names that differ only in how their accents are encoded"));
+    }
+    Ok(found)
+}
+
+/// The folders called `train`, `val` and so on, where there is no other and where they hold folders themselves.
+fn parts(source: &Path) -> Result<Vec<String>> {
+    let mut parts = Vec::new();
+    for name in entries(source)? {
+        let path = source.join(&name);
+        if is_hidden(&name) || !path.is_dir() {
             continue;
-        };
-        for name in entries(&folder)? {
+        }
+        let folders = |path: &Path| entries(path).map(|names| names.iter().any(|name| path.join(name).is_dir()));
+        match name.into_string() {
+            Ok(name) if part(&name).is_some() && folders(&path).unwrap_or(false) => parts.push(name),
+            _ => return Ok(Vec::new()),
+        }
+    }
+    Ok(parts)
+}
+
+impl Found {
+    fn classes(&mut self, folder: &Path, part: Option<&str>) -> Result<()> {
+        for name in entries(folder)? {
             let path = folder.join(&name);
-            match name.to_str() {
-                Some(name) if is_picture(&path) && !name.starts_with('.') && path.is_file() => {
-                    plain(class, name).map_err(|why| damaged!("{}: {why}", source.display()))?;
-                    pictures.push(format!("{class}/{name}"));
-                }
-                _ => others += 1,
+            if is_hidden(&name) {
+                continue;
+            }
+            match path.metadata() {
+                Err(error) => self.unreadable(&path, &error),
+                Ok(metadata) if metadata.is_dir() => match name.to_str() {
+                    None => self.passed_over.add(&path, Why::NotUnicode),
+                    Some(class) => {
+                        self.class(&path, &part.map_or(class.to_owned(), |part| format!("{part}/{class}")))?
+                    }
+                },
+                Ok(_) if is_picture(&path) => self.passed_over.add(&path, Why::Misplaced),
+                Ok(_) => self.passed_over.add(&path, Why::of_name(&path)),
             }
         }
+        Ok(())
     }
-    if pictures.is_empty() {
-        return Err(damaged!(
-            "{}: there is no picture at <class>/<name>.png, .jpg, .jpeg or .webp: each class needs a folder of its own",
-            source.display()
-        ));
+
+    /// The pictures of `class`, which lie in `folder`.
+    fn class(&mut self, folder: &Path, class: &str) -> Result<()> {
+        let names = match std::fs::read_dir(folder).and_then(|entries| entries.map(|it| Ok(it?.file_name())).collect())
+        {
+            Ok(names) => sorted(names),
+            Err(error) => {
+                self.unreadable(folder, &error);
+                return Ok(());
+            }
+        };
+        for name in names {
+            let path = folder.join(&name);
+            if is_hidden(&name) {
+                continue;
+            }
+            // The file itself is opened later: a look is quick, and tells most of what can be wrong.
+            match path.metadata() {
+                Err(error) if is_picture(&path) || error.kind() != std::io::ErrorKind::NotFound => {
+                    self.unreadable(&path, &error);
+                }
+                Err(_) => self.passed_over.add(&path, Why::of_name(&path)),
+                Ok(metadata) if metadata.is_dir() => self.passed_over.add(&path, Why::Misplaced),
+                Ok(_) if !is_picture(&path) => self.passed_over.add(&path, Why::of_name(&path)),
+                Ok(metadata) if !metadata.is_file() => self.passed_over.add(&path, Why::Special),
+                Ok(_) => match name.to_str() {
+                    None => self.passed_over.add(&path, Why::NotUnicode),
+                    Some(name) => {
+                        let name = plain(class, name).map_err(|why| damaged!("{}: {why}", path.display()))?;
+                        self.pictures.push(Picture { path, name });
+                    }
+                },
+            }
+        }
+        Ok(())
     }
-    if others > 0 {
-        tracing::warn!("{}: {others} files are no <class>/<picture> and are passed over", source.display());
+
+    fn unreadable(&mut self, path: &Path, error: &std::io::Error) {
+        self.passed_over.add(path, Why::Unreadable(error.to_string()));
     }
-    pictures.sort();
-    Ok(pictures)
+
+    /// Fails where something cannot be opened, unless that is to be left out, and where nothing is left.
+    fn judge(&self, source: &Path, on_bad_image: OnBadImage) -> Result<()> {
+        let bad = self.passed_over.each().into_iter().filter(|(_, why)| matches!(why, Why::Unreadable(_)));
+        let bad: Vec<String> = bad.map(|(path, why)| format!("{path}: {why}")).collect();
+        if !bad.is_empty() && on_bad_image == OnBadImage::Fail {
+            let (count, named) = (bad.len(), first_of(NAMED, &bad));
+            return Err(damaged!(
+                "{count} files or folders cannot be opened; mend or remove them, or leave them out with on_bad_image: \
+                 skip:{named}"
+            ));
+        }
+        if self.pictures.is_empty() {
+            self.passed_over.tell();
+            let source = source.display();
+            return Err(damaged!(
+                "{source}: there is no picture at <class>/<name>.png, .jpg, .jpeg or .webp: each class needs a folder of its \
+                 own"
+            ));
+        }
+        Ok(())
+    }
 }
 
-fn entries(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
+fn entries(folder: &Path) -> Result<Vec<OsString>> {
     let unlisted = || format!("cannot list {}", folder.display());
     let entries = std::fs::read_dir(folder).with_context(unlisted)?;
-    entries.map(|entry| Ok(entry.with_context(unlisted)?.file_name())).collect()
+    let names = entries.map(|entry| Ok(entry.with_context(unlisted)?.file_name()));
+    Ok(sorted(names.collect::<Result<_>>()?))
 }
 
-/// Refuses what cannot be the name of a folder or a file everywhere, or would tear a list apart.
-pub fn plain(class: &str, name: &str) -> Result<(), String> {
+fn sorted(mut names: Vec<OsString>) -> Vec<OsString> {
+    names.sort_unstable();
+    names
+}
+
+fn is_hidden(name: &OsString) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// `<class>/<name>` in Unicode's form C, as which macOS and others mean the same. Refuses what cannot be the name of a
+/// folder or a file everywhere, would tear a list apart, or is taken by a list.
+pub fn plain(class: &str, name: &str) -> Result<String, String> {
     let wrong = |part: &&str| part.len() > 255 || part.chars().any(|c| c.is_control() || c == '\\');
-    match [class, name].into_iter().find(wrong) {
-        Some(part) => {
-            Err(format!("{part:?} is no name for a class or a picture: 255 bytes, no control characters or \\"))
-        }
-        None => Ok(()),
+    if let Some(part) = class.split('/').chain([name]).find(wrong) {
+        return Err(format!("{part:?} is no name for a class or a picture: 255 bytes, no control characters or \\"));
+    }
+    match class.split('/').find(|class| is_list(class)) {
+        Some(taken) => Err(format!("{taken:?} is no name for a class: a list of the pictures is called so")),
+        None => Ok(format!("{class}/{name}").nfc().collect()),
     }
 }
 
-/// Of the names and contents of all pictures.
-pub fn digest(source: &Path, inputs: &Inputs) -> Result<String> {
+/// Of the names and contents of all pictures, and of what is passed over.
+pub fn digest(source: &Path, on_bad_image: OnBadImage, inputs: &Inputs) -> Result<String> {
+    let mut found = find(source)?;
+    found.judge(source, on_bad_image)?;
     let mut hasher = blake3::Hasher::new();
-    for picture in pictures(source)? {
-        let digest = inputs.file_digest(&source.join(&picture))?;
-        hasher.update(format!("{picture}\0{digest}\n").as_bytes());
+    let mut unreadable = Vec::new();
+    for Picture { path, name } in &found.pictures {
+        match inputs.file_digest(path) {
+            Ok(digest) => drop(hasher.update(format!("{name}\0{digest}\n").as_bytes())),
+            Err(error) => unreadable.push((path.clone(), format!("{}", error.root_cause()))),
+        }
+    }
+    for (path, why) in unreadable {
+        found.passed_over.add(&path, Why::Unreadable(why));
+    }
+    found.judge(source, on_bad_image)?;
+    for (path, why) in found.passed_over.each() {
+        hasher.update(format!("{path}\0{why}\n").as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-pub fn copy(source: &Path, context: &Context) -> Result<()> {
-    let pictures = pictures(source)?;
-    let bar = context.bar("pictures", pictures.len() as u64);
-    for picture in pictures {
+pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Result<()> {
+    let mut found = find(source)?;
+    let bar = context.bar("pictures", found.pictures.len() as u64);
+    let mut classes: HashMap<String, bool> = HashMap::new();
+    for Picture { path, name } in std::mem::take(&mut found.pictures) {
         context.go_on()?;
-        let (from, to) = (source.join(&picture), context.output.join(&picture));
-        to.parent().map_or(Ok(()), files::create_folder)?;
-        std::fs::copy(&from, &to).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+        let class = name.rsplit_once('/').map_or("", |(class, _)| class).to_owned();
+        let has_any = classes.entry(class).or_default();
+        match std::fs::read(&path) {
+            Ok(bytes) => {
+                context.outputs.write(&name, &bytes)?;
+                *has_any = true;
+                found.pictures.push(Picture { path, name });
+            }
+            Err(error) => found.unreadable(&path, &error),
+        }
         bar.inc(1);
     }
+    found.judge(source, on_bad_image)?;
+    if let Some((empty, _)) = classes.into_iter().filter(|(_, has_any)| !has_any).min() {
+        let empty = legible_name(&empty);
+        return Err(damaged!("no picture of class `{empty}` can be opened; mend them, or take the class away"));
+    }
+    leave(found.passed_over, source, context)
+}
+
+/// Tells what was passed over below `source`, and lists it.
+pub fn leave(passed_over: PassedOver, source: &Path, context: &Context) -> Result<()> {
+    if passed_over.is_empty() {
+        return Ok(());
+    }
+    passed_over.tell();
+    let row = |(path, why): (&str, &Why)| {
+        let below = Path::new(path).strip_prefix(source).unwrap_or(Path::new(path));
+        Skipped { source: below.display().to_string(), why: why.to_string() }
+    };
+    let rows: Vec<Skipped> = passed_over.each().into_iter().map(row).collect();
+    context.outputs.write(listing::SKIPPED, &listing::to_bytes(&rows)?)?;
+    context.pass_over(passed_over);
     Ok(())
 }

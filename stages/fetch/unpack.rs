@@ -1,16 +1,18 @@
 //! Unpacking an archive as a stream: only what its layout names, and that only if it is sound.
 
 use std::cell::Cell;
-use std::collections::HashSet;
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
-use std::path::{Component, Path};
+use std::collections::{HashMap, HashSet};
+use std::io::{BufReader, Read, Write};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use flate2::bufread::GzDecoder;
-use similiai::images::{LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, is_picture};
-use similiai::{damaged, files};
-use tar::{Archive, EntryType};
+use flate2::bufread::MultiGzDecoder;
+use similiai::damaged;
+use similiai::images::{LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, OnBadImage, PassedOver, Why, is_picture};
+use similiai::listing::part;
+use similiai::stage::Outputs;
+use similiai::text::legible_name;
+use tar::{Archive, Entry, EntryType};
 
 use super::download::Lost;
 use super::folder::plain;
@@ -25,16 +27,27 @@ const MOST_NAME_BYTES: u64 = 4096;
 enum Wanted {
     Names(&'static Layout),
     Batch(&'static Layout),
-    /// A picture of a class, so many folders deep.
-    Picture(String, usize),
+    /// A picture of a class, so many folders deep, and whether it is of a part such as `train`.
+    Picture(usize, bool),
 }
 
-/// Unpacks the gzip-compressed tar `archive`, called `name` in messages, into `folder`.
-pub fn unpack(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> {
+/// What becomes of a member.
+enum Verdict {
+    Take(String, Wanted),
+    /// Nothing that people would miss.
+    Leave,
+    PassOver(Why),
+}
+
+/// Unpacks the gzip-compressed tar `archive`, called `name` in messages, into `outputs`; gives what it passed over.
+pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, outputs: &Outputs) -> Result<PassedOver> {
     let packed = Cell::new(0);
     let counted = Counted { reader: archive, count: &packed };
-    let mut gzip = GzDecoder::new(BufReader::with_capacity(1 << 18, counted));
+    // Of several members one after the other, as parallel compressors write (RFC 1952, section 2.2).
+    let mut gzip = MultiGzDecoder::new(BufReader::with_capacity(1 << 18, counted));
     let mut found: HashSet<String> = HashSet::new();
+    let mut pictures = Pictures { outputs, archive: name, linkable: HashMap::new() };
+    let mut passed_over = PassedOver::default();
     let (mut layout, mut depth) = (None, None);
     {
         let mut tar = Archive::new(Bounded { reader: &mut gzip, packed: &packed, unpacked: 0 });
@@ -42,26 +55,39 @@ pub fn unpack(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> 
         for entry in entries {
             let mut entry = entry.map_err(|error| broken(name, &error))?;
             let path = entry.path().map_err(|error| broken(name, &error))?.into_owned();
-            let Some((member, wanted)) = wanted(&path, entry.header().entry_type(), name)? else { continue };
+            let (member, wanted) = match verdict(&path, entry.header().entry_type(), name)? {
+                Verdict::Take(member, wanted) => (member, wanted),
+                Verdict::Leave => continue,
+                Verdict::PassOver(Why::NotUnicode) if on_bad_image == OnBadImage::Fail => {
+                    let (path, why) = (shown(&path), Why::NotUnicode);
+                    return Err(damaged!("{name}: {path}: {why}; leave it out with on_bad_image: skip"));
+                }
+                Verdict::PassOver(why) => {
+                    passed_over.add(&path, why);
+                    continue;
+                }
+            };
             // Where names differ only in case, some systems know one file.
             if !found.insert(member.to_lowercase()) {
-                return Err(damaged!("{name}: the member {} stands there twice", path.display()));
+                return Err(damaged!("{name}: the member {} stands there twice", shown(&path)));
             }
             let of = match &wanted {
                 Wanted::Names(layout) | Wanted::Batch(layout) => Some(layout.names),
-                Wanted::Picture(_, deep) if *depth.get_or_insert(*deep) != *deep => {
-                    return Err(damaged!("{name}: the picture {} is not as deep in folders as others", path.display()));
+                Wanted::Picture(deep, of_part) if *depth.get_or_insert((*deep, *of_part)) != (*deep, *of_part) => {
+                    return Err(damaged!("{name}: the picture {} is not as deep in folders as others", shown(&path)));
                 }
                 Wanted::Picture(..) => None,
             };
             if *layout.get_or_insert(of) != of {
-                return Err(damaged!("{name}: the member {} is of another layout than those before", path.display()));
+                return Err(damaged!("{name}: the member {} is of another layout than those before", shown(&path)));
             }
-            let member = Member { name: &member, size: entry.size(), path: &path, archive: name, folder };
+            let is_link = entry.header().entry_type() == EntryType::Link;
+            let member = Member { name: &member, size: entry.size(), path: &path, archive: name, outputs };
             match &wanted {
-                Wanted::Names(layout) => member.names(layout, &mut entry)?,
-                Wanted::Batch(layout) => member.batch(layout, &mut entry)?,
-                Wanted::Picture(class, _) => member.picture(class, &mut entry)?,
+                Wanted::Names(layout) if !is_link => member.names(layout, &mut entry)?,
+                Wanted::Batch(layout) if !is_link => member.batch(layout, &mut entry)?,
+                Wanted::Picture(..) => pictures.take(&member, &mut entry)?,
+                _ => return Err(damaged!("{} is a link, where images should be", member.shown())),
             }
         }
         // The archive ends with zeros, whatever their number.
@@ -77,48 +103,97 @@ pub fn unpack(archive: &mut impl Read, name: &str, folder: &Path) -> Result<()> 
             Err(damaged!("{name}: there is no batch of images in it, only their names in {names}"))
         }
         None if found.is_empty() => {
+            passed_over.tell();
             Err(damaged!("{name}: there are neither batches of CIFAR-10 or CIFAR-100 in it nor <class>/<picture>"))
         }
-        _ => Ok(()),
+        // A binary archive has other files too, such as a page about it.
+        Some(_) => Ok(PassedOver::default()),
+        None => Ok(passed_over),
     }
 }
 
-/// Where a member is to go, and what it is; `None` for one to pass over; an error for one that no honest archive has.
-fn wanted(path: &Path, kind: EntryType, name: &str) -> Result<Option<(String, Wanted)>> {
-    let shown = path.display();
+fn shown(path: &Path) -> String {
+    legible_name(&path.display().to_string())
+}
+
+/// Where a member is to go, and what it is; an error for one that no honest archive has.
+fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
     if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Err(damaged!("{name}: the member {shown} would be written outside its folder"));
+        return Err(damaged!("{name}: the member {} would be written outside its folder", shown(path)));
     }
-    if !matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::Directory | EntryType::XGlobalHeader) {
-        return Err(damaged!("{name}: the member {shown} is a link, a device or another special file"));
+    let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::Link);
+    if !is_file && !matches!(kind, EntryType::Directory | EntryType::XGlobalHeader) {
+        return Err(damaged!(
+            "{name}: the member {} is a symbolic link, a device or another special file",
+            shown(path)
+        ));
     }
-    let file_name = path.file_name().and_then(|file_name| file_name.to_str()).unwrap_or_default();
-    let hidden = path
-        .components()
-        .any(|part| part.as_os_str().as_encoded_bytes().starts_with(b".") && part != Component::CurDir);
-    if !matches!(kind, EntryType::Regular | EntryType::Continuous) || hidden {
-        return Ok(None);
+    let parts: Vec<_> = path.iter().filter(|part| *part != ".").collect();
+    if !is_file || parts.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
+        return Ok(Verdict::Leave);
     }
+    let Some((file_name, folders)) = parts.split_last() else { return Ok(Verdict::Leave) };
     for layout in &LAYOUTS {
-        if file_name == layout.names {
-            return Ok(Some((file_name.to_owned(), Wanted::Names(layout))));
+        if *file_name == layout.names {
+            return Ok(Verdict::Take(layout.names.to_owned(), Wanted::Names(layout)));
         }
-        if layout.batches.contains(&file_name) {
-            return Ok(Some((file_name.to_owned(), Wanted::Batch(layout))));
+        if let Some(batch) = layout.batches.iter().find(|batch| **batch == *file_name) {
+            return Ok(Verdict::Take((*batch).to_owned(), Wanted::Batch(layout)));
         }
     }
     if !is_picture(path) {
-        return Ok(None);
+        return Ok(Verdict::PassOver(Why::of_name(path)));
     }
-    let Some(class) = path.parent().and_then(Path::file_name) else {
-        return Err(damaged!("{name}: the picture {shown} is in no folder that names its class"));
+    let Some((class, above)) = folders.split_last() else {
+        return Err(damaged!("{name}: the picture {} is in no folder that names its class", shown(path)));
     };
-    let (Some(class), false) = (class.to_str(), file_name.is_empty()) else {
-        return Err(damaged!("{name}: the name of {shown} is not valid Unicode"));
+    let (Some(class), Some(file_name)) = (class.to_str(), file_name.to_str()) else {
+        return Ok(Verdict::PassOver(Why::NotUnicode));
     };
-    plain(class, file_name).map_err(|why| damaged!("{name}: {why}"))?;
-    let depth = path.components().filter(|part| *part != Component::CurDir).count();
-    Ok(Some((format!("{class}/{file_name}"), Wanted::Picture(class.to_owned(), depth))))
+    let above = above.last().and_then(|above| above.to_str()).filter(|above| part(above).is_some());
+    let class = above.map_or(class.to_owned(), |part| format!("{part}/{class}"));
+    let member = plain(&class, file_name).map_err(|why| damaged!("{name}: {why}"))?;
+    Ok(Verdict::Take(member, Wanted::Picture(parts.len(), above.is_some())))
+}
+
+/// The pictures of an archive.
+struct Pictures<'a> {
+    outputs: &'a Outputs,
+    archive: &'a str,
+    /// By their paths in the archive, the names of those that came: hard links lead to them.
+    linkable: HashMap<PathBuf, String>,
+}
+
+impl Pictures<'_> {
+    /// As it is: whether it can be decoded is seen where it is decoded.
+    fn take(&mut self, member: &Member, entry: &mut Entry<impl Read>) -> Result<()> {
+        let mut bytes = Vec::new();
+        if entry.header().entry_type() == EntryType::Link {
+            let target = entry.link_name().ok().flatten().unwrap_or_default().into_owned();
+            let Some(name) = self.linkable.get(&plain_path(&target)) else {
+                let (member, target) = (member.shown(), shown(&target));
+                return Err(damaged!("{member} is a link to {target}, which is no picture before it"));
+            };
+            bytes = self.outputs.read(name)?;
+        } else {
+            if member.size > MOST_PICTURE_BYTES {
+                return Err(damaged!(
+                    "{} has {} bytes, more than any picture that is read",
+                    member.shown(),
+                    member.size
+                ));
+            }
+            let read = entry.read_to_end(&mut bytes);
+            read.map_err(|error| fault(&error, format!("{} ends before its time", member.shown())))?;
+        }
+        self.linkable.insert(plain_path(member.path), member.name.to_owned());
+        self.outputs.write(member.name, &bytes).with_context(|| format!("cannot unpack {}", self.archive))
+    }
+}
+
+/// Without `.` in it.
+fn plain_path(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 struct Member<'a> {
@@ -128,13 +203,13 @@ struct Member<'a> {
     /// In the archive.
     path: &'a Path,
     archive: &'a str,
-    folder: &'a Path,
+    outputs: &'a Outputs,
 }
 
 impl Member<'_> {
     /// How it is called in messages.
     fn shown(&self) -> String {
-        format!("{}: the member {}", self.archive, self.path.display())
+        format!("{}: the member {}", self.archive, shown(self.path))
     }
 
     fn names(&self, layout: &Layout, entry: &mut impl Read) -> Result<()> {
@@ -144,8 +219,8 @@ impl Member<'_> {
         if self.size > MOST_NAME_BYTES {
             return Err(damaged!("{} has {} bytes; class names are shorter", self.shown(), self.size));
         }
-        layout.class_names(&text, &format!("{}: {}", self.archive, self.path.display()))?;
-        files::write(&self.folder.join(self.name), text.as_bytes())
+        layout.class_names(&text, &format!("{}: {}", self.archive, shown(self.path)))?;
+        self.outputs.write(self.name, text.as_bytes())
     }
 
     fn batch(&self, layout: &Layout, entry: &mut impl Read) -> Result<()> {
@@ -158,9 +233,8 @@ impl Member<'_> {
                 self.size
             ));
         }
-        let target = self.folder.join(self.name);
-        let write_error = || format!("cannot write {}", target.display());
-        let mut file = BufWriter::new(File::create(&target).with_context(write_error)?);
+        let write_error = || format!("cannot write {}", self.name);
+        let mut file = self.outputs.create(self.name)?;
         let mut bytes = vec![0; layout.record()];
         for record in 0..records {
             let read = entry.read_exact(&mut bytes);
@@ -175,20 +249,7 @@ impl Member<'_> {
             }
             file.write_all(&bytes).with_context(write_error)?;
         }
-        file.flush().with_context(write_error)
-    }
-
-    /// As it is: whether it can be decoded is seen where it is decoded.
-    fn picture(&self, class: &str, entry: &mut impl Read) -> Result<()> {
-        if self.size > MOST_PICTURE_BYTES {
-            return Err(damaged!("{} has {} bytes, more than any picture that is read", self.shown(), self.size));
-        }
-        files::create_folder(&self.folder.join(class))?;
-        let target = self.folder.join(self.name);
-        let mut bytes = Vec::new();
-        let read = entry.read_to_end(&mut bytes);
-        read.map_err(|error| fault(&error, format!("{} ends before its time", self.shown())))?;
-        files::write(&target, &bytes)
+        file.finish()
     }
 }
 

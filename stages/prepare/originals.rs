@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use image::RgbImage;
 use serde::Serialize;
-use similiai::images::{Layout, Record, decode};
-use similiai::listing::Side;
+use similiai::images::{Layout, Preparation, Record, Wanted, decode_for};
+use similiai::listing::{self, Side, is_list};
 use similiai::stage::Input;
 use similiai::{damaged, files};
 
@@ -45,11 +45,15 @@ impl Original {
         }
     }
 
-    pub fn image(&self) -> Result<RgbImage> {
+    /// Prepared for a network.
+    pub fn prepared(&self, preparation: &Preparation) -> Result<RgbImage> {
+        let wanted = Wanted { preparation: Some(preparation.clone()), ..Wanted::default() };
         match &self.pixels {
-            Pixels::Record(record) => Ok(record.image()),
+            Pixels::Record(record) => Ok(preparation.apply(&record.image())),
             // Not by its name: what is made of it is kept by its content.
-            Pixels::File { path, .. } => decode(&files::read(path)?, "it"),
+            Pixels::File { path, .. } => {
+                decode_for(&files::read(path)?, "it", &wanted)?.prepared.context("it was not prepared")
+            }
         }
     }
 
@@ -72,11 +76,11 @@ pub fn load(fetched: &Input, selection: Selection) -> Result<Originals> {
         None => {
             let classes = folders(fetched, selection)?;
             for (label, pictures) in classes.values().enumerate() {
-                for (place, name) in pictures {
+                for (place, name, part) in pictures {
                     let (path, name, digest) =
                         (fetched.folder.join(name), (*name).to_owned(), fetched.contents.digest_of(name)?);
                     let (label, pixels) = (u8::try_from(label)?, Pixels::File { path, name, digest });
-                    originals.push(Original { label, place: *place, part: Side::Train, pixels });
+                    originals.push(Original { label, place: *place, part: *part, pixels });
                 }
             }
             classes.into_keys().map(str::to_owned).collect()
@@ -96,7 +100,7 @@ pub fn digest(fetched: &Input, selection: Selection) -> Result<String> {
             hasher.update(names.join("\n").as_bytes());
         }
         None => {
-            for (place, name) in folders(fetched, selection)?.values().flatten() {
+            for (place, name, _) in folders(fetched, selection)?.values().flatten() {
                 hasher.update(format!("{name}\0{place}\0{}\n", fetched.contents.digest_of(name)?).as_bytes());
             }
         }
@@ -121,13 +125,17 @@ fn records(
     Ok(names)
 }
 
-/// The pictures of each class with their places, by name.
-fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<(usize, &str)>>> {
-    let mut classes: BTreeMap<&str, Vec<(usize, &str)>> = BTreeMap::new();
-    for file in fetched.contents.iter() {
-        let (class, _) = file.path.split_once('/').with_context(|| format!("{} is in no class", file.path))?;
+/// The pictures of each class with their places and parts, by name: `<class>/<picture>` or `<part>/<class>/<picture>`.
+fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<(usize, &str, Side)>>> {
+    let mut classes: BTreeMap<&str, Vec<(usize, &str, Side)>> = BTreeMap::new();
+    for file in fetched.contents.iter().filter(|file| !is_list(file.path)) {
+        let (class, _) = file.path.rsplit_once('/').with_context(|| format!("{} is in no class", file.path))?;
+        let (part, class) = match class.split_once('/') {
+            Some((part, class)) => (listing::part(part).unwrap_or(Side::Train), class),
+            None => (Side::Train, class),
+        };
         let pictures = classes.entry(class).or_default();
-        pictures.push((pictures.len(), file.path));
+        pictures.push((pictures.len(), file.path, part));
     }
     let most = usize::from(u8::MAX) + 1;
     if classes.len() > most {

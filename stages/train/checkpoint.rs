@@ -1,20 +1,19 @@
 //! What an interrupted training goes on from, written after every epoch.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use similiai::cache::{KeyDocument, Reason};
+use similiai::fault;
 use similiai::stage::Context;
-use similiai::{fault, files};
 
 use super::Train;
 use super::log::Epoch;
 
 const FILE: &str = "checkpoint.safetensors";
-/// The only entry of the metadata, as several would be in no fixed order: a digest, then [`About`] on the next line.
+/// The only entry of the metadata, as several would be in no fixed order: [`About`].
 const ABOUT: &str = "about";
 
 /// A training between two epochs, but for what follows from the seed.
@@ -57,14 +56,14 @@ impl Checkpoint {
         ];
         let bytes = arrays.map(|(name, values)| (name, values.iter().flat_map(|value| value.to_le_bytes()).collect()));
         let about = serde_json::to_string(&about)?;
-        let digest = digest(&about, bytes.iter().map(|(_, bytes): &(_, Vec<u8>)| &bytes[..]));
-        let views =
-            bytes.iter().map(|(name, bytes)| Ok((name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)));
+        let views = bytes
+            .iter()
+            .map(|(name, bytes): &(_, Vec<u8>)| Ok((name, TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)));
         let views =
             views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>().map_err(|error| anyhow!("{error}"))?;
-        let metadata = HashMap::from([(ABOUT.to_owned(), format!("{digest}\n{about}"))]);
+        let metadata = HashMap::from([(ABOUT.to_owned(), about)]);
         let bytes = safetensors::serialize(views, &Some(metadata)).map_err(|error| anyhow!("{error}"))?;
-        files::write_atomically(&context.scratch.join(FILE), &bytes)?;
+        context.keep(FILE, bytes)?;
         fault::point("checkpoint-written");
         Ok(())
     }
@@ -75,11 +74,11 @@ impl Checkpoint {
             return Ok(None);
         }
         let (mut best, mut unfit): (Option<Self>, Option<String>) = (None, None);
-        for path in Self::near(&context.scratch)? {
-            let (found, document) = match Self::read(&path) {
+        for bytes in context.kept(FILE)? {
+            let (found, document) = match Self::read(&bytes) {
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!("{} is damaged and passed over: {error:#}", path.display());
+                    tracing::warn!("a checkpoint of an earlier training cannot be used: {error:#}");
                     continue;
                 }
             };
@@ -101,27 +100,13 @@ impl Checkpoint {
         Ok(best)
     }
 
-    /// The checkpoints of this instance's trainings, the one of this very training or else the latest first.
-    fn near(scratch: &Path) -> Result<Vec<PathBuf>> {
-        let Some(all) = scratch.parent().filter(|all| all.exists()) else { return Ok(Vec::new()) };
-        let paths = files::names(all)?.into_iter().map(|key| all.join(key).join(FILE));
-        let mut paths: Vec<PathBuf> = paths.filter(|path| path.exists()).collect();
-        let written = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
-        paths.sort_by_key(|path| (path.starts_with(scratch), written(path)));
-        paths.reverse();
-        Ok(paths)
-    }
-
-    fn read(path: &Path) -> Result<(Self, KeyDocument)> {
-        let bytes = files::read(path)?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes)?;
-        let entry = metadata.metadata().as_ref().and_then(|entries| entries.get(ABOUT)).context("no metadata")?;
-        let (digested, about) = entry.split_once('\n').context("no digest")?;
-        let tensors = SafeTensors::deserialize(&bytes)?;
+    fn read(bytes: &[u8]) -> Result<(Self, KeyDocument)> {
+        let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+        let about = metadata.metadata().as_ref().and_then(|entries| entries.get(ABOUT)).context("no metadata")?;
+        let tensors = SafeTensors::deserialize(bytes)?;
         let tensor = |name: &str| tensors.tensor(name).map(|tensor| tensor.data());
         let [parameters, proxies, moments, best] =
             [tensor("parameters")?, tensor("proxies")?, tensor("moments")?, tensor("best")?];
-        ensure!(digest(about, [parameters, proxies, moments, best]) == digested, "its digest is another");
         let values = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         let about: About = serde_json::from_str(about)?;
         let found = Self {
@@ -134,15 +119,6 @@ impl Checkpoint {
         };
         Ok((found, about.document))
     }
-}
-
-fn digest<'a>(about: &str, arrays: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(about.as_bytes());
-    for bytes in arrays {
-        hasher.update(bytes);
-    }
-    hasher.finalize().to_hex().to_string()
 }
 
 /// Why a training by `now` is not the same, up to epoch `trained`, as one by `then`; `None` if it is.

@@ -1,13 +1,12 @@
 //! The training loop.
 
-use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use rand::Rng;
-use similiai::model::{Configuration, Network, parameters, save};
+use similiai::model::{Configuration, FILE, Network, parameters, to_bytes};
 use similiai::nn::FeatureMap;
 use similiai::stage::{Context, rng};
 
@@ -25,13 +24,12 @@ const AHEAD: usize = 2;
 /// Steps that are sooner done than estimated.
 const SHORT: usize = 50;
 
-/// Trains a new network, or goes on with an interrupted training; saves the network to `path`.
+/// Trains a new network, or goes on with an interrupted training; the network goes to the outputs.
 pub fn fit<N: Network>(
     train: &Train,
     context: &Context,
     data: &Data,
     configuration: &Configuration,
-    path: &Path,
 ) -> Result<Vec<Epoch>> {
     let classes = data.learned.classes.len();
     let mut training = match Checkpoint::find(train, context)? {
@@ -75,7 +73,9 @@ pub fn fit<N: Network>(
         training.measure(train, data, configuration)?;
     }
     let network = training.best.map(|(_, network)| network).unwrap_or(training.network);
-    save(&network, configuration, calibrate(context, data, configuration, &network)?, context.provenance()?, path)?;
+    let calibration = calibrate(context, data, configuration, &network)?;
+    let bytes = to_bytes(&network, configuration, calibration, context.provenance()?)?;
+    context.outputs.write(FILE, &bytes)?;
     Ok(training.epochs)
 }
 

@@ -1,12 +1,11 @@
 //! What each epoch showed: a CSV row, and curves.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use similiai::charts::{self, Area, Axes, BLUE, Band, Line, Look, ORANGE, Series};
-use similiai::{files, listing};
+use similiai::listing;
 
 pub const LOG: &str = "training_log.csv";
 
@@ -36,7 +35,7 @@ pub struct Epoch {
 }
 
 /// The log as it is read again: rounding keeps it short.
-pub fn write(path: &Path, epochs: &[Epoch]) -> Result<()> {
+pub fn to_bytes(epochs: &[Epoch]) -> Result<Vec<u8>> {
     let rounded = |value: f64| (value * 1e6).round() / 1e6;
     let row = |epoch: &Epoch| Epoch {
         epoch: epoch.epoch,
@@ -54,7 +53,7 @@ pub fn write(path: &Path, epochs: &[Epoch]) -> Result<()> {
         validation_triplet_loss: epoch.validation_triplet_loss.map(rounded),
         validation_precision: epoch.validation_precision.map(rounded),
     };
-    listing::write(path, &epochs.iter().map(row).collect::<Vec<Epoch>>())
+    listing::to_bytes(&epochs.iter().map(row).collect::<Vec<Epoch>>())
 }
 
 /// A chart over the epochs.
@@ -110,9 +109,10 @@ impl Panel {
     }
 }
 
-pub fn draw(path: &Path, facts: &BTreeMap<String, String>, epochs: &[Epoch]) -> Result<()> {
+/// As PNG, with `facts` beside the pixels.
+pub fn draw(facts: &BTreeMap<String, String>, epochs: &[Epoch]) -> Result<Vec<u8>> {
     let svg = charts::svg((1320, 640), |area| {
         area.split_evenly((2, 3)).iter().zip(panels(epochs)).try_for_each(|(area, panel)| panel.draw(area))
     })?;
-    files::write(path, &charts::png(&svg, &[], facts)?)
+    charts::png(&svg, &[], facts)
 }

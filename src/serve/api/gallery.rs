@@ -30,8 +30,8 @@ pub struct Picture {
     pub image: String,
 }
 
-pub fn address(id: usize) -> String {
-    format!("/api/images/{id}.png")
+pub fn address(shown: &Shown, id: usize) -> String {
+    format!("{}/api/images/{id}.png", shown.base)
 }
 
 pub fn gone(path: &str) -> Problem {
@@ -51,7 +51,7 @@ impl Picture {
             path: embeddings.paths[id].clone(),
             label_name: embeddings.label_names[id].clone(),
             split: embeddings.splits[id].clone(),
-            image: address(id),
+            image: address(shown, id),
         })
     }
 }

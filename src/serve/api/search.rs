@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::Query;
 use super::gallery::{Picture, address};
 use crate::finder::Hit;
-use crate::images::{decode, encode_png};
+use crate::images::{self, decode_for, encode_png};
 use crate::page::source;
 use crate::serve::engine::{Found, Question, Wanted};
 use crate::serve::limits::MOST_NEIGHBOURS;
@@ -202,7 +202,7 @@ impl Neighbours {
         let neighbour = |(hit, place): (Hit, Option<Place>)| {
             let Hit { rank, id, path, label_name, split, distance, chance, .. } = hit;
             let same_class = class.as_ref().map(|class| *class == label_name);
-            let picture = Picture { id, path, label_name, split, image: address(id) };
+            let picture = Picture { id, path, label_name, split, image: address(shown, id) };
             Neighbour { rank, picture, distance, chance, same_class, place }
         };
         let milliseconds = |time: Duration| (1e6 * time.as_secs_f64()).round() / 1e3;
@@ -226,7 +226,8 @@ impl Neighbours {
 fn seen(shown: &Shown, id: usize) -> Result<(u32, u32, String), Problem> {
     let path = &shown.finder.embeddings.paths[id];
     let bytes = shown.pictures.read(path).ok_or_else(|| super::gallery::gone(path))?;
-    let image = decode(&bytes, path).map_err(|error| Problem::internal(&error))?;
+    let wanted = images::Wanted { whole: true, ..Default::default() };
+    let image = decode_for(&bytes, path, &wanted)?.whole.ok_or_else(|| super::gallery::gone(path))?;
     Ok((image.width(), image.height(), png(&shown.model.seen(&image))?))
 }
 

@@ -111,8 +111,8 @@ async function show(anew, again) {
   const start = performance.now();
   try {
     const answer = await (upload
-      ? ask("POST", "/api/search" + addressOf({ ...query, id: null }), upload.file, progress)
-      : ask("GET", "/api/search" + addressOf(query)));
+      ? ask("POST", "api/search" + addressOf({ ...query, id: null }), upload.file, progress)
+      : ask("GET", "api/search" + addressOf(query)));
     if (number !== latest) return;
     showAnswer(answer, query, upload, performance.now() - start);
     if (anew === true && matchMedia("(max-width: 56rem)").matches) $("query").scrollIntoView();
@@ -161,7 +161,7 @@ function showQuery(upload, answer) {
   const picture = answer?.query.picture;
   $("query").hidden = false;
   const original = $("original");
-  original.src = upload ? upload.address : picture.image;
+  original.src = upload ? upload.address : imageOf(picture.id);
   original.className = picture ? "small" : "";
   const name = upload ? upload.file.name || "your picture" : `${picture.label_name || picture.path}, picture ${picture.id}`;
   original.alt = upload ? "Your picture" : `Picture ${picture.id}${picture.label_name && ": " + picture.label_name}`;
@@ -197,13 +197,13 @@ function showAnswer(answer, query, upload, total) {
 }
 const percent = (share) => `${Math.round(100 * share)} %`;
 
-function result({ rank, id, label_name, split, path, distance, chance, same_class, image }) {
+function result({ rank, id, label_name, split, path, distance, chance, same_class }) {
   const [kind, mark, said] = same_class === null ? ["", "", ""] : same_class ? ["right", "✓ ", "same class"] : ["wrong", "✗ ", "another class"];
   const line = (text) => make("span", { className: "soft", textContent: text });
   const bar = make("span", { className: "chance", ariaHidden: "true" }, make("i"));
   bar.firstChild.style.width = percent(chance).replace(" ", "");
   const button = make("button", { type: "button", title: `${path}: search by this picture` },
-    make("img", { src: image, alt: "", loading: "lazy", width: 64, height: 64 }),
+    make("img", { src: imageOf(id), alt: "", loading: "lazy", width: 64, height: 64 }),
     make("span", { className: "text" },
       make("span", { className: "rank", textContent: rank }),
       make("b", { textContent: mark + (label_name || path) }),
@@ -245,7 +245,7 @@ async function browse() {
   said.textContent = "";
   const number = ++gallery.latest;
   try {
-    const { total, pictures } = await ask("GET", "/api/gallery?" + parameters);
+    const { total, pictures } = await ask("GET", "api/gallery?" + parameters);
     if (number !== gallery.latest) return;
     dialog.querySelector(".tiles").replaceChildren(...pictures.map(tile));
     dialog.querySelector(".place").textContent = total
@@ -258,9 +258,14 @@ async function browse() {
   }
 }
 
-function tile({ id, label_name, path, image }) {
+// Relative, as the page may stand below a prefix of a proxy that it does not know.
+function imageOf(id) {
+  return `api/images/${id}.png`;
+}
+
+function tile({ id, label_name, path }) {
   const button = make("button", { type: "button", title: `${label_name || path}, picture ${id}` },
-    make("img", { src: image, alt: `${label_name || path}, picture ${id}`, width: 64, height: 64, loading: "lazy" }));
+    make("img", { src: imageOf(id), alt: `${label_name || path}, picture ${id}`, width: 64, height: 64, loading: "lazy" }));
   button.onclick = () => {
     $("gallery").close();
     byId(id);
@@ -298,8 +303,8 @@ function take() {
 
 /** Gets to know what the server shows, and shows what is asked. */
 async function meet() {
-  about = await ask("GET", "/api/about");
-  map = about.map ? await ask("GET", "/api/map").catch(() => null) : null;
+  about = await ask("GET", "api/about");
+  map = about.map ? await ask("GET", "api/map").catch(() => null) : null;
   $("about").textContent = `${about.pictures.toLocaleString("en")} pictures${about.classes.length ? ` of ${about.classes.length} classes` : ""} that may look like yours`;
   $("report").hidden = !about.report;
   $("most").textContent = `, up to ${megabytes(about.most.bytes)}`;

@@ -1,0 +1,274 @@
+//! Files that people name for a command to write: whole or not at all, never over something else, and into what is no file.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::failure::Failure;
+use crate::images::{Why, is_picture};
+use crate::{files, interrupt};
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    Embeddings,
+    Page,
+    Events,
+    /// Added to what is there.
+    Summary,
+}
+
+/// Where something is to be written.
+#[derive(Debug)]
+pub struct Output {
+    path: PathBuf,
+    /// A device, a pipe, or a file that is open already: it is written into, and stays what it is.
+    special: bool,
+}
+
+/// Endings that say what a file is, beside those of pictures.
+const ENDINGS: [&str; 44] = [
+    "7z",
+    "arrow",
+    "bz2",
+    "c",
+    "cpp",
+    "csv",
+    "db",
+    "doc",
+    "docx",
+    "feather",
+    "gz",
+    "h",
+    "hnsw",
+    "htm",
+    "html",
+    "ipynb",
+    "js",
+    "json",
+    "jsonl",
+    "lock",
+    "md",
+    "mov",
+    "mp4",
+    "ndjson",
+    "npy",
+    "npz",
+    "onnx",
+    "parquet",
+    "pdf",
+    "pt",
+    "py",
+    "rs",
+    "safetensors",
+    "sh",
+    "sqlite",
+    "tar",
+    "tgz",
+    "toml",
+    "tsv",
+    "xls",
+    "xlsx",
+    "yaml",
+    "yml",
+    "zip",
+];
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Embeddings => "embeddings (Parquet)",
+            Self::Page => "a page (HTML)",
+            Self::Events => "events (a JSON object a line)",
+            Self::Summary => "a summary (Markdown)",
+        }
+    }
+
+    fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Embeddings => &["parquet"],
+            Self::Page => &["html", "htm"],
+            Self::Events => &["ndjson", "jsonl", "json"],
+            Self::Summary => &["md"],
+        }
+    }
+
+    /// Whether a file that begins so may be replaced.
+    fn fits(self, start: &[u8]) -> bool {
+        let text = std::str::from_utf8(start).map_or_else(|error| &start[..error.valid_up_to()], |_| start);
+        let is_text = start.len() - text.len() < 4 && !text.contains(&0);
+        let trimmed = text.trim_ascii_start().to_ascii_lowercase();
+        start.is_empty()
+            || match self {
+                Self::Embeddings => start.starts_with(b"PAR1"),
+                Self::Page => trimmed.starts_with(b"<!doctype html") || trimmed.starts_with(b"<html"),
+                Self::Events => trimmed.starts_with(b"{"),
+                Self::Summary => is_text,
+            }
+    }
+}
+
+impl Output {
+    /// To be made before any work is done. `force`: whatever is there.
+    ///
+    /// # Errors
+    /// If something else is there, or would be expected there by its name, or where there is no folder for it.
+    pub fn new(path: &Path, kind: Kind, force: bool) -> Result<Self> {
+        let usage = |why: String| Err(Failure::Usage(why).into());
+        let shown = path.display();
+        let open = ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => return usage(format!("{shown} is a folder; name a file in it")),
+            Ok(metadata) if !metadata.is_file() || open => return Ok(Self { path: path.to_owned(), special: true }),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
+        }
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let of_picture = is_picture(path) || matches!(Why::of_name(path), Why::Kind(_));
+        let of_another = of_picture || ENDINGS.contains(&ending.as_str());
+        if of_another && !kind.endings().contains(&ending.as_str()) && !force {
+            let (what, right) = (kind.name(), kind.endings()[0]);
+            return usage(format!(
+                "{shown} is the name of another kind of file than {what}; end it in .{right}, or add --force"
+            ));
+        }
+        let path = target(path)?;
+        let start = match File::open(&path) {
+            Ok(file) => {
+                let mut start = Vec::new();
+                file.take(512).read_to_end(&mut start).with_context(|| format!("cannot read {shown}"))?;
+                start
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+        };
+        if !kind.fits(&start) && !force {
+            let what = kind.name();
+            return usage(format!("{shown} holds something else than {what}; choose another name, or add --force"));
+        }
+        let folder = parent(&path);
+        if !folder.exists() && !parent(folder).exists() {
+            return usage(format!("there is no folder {}; make it, or mend the name", parent(folder).display()));
+        }
+        Ok(Self { path, special: false })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is where results are printed: then nothing else may go there.
+    pub fn is_stdout(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let same = |one: fs::Metadata, two: fs::Metadata| (one.dev(), one.ino()) == (two.dev(), two.ino());
+        let stdout = fs::metadata("/dev/stdout").or_else(|_| fs::metadata("/dev/fd/1"));
+        self.special && stdout.is_ok_and(|stdout| self.path.metadata().is_ok_and(|it| same(it, stdout)))
+    }
+
+    /// `fill` fills a file, whose path it is given.
+    pub fn write(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let failed = || format!("cannot write {}", self.path.display());
+        if self.special {
+            let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+            fill(file.path())?;
+            let mut content = file.reopen().with_context(failed)?;
+            // A pipe waits for whoever reads it.
+            let copied = interrupt::while_waiting(|| {
+                let mut to = File::options().write(true).append(self.is_stdout()).open(&self.path)?;
+                std::io::copy(&mut content, &mut to)
+            });
+            return copied.map(drop).with_context(failed);
+        }
+        let folder = parent(&self.path);
+        if !folder.exists() {
+            fs::create_dir(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+            tracing::info!("created the folder {}", folder.display());
+        }
+        files::replace(&self.path, fill)
+    }
+
+    pub fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
+        self.write(|path| files::write(path, bytes))
+    }
+}
+
+/// Where links lead, also where nothing is yet.
+fn target(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..40 {
+        match fs::read_link(&path) {
+            Ok(link) => path = parent(&path).join(link),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(Failure::Usage(format!("{} is a link that leads round in a circle", path.display())).into())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_of_the_same_kind_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let new = |name: &str, kind, force| Output::new(&at(name), kind, force).map_err(|error| error.to_string());
+        fs::write(at("photo"), b"\x89PNG\r\n\x1a\n").unwrap();
+        fs::write(at("old.parquet"), b"PAR1...").unwrap();
+        fs::write(at("page.html"), b"\n<!DOCTYPE html>").unwrap();
+        fs::write(at("notes.md"), "# Notes, é").unwrap();
+        for (name, kind) in [
+            ("old.parquet", Kind::Embeddings),
+            ("new.parquet", Kind::Embeddings),
+            ("without-ending", Kind::Embeddings),
+            ("page.html", Kind::Page),
+            ("notes.md", Kind::Summary),
+            ("new/page.html", Kind::Page),
+        ] {
+            assert!(new(name, kind, false).is_ok(), "{name}");
+        }
+        for (name, kind, said) in [
+            ("photo", Kind::Embeddings, "holds something else"),
+            ("new.png", Kind::Embeddings, "another kind of file"),
+            ("new.HEIC", Kind::Page, "another kind of file"),
+            ("old.parquet", Kind::Page, "another kind of file"),
+            ("photo", Kind::Summary, "holds something else"),
+            ("photo", Kind::Events, "holds something else"),
+        ] {
+            assert!(new(name, kind, false).unwrap_err().contains(said), "{name}");
+            assert!(new(name, kind, true).is_ok(), "{name}");
+        }
+        assert!(new(".", Kind::Page, true).unwrap_err().contains("is a folder"));
+        assert!(new("no/such/page.html", Kind::Page, true).unwrap_err().contains("there is no folder"));
+    }
+
+    #[test]
+    fn links_and_pipes_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (link, to) in [("link", "real.html"), ("dangling", "fresh.html")] {
+            std::os::unix::fs::symlink(to, at(link)).unwrap();
+        }
+        fs::write(at("real.html"), "<html>").unwrap();
+        for (link, to) in [("link", "real.html"), ("dangling", "fresh.html")] {
+            Output::new(&at(link), Kind::Page, false).unwrap().write_bytes(b"<html>new").unwrap();
+            assert!(at(link).is_symlink());
+            assert_eq!(fs::read(at(to)).unwrap(), b"<html>new");
+        }
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let path = at("pipe");
+            move || fs::read(path).unwrap()
+        });
+        Output::new(&at("pipe"), Kind::Page, false).unwrap().write_bytes(b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        Output::new(Path::new("/dev/null"), Kind::Embeddings, false).unwrap().write_bytes(b"away").unwrap();
+    }
+}

@@ -1,0 +1,114 @@
+//! What a stage writes: each file is noted as it is written, so that the result is what the stage made and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cache::is_below;
+use crate::files;
+
+/// The files of a result while it is made.
+#[derive(Debug)]
+pub struct Outputs {
+    folder: PathBuf,
+    written: Mutex<BTreeMap<String, Written>>,
+}
+
+/// A file as it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    pub bytes: u64,
+    /// BLAKE3 in hexadecimal.
+    pub digest: String,
+}
+
+impl Outputs {
+    /// Into `folder`, which is empty.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, written: Mutex::default() }
+    }
+
+    /// A new file called `name`, with `/` between folders. It is part of the result once it is [finished](Output::finish).
+    ///
+    /// # Errors
+    /// If it would lie outside the result, or is there already.
+    pub fn create(&self, name: &str) -> Result<Output<'_>> {
+        if !is_below(name) {
+            bail!("{name:?} is no name for a file of a result");
+        }
+        let path = self.folder.join(name);
+        path.parent().map_or(Ok(()), files::create_folder)?;
+        let file = File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Output { outputs: self, name: name.to_owned(), file: BufWriter::new(file), hasher: blake3::Hasher::new() })
+    }
+
+    /// A new file with these `bytes`.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let mut output = self.create(name)?;
+        output.write_all(bytes).with_context(|| format!("cannot write {name}"))?;
+        output.finish()
+    }
+
+    /// A file that is finished.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        files::read(&self.folder.join(name))
+    }
+
+    /// What was written so far, by name.
+    pub fn written(&self) -> BTreeMap<String, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct Output<'a> {
+    outputs: &'a Outputs,
+    name: String,
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+}
+
+impl Output<'_> {
+    /// Makes it part of the result.
+    pub fn finish(mut self) -> Result<()> {
+        self.file.flush().with_context(|| format!("cannot write {}", self.name))?;
+        let written = Written { bytes: self.hasher.count(), digest: self.hasher.finalize().to_hex().to_string() };
+        self.outputs.written.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name, written);
+        Ok(())
+    }
+}
+
+impl Write for Output<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_noted_and_stays_below() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let outputs = Outputs::new(folder.path().to_owned());
+        outputs.write("a/b.txt", b"hello")?;
+        let digest = blake3::hash(b"hello").to_hex().to_string();
+        assert_eq!(outputs.written(), [("a/b.txt".to_owned(), Written { bytes: 5, digest })].into());
+        for name in ["", "/a", "../a", "a/../b", "a/b.txt", "a"] {
+            assert!(outputs.create(name).is_err(), "{name}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,60 @@
+//! Foreign text, such as the names of files, made safe to show on a terminal and in logs.
+
+/// `text` on as many lines as it has; whatever would steer a terminal or reorder the text is spelled out.
+pub fn legible(text: &str) -> String {
+    spelled_out(text, |c| matches!(c, '\n' | '\t'))
+}
+
+/// The same for a name, which stays on one line.
+pub fn legible_name(name: &str) -> String {
+    spelled_out(name, |_| false)
+}
+
+/// JSON whose strings have no such character; it says the same.
+pub fn legible_json(json: &str) -> String {
+    let mut shown = String::with_capacity(json.len());
+    for c in json.chars() {
+        // They stand in strings only: JSON itself has none of them but line breaks and tabs.
+        if steers(c) && !matches!(c, '\n' | '\t') {
+            shown += &format!("\\u{:04x}", u32::from(c))
+        } else {
+            shown.push(c)
+        }
+    }
+    shown
+}
+
+fn spelled_out(text: &str, stays: fn(char) -> bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) && !stays(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Control characters, and those that change the direction of the text around them (Unicode UAX #9, section 2).
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_spelled_out() {
+        assert_eq!(legible("a\x1b]0;t\x07b\n\tc\r\u{9b}1m\u{202e}é"), "a\\u{1b}]0;t\\u{7}b\n\tc\\r\\u{9b}1m\\u{202e}é");
+        assert_eq!(legible_name("a\nb"), "a\\nb");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_steers_is_left(text in "[\\PC\\p{Cc}\u{202e}]{0,20}") {
+            prop_assert!(!legible_name(&text).chars().any(steers));
+            let json = legible_json(&serde_json::to_string(&text).unwrap());
+            prop_assert!(!json.chars().any(steers));
+            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        }
+    }
+}
