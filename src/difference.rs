@@ -1,5 +1,6 @@
 //! How two results that should be equal differ: the first file, and the place in it where people would look.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
@@ -22,8 +23,11 @@ pub fn first((expected, expected_path): Readable, (found, found_path): Readable)
     Some(match (expected.find(path), found.find(path)) {
         (Some(one), Some(two)) => {
             let (one, two) = (expected.file(one), found.file(two));
-            let how = within(path, &expected_path(&one), &found_path(&two));
-            let how = how.unwrap_or_else(|_| format!("digest {} where {} is expected", two.digest, one.digest));
+            // A reader that panics at a damaged file tells as little as one that fails.
+            let how = catch_unwind(AssertUnwindSafe(|| within(path, &expected_path(&one), &found_path(&two))));
+            let how = how
+                .unwrap_or_else(|_| Err(anyhow!("it cannot be read")))
+                .unwrap_or_else(|_| format!("digest {} where {} is expected", two.digest, one.digest));
             format!("{path}: {how}")
         }
         (Some(_), None) => format!("{path} is missing"),

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use archive::{LAYOUTS, Layout, Record};
+pub use containers::known_as;
 pub use decoding::{Decoded, TASK as DECODING, Wanted, decode_for, decode_large, decode_small};
 pub use passed_over::{Counted, PassedOver, Why};
 pub use picture::{MOST_BYTES, Unreadable, decode, encode_png, is_picture, read_from, read_picture, read_png};

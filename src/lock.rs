@@ -76,7 +76,9 @@ impl LockFile {
             "# Made by `similiai lock`; checked by `similiai run --locked` and `similiai verify --rerun`.\n{}",
             serde_yaml::to_string(self)?
         );
-        files::write_atomically(&project.join(FILE), text.as_bytes())
+        let path = project.join(FILE);
+        // Through a link, which stays one.
+        files::write_atomically(&path.canonicalize().unwrap_or(path), text.as_bytes())
     }
 }
 

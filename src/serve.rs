@@ -32,8 +32,10 @@ pub use guard::{Access, Token};
 pub use limits::Limits;
 pub use map::Drawn;
 pub use pictures::Pictures;
+pub use problem::Problem;
 pub use shown::Shown;
 use state::State;
+pub use uploads::picture_of_form;
 
 /// Between two looks at whether there is something new to show.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);

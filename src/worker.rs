@@ -13,12 +13,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
 /// The first argument of a worker.
 pub const ARGUMENT: &str = "decode-worker";
 /// Of a pipe: a picture mostly goes through it at once.
 const PIPE: usize = 1 << 20;
+/// Workers that try one request.
+const TRIES: usize = 2;
+/// How much longer than a core needs for its work a worker may take on a busy machine, and seconds beside that.
+const SLOWDOWN: u32 = 10;
+const PATIENCE: u32 = 30;
 /// Variables of the environment that a worker gets: where its libraries are.
 const ENVIRONMENT: [&str; 2] = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
 /// For glibc, so that memory is given back once a file is done.
@@ -56,7 +62,7 @@ pub enum Lost {
     #[error("gave no answer that can be understood")]
     Nonsense,
     /// Not the file's fault.
-    #[error("cannot be started: {0}")]
+    #[error("cannot be had: {0}")]
     Unavailable(String),
 }
 
@@ -68,11 +74,13 @@ static IDLE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 pub fn start_from_this_program() {
     let itself = Path::new("/proc/self/exe");
     // This one still leads to the program after its file was replaced.
-    let program = if itself.exists() { Some(itself.to_owned()) } else { std::env::current_exe().ok() };
-    program.into_iter().for_each(|program| drop(PROGRAM.set(program)));
+    // Where it is not known, no worker can be started, and nothing is done without one.
+    let named = || std::env::args_os().next().map(PathBuf::from).and_then(|path| path.canonicalize().ok());
+    let program = if itself.exists() { Some(itself.to_owned()) } else { std::env::current_exe().ok().or_else(named) };
+    drop(PROGRAM.set(program.unwrap_or_default()));
 }
 
-/// The same, by the program at `path`.
+/// The same by another program, for tests.
 pub fn start_from(path: PathBuf) {
     drop(PROGRAM.set(path));
 }
@@ -80,18 +88,26 @@ pub fn start_from(path: PathBuf) {
 /// What `task` makes of a request.
 pub fn call(task: &Task, header: &[u8], body: &[u8], allowance: Allowance) -> Result<Vec<u8>, Lost> {
     let Some(program) = PROGRAM.get() else { return Ok((task.work)(header, body)) };
-    let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let mut worker = match idle {
-        Some(worker) => worker,
-        None => Worker::start(program).map_err(|error| Lost::Unavailable(error.to_string()))?,
-    };
-    match worker.ask(task, header, body, allowance) {
-        Ok(reply) => {
-            IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
-            Ok(reply)
+    let mut lost = Lost::Nonsense;
+    // One that somebody else ended, while it was idle or at work, says nothing of the file: another one tries.
+    for _ in 0..TRIES {
+        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut worker = match idle {
+            Some(worker) => worker,
+            None => Worker::start(program).map_err(|error| Lost::Unavailable(error.to_string()))?,
+        };
+        match worker.ask(task, header, body, allowance) {
+            Ok(reply) => {
+                IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+                return Ok(reply);
+            }
+            Err(error) => lost = worker.why_it_died(&error, allowance),
         }
-        Err(error) => Err(worker.why_it_died(&error, allowance)),
+        if !matches!(lost, Lost::Unavailable(_)) {
+            break;
+        }
     }
+    Err(lost)
 }
 
 struct Worker {
@@ -123,6 +139,7 @@ impl Worker {
     fn ask(&mut self, task: &Task, header: &[u8], body: &[u8], allowance: Allowance) -> io::Result<Vec<u8>> {
         self.requests.write_all(&head(task.name, header, body.len(), allowance))?;
         self.requests.write_all(body)?;
+        self.wait(allowance)?;
         let length = read_u64(&mut self.replies)?;
         if length > allowance.reply {
             return Err(io::ErrorKind::InvalidData.into());
@@ -132,11 +149,27 @@ impl Worker {
         if reply.len() as u64 == length { Ok(reply) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
+    /// Until it begins to answer; one that is stopped is not waited for longer than any work takes.
+    fn wait(&self, allowance: Allowance) -> io::Result<()> {
+        let most = Timespec { tv_sec: i64::from(PATIENCE + SLOWDOWN * allowance.seconds), tv_nsec: 0 };
+        loop {
+            match poll(&mut [PollFd::new(&self.replies, PollFlags::IN)], Some(&most)) {
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Err(rustix::io::Errno::INTR) => {}
+                other => return Ok(other.map(drop)?),
+            }
+        }
+    }
+
     fn why_it_died(mut self, error: &io::Error, allowance: Allowance) -> Lost {
-        if error.kind() == io::ErrorKind::InvalidData {
+        if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::TimedOut) {
             drop(self.process.kill());
             drop(self.process.wait());
-            return Lost::Nonsense;
+            return if error.kind() == io::ErrorKind::TimedOut {
+                Lost::Time(allowance.seconds)
+            } else {
+                Lost::Nonsense
+            };
         }
         drop((self.requests, self.replies));
         let signal = self.process.wait().ok().and_then(|status| status.signal());
@@ -144,8 +177,9 @@ impl Worker {
             // An allocation that fails ends a Rust program by `abort`.
             Some(limits::ABORTED) => Lost::Memory(allowance.memory / 1_000_000),
             Some(limits::OUT_OF_TIME) => Lost::Time(allowance.seconds),
-            Some(signal) => Lost::Crash(signal),
-            None => Lost::Nonsense,
+            Some(signal) if limits::CRASHES.contains(&signal) => Lost::Crash(signal),
+            Some(signal) => Lost::Unavailable(format!("it was ended from outside (signal {signal})")),
+            None => Lost::Unavailable("it ends as soon as it has begun".to_owned()),
         }
     }
 }

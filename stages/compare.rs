@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::listing;
-use similiai::stage::{Context, Invalid, Stage, require};
+use similiai::stage::{Context, Inputs, Invalid, Stage, require};
 
 use super::train::{Epoch, LOG};
 
@@ -49,12 +49,20 @@ impl Stage for Compare {
         )
     }
 
+    /// Before all variants are trained.
+    fn foresee(&self, ready: &Inputs) -> Result<()> {
+        ready
+            .results
+            .iter()
+            .filter(|input| input.stage == "train")
+            .try_for_each(|input| parts(&input.instance).map(drop))
+    }
+
     fn run(&self, context: &Context) -> Result<()> {
         let mut runs = Vec::new();
         for input in &context.inputs.results {
             let name = &input.instance;
-            let (variant, run) =
-                name.rsplit_once('-').with_context(|| format!("`{name}` is not called `<variant>-<run>`"))?;
+            let (variant, run) = parts(name)?;
             let epochs: Vec<Epoch> = listing::read(&input.folder.join(LOG))?;
             let precision = epochs.last().and_then(|epoch| epoch.validation_precision);
             let precision = precision.with_context(|| format!("the log of `{name}` does not end with a precision"))?;
@@ -64,6 +72,11 @@ impl Stage for Compare {
         context.outputs.write("comparison.csv", &listing::to_bytes(&rows)?)?;
         context.outputs.write("comparison.md", page(&self.baseline, &rows).as_bytes())
     }
+}
+
+/// Variant and run, by the name of an instance.
+fn parts(name: &str) -> Result<(&str, &str)> {
+    name.rsplit_once('-').with_context(|| format!("`{name}` is not called `<variant>-<run>`"))
 }
 
 /// The baseline first, then from the best variant to the worst.

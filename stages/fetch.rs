@@ -2,7 +2,7 @@
 
 mod download;
 mod folder;
-mod unpack;
+pub mod unpack;
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -3,11 +3,11 @@
 mod benchmark;
 mod compare;
 mod embed;
-mod fetch;
+pub mod fetch;
 mod index;
 mod prepare;
 mod split;
-mod train;
+pub mod train;
 
 use similiai::stage::{Kind, kind};
 

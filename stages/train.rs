@@ -1,7 +1,7 @@
 //! train: a network learns to place images of a class near each other.
 
 mod augment;
-mod checkpoint;
+pub mod checkpoint;
 mod data;
 mod fit;
 mod log;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
+use super::sealed::is_digest;
 use super::signature::Signature;
 use super::work::Work;
 use crate::{damaged, fault, files};
@@ -125,16 +126,18 @@ impl Blobs {
 
     /// The folders that hold blobs, sorted.
     pub fn shelves(&self) -> Result<Vec<String>> {
-        if !self.folder.exists() {
+        if !files::is_folder(&self.folder) {
             return Ok(Vec::new());
         }
-        files::names(&self.folder)
+        let is_shelf = |name: &String| name.len() == 2 && files::is_folder(&self.folder.join(name));
+        Ok(files::names(&self.folder)?.into_iter().filter(is_shelf).collect())
     }
 
     /// The digests of one of them, sorted.
     pub fn on_shelf(&self, shelf: &str) -> Result<Vec<String>> {
         let names = files::names(&self.folder.join(shelf))?;
-        Ok(names.into_iter().map(|name| format!("{shelf}{name}")).collect())
+        // What is called otherwise is nothing of ours.
+        Ok(names.into_iter().map(|name| format!("{shelf}{name}")).filter(|digest| is_digest(digest)).collect())
     }
 
     pub fn all(&self) -> Result<Vec<String>> {

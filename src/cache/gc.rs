@@ -132,7 +132,7 @@ impl Store {
 
     fn remove_old(&self, folder: &str, grace: Duration, dry_run: bool, stays: impl Fn(&str) -> bool) -> Result<u64> {
         let folder = self.root.join(folder);
-        if !folder.exists() {
+        if !files::is_folder(&folder) {
             return Ok(0);
         }
         let mut bytes = 0;
@@ -157,11 +157,11 @@ impl Store {
     /// What finished runs left to go on from, but for those that lie at a place; of unfinished ones, old ones.
     fn remove_scratch(&self, laid: &HashSet<String>, grace: Duration, dry_run: bool) -> Result<u64> {
         let root = self.root.join("scratch");
-        if !root.exists() {
+        if !files::is_folder(&root) {
             return Ok(0);
         }
         let mut bytes = 0;
-        for instance in files::names(&root)? {
+        for instance in files::names(&root)?.into_iter().filter(|name| files::is_folder(&root.join(name))) {
             for key in files::names(&root.join(&instance))?.into_iter().filter(|key| !laid.contains(key)) {
                 let finished = self.record(&key)?.is_some();
                 let path = root.join(&instance).join(&key);

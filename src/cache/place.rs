@@ -41,23 +41,28 @@ impl Place<'_> {
         out == Path::new("artifacts").join(self.instance)
     }
 
-    /// Those of a result's `folders` at whose place something else is: a file, a link, or nothing. What lies behind a
+    /// The `folders` of a result that are none at the place: a file is there, a link, or nothing. Sorted, as they are. What lies behind a
     /// link is not the result's, so no link is followed; but a folder that the manifest names may be one.
     pub(super) fn alien<'a>(&self, folders: &[&'a str]) -> Result<Vec<&'a str>> {
         let root = self.folder();
         let mut alien: Vec<&str> = Vec::new();
         for name in folders {
             let parent = name.rfind('/').map_or("", |end| &name[..end]);
-            let path = root.join(name);
+            let path = below(&root, name);
             let followed = name.is_empty() && !self.is_owned();
             let metadata = if followed { path.metadata() } else { path.symlink_metadata() };
             let is_folder = there(metadata, &path)?.is_some_and(|metadata| metadata.is_dir());
-            if !is_folder || (!name.is_empty() && alien.contains(&parent)) {
+            if !is_folder || (!name.is_empty() && alien.binary_search(&parent).is_ok()) {
                 alien.push(name);
             }
         }
         Ok(alien)
     }
+}
+
+/// Without a `/` at its end, which would follow a link.
+fn below(folder: &Path, name: &str) -> PathBuf {
+    if name.is_empty() { folder.to_owned() } else { folder.join(name) }
 }
 
 /// `None` where nothing is; anything else that keeps a file from being looked at is an error.
@@ -256,7 +261,8 @@ impl Store {
             let file = contents.file(at);
             let path = folder.join(file.path);
             let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
-            let metadata = if alien.contains(&parent) { None } else { there(path.symlink_metadata(), &path)? };
+            let metadata =
+                if alien.binary_search(&parent).is_ok() { None } else { there(path.symlink_metadata(), &path)? };
             let Some(metadata) = metadata else { return Ok((None, Some(Fault::Missing), false)) };
             let looks = Signature::from(&metadata);
             let (right, learned) = match known.files[at] {
@@ -276,23 +282,24 @@ impl Store {
             look.learned |= learned;
         }
         for (at, name) in folders.iter().enumerate() {
-            let path = folder.join(name);
+            let path = below(&folder, name);
             let parent = name.rfind('/').map_or("", |end| &name[..end]);
             let looks = Signature::of(&path);
-            let hidden = !name.is_empty() && alien.contains(&parent);
-            if looks.is_some() && !hidden && alien.contains(name) {
+            let hidden = !name.is_empty() && alien.binary_search(&parent).is_ok();
+            if looks.is_some() && !hidden && alien.binary_search(name).is_ok() {
                 // The thing that stands where a folder of the result should.
                 look.strays.push((*name).to_owned());
             }
             look.folders.push(looks.unwrap_or(nothing));
             let same = known.folders.get(at).is_some_and(|then| looks == Some(*then) && !then.is_racy(known.as_of));
-            if same || !place.is_owned() || alien.contains(name) {
+            if same || !place.is_owned() || alien.binary_search(name).is_ok() {
                 continue;
             }
             look.learned = true;
-            let below = |entry: String| if name.is_empty() { entry } else { format!("{name}/{entry}") };
-            let strange = |path: &String| contents.find(path).is_none() && !folders.contains(&path.as_str());
-            look.strays.extend(entries(&path).into_iter().map(below).filter(strange));
+            let named = |entry: String| if name.is_empty() { entry } else { format!("{name}/{entry}") };
+            let strange =
+                |path: &String| contents.find(path).is_none() && folders.binary_search(&path.as_str()).is_err();
+            look.strays.extend(entries(&path).into_iter().map(named).filter(strange));
         }
         Ok(look)
     }
@@ -343,7 +350,7 @@ impl Store {
             self.take_away(place, digest, out, &contents, &mut aside)?;
         }
         for stray in &look.strays {
-            self.keep_aside(place, &place.folder().join(stray), stray, &mut aside)?;
+            self.keep_aside(place, &below(&place.folder(), stray), stray, &mut aside)?;
         }
         // Looked at in the tick of its last change: known only until the next look.
         for looks in look.signatures.iter_mut().filter(|looks| looks.is_racy(as_of)) {
@@ -424,7 +431,7 @@ impl Store {
         }
         for file in old.iter().filter(|file| !stays(file.path)) {
             let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
-            if hidden.contains(&parent) {
+            if hidden.binary_search(&parent).is_ok() {
                 continue;
             }
             let path = folder.join(file.path);

@@ -1,9 +1,11 @@
 //! The cache's own files: each carries a checksum over its content and its name, so that one that was altered or
 //! exchanged is passed over as if it were not there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -24,7 +26,7 @@ pub fn seal(name: &str, mut content: Vec<u8>) -> Vec<u8> {
     content
 }
 
-/// What [`seal`] was given.
+/// What [`seal`] was given; `None` if it was altered, or is of another name.
 pub fn open<'a>(name: &str, bytes: &'a [u8]) -> Option<&'a [u8]> {
     let (content, sum) = bytes.split_last_chunk::<32>()?;
     (checksum(name, content).as_bytes() == sum).then_some(content)
@@ -38,7 +40,7 @@ pub fn to_json(name: &str, value: &impl Serialize) -> Result<serde_json::Value> 
     Ok(value)
 }
 
-/// What [`to_json`] was given.
+/// What [`to_json`] was given; `None` if it was altered, or is of another name.
 pub fn from_json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Option<T> {
     let mut value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     let sum = value.as_object_mut()?.remove(FIELD)?;
@@ -62,7 +64,10 @@ impl<T> Found<T> {
             Self::Whole(value) => Some(value),
             Self::Absent => None,
             Self::Damaged => {
-                tracing::warn!("{} is damaged and ignored; `similiai verify --repair` removes it", path.display());
+                static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+                if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
+                    tracing::warn!("{} is damaged and ignored; `similiai verify --repair` removes it", path.display());
+                }
                 None
             }
         }
@@ -72,10 +77,22 @@ impl<T> Found<T> {
 /// Reads what `parse` understands. A file that cannot be read now is an error: it may not be damaged.
 pub fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Found<T>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(parse(&bytes).map_or(Found::Damaged, Found::Whole)),
+        Ok(bytes) => Ok(match parse(&bytes) {
+            Some(value) => Found::Whole(value),
+            None if is_former(&bytes) => Found::Absent,
+            None => Found::Damaged,
+        }),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Found::Absent),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
+}
+
+/// Whether a file is of a version that wrote none of these checksums: it is ignored, and nobody's fault.
+pub fn is_former(bytes: &[u8]) -> bool {
+    let plain = bytes.split_last_chunk::<32>();
+    plain.is_some_and(|(content, sum)| blake3::hash(content).as_bytes() == sum)
+        || serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(bytes)
+            .is_ok_and(|fields| !fields.contains_key(FIELD))
 }
 
 /// As only BLAKE3's digests are: nothing that could lead elsewhere as a name.

@@ -79,6 +79,7 @@ impl Store {
         let path = self.lock_path();
         let start = Instant::now();
         let file = loop {
+            unlink(&path)?;
             let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
             let file = file.with_context(|| format!("cannot open {}", path.display()))?;
             match file.try_lock() {
@@ -120,8 +121,7 @@ impl Store {
     }
 
     fn hold(&self, file: File) -> Result<()> {
-        let path = self.lock_path();
-        files::write(&path, format!("{}\n", std::process::id()).as_bytes())?;
+        write_holder(&self.lock_path())?;
         *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
         Ok(())
     }
@@ -130,15 +130,16 @@ impl Store {
     /// may be at work. A lock file that is only gone is put back.
     pub fn must_be_held(&self) -> Result<()> {
         let path = self.lock_path();
-        match &*self.held.lock().unwrap_or_else(PoisonError::into_inner) {
-            None => return Ok(()),
-            Some(held) if same_file(held, &path) => return Ok(()),
-            Some(_) => {}
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|held| same_file(held, &path)) {
+            return Ok(());
         }
         match File::options().create_new(true).read(true).write(true).open(&path) {
             Ok(file) if file.try_lock().is_ok() => {
                 tracing::warn!("{} was removed while this run held it; it is put back", path.display());
-                self.hold(file)
+                write_holder(&path)?;
+                *held = Some(file);
+                Ok(())
             }
             _ => Err(self.busy()),
         }
@@ -265,8 +266,11 @@ impl Store {
     pub fn note_finished(&self, finished: &Finished) -> Result<()> {
         use std::io::Write;
         let path = self.history_path();
+        // A line that a crash cut short ends here.
+        let cut = fs::read(&path).is_ok_and(|bytes| bytes.last().is_some_and(|last| *last != b'\n'));
+        let line = format!("{}{}\n", if cut { "\n" } else { "" }, sealed::to_json(HISTORY, finished)?);
+        unlink(&path)?;
         let file = File::options().create(true).append(true).open(&path);
-        let line = sealed::to_json(HISTORY, finished)?.to_string() + "\n";
         let noted = file.and_then(|mut file| file.write_all(line.as_bytes()));
         noted.with_context(|| format!("cannot write {}", path.display()))?;
         fault::point("history-written");
@@ -280,7 +284,7 @@ impl Store {
     /// The lines of the history, oldest first; `None` for one that is not as it was written.
     pub(super) fn history_lines(&self) -> Vec<Option<Finished>> {
         let bytes = fs::read(self.history_path()).unwrap_or_default();
-        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !sealed::is_former(line));
         lines.map(|line| sealed::from_json(HISTORY, line)).collect()
     }
 
@@ -312,6 +316,19 @@ impl Record {
         let sound = is_digest(&record.digest) && record.items.iter().all(|way| is_digest(way));
         (fits && sound).then_some(record)
     }
+}
+
+/// Who holds the project, for those who find it held.
+fn write_holder(path: &Path) -> Result<()> {
+    files::write(path, format!("{}\n", std::process::id()).as_bytes())
+}
+
+/// Takes a link away where a file of the cache's own should be.
+fn unlink(path: &Path) -> Result<()> {
+    if path.is_symlink() {
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn name(key: &str) -> String {

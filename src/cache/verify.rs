@@ -112,7 +112,7 @@ impl Store {
             damaged.extend(Seen::new(&root).damaged()?);
             let items = root.join("items");
             if items.exists() {
-                for way in files::names(&items)? {
+                for way in files::names(&items)?.into_iter().filter(|way| sealed::is_digest(way)) {
                     damaged.extend(Table::is_damaged(&root, &way)?.then(|| items.join(&way)));
                 }
             }
@@ -123,7 +123,8 @@ impl Store {
         damaged.extend(matches!(self.cursor()?, Found::Damaged).then(|| self.root.join(CURSOR)));
         let scratch = self.root.join("scratch");
         if scratch.exists() {
-            for file in files::list(&scratch)? {
+            // What a killed process was just writing has a name that hides.
+            for file in files::list(&scratch)?.into_iter().filter(|file| !file.contains("/.")) {
                 let path = scratch.join(file);
                 damaged.extend(matches!(read_kept(&path)?, Found::Damaged).then_some(path));
             }
@@ -132,26 +133,38 @@ impl Store {
     }
 
     /// The files at `place` that are not what `contents` says; what is the stored file itself was read with the store.
-    pub fn verify_place(&self, place: &Place, contents: &Contents, damage: &Damage) -> Result<Vec<(String, Fault)>> {
+    /// What cannot be read is noted in `damage`.
+    pub fn verify_place(
+        &self,
+        place: &Place,
+        contents: &Contents,
+        damage: &mut Damage,
+    ) -> Result<Vec<(String, Fault)>> {
         let folder = place.folder();
         let alien = place.alien(&contents.folders())?;
-        let faults = (0..contents.len()).into_par_iter().map(|at| {
+        let blobs = &damage.blobs;
+        let faults = (0..contents.len()).into_par_iter().filter_map(|at| {
             let file = contents.file(at);
             let path = folder.join(file.path);
             let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
-            let looks = if alien.contains(&parent) { None } else { Signature::of(&path) };
+            let looks = if alien.binary_search(&parent).is_ok() { None } else { Signature::of(&path) };
             let fault = match looks {
                 None => Some(Fault::Missing),
                 Some(looks) if self.blobs.signature(file.digest).is_some_and(|blob| blob.same_file(&looks)) => {
-                    let damaged = damage.blobs.binary_search_by(|blob| blob.as_str().cmp(file.digest));
+                    let damaged = blobs.binary_search_by(|blob| blob.as_str().cmp(file.digest));
                     damaged.ok().map(|_| Fault::Altered)
                 }
                 Some(_) if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) => Some(Fault::Altered),
-                Some(_) => (files::digest(&path)? != file.digest).then_some(Fault::Altered),
+                Some(_) => match files::digest(&path) {
+                    Ok(digest) => (digest != file.digest).then_some(Fault::Altered),
+                    Err(error) => return Some(Err(format!("{error:#}"))),
+                },
             };
-            Ok(fault.map(|fault| (file.path.to_owned(), fault)))
+            fault.map(|fault| Ok((file.path.to_owned(), fault)))
         });
-        Ok(faults.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        let (faults, unreadable): (Vec<_>, Vec<_>) = faults.collect::<Vec<_>>().into_iter().partition(Result::is_ok);
+        damage.unreadable.extend(unreadable.into_iter().filter_map(Result::err));
+        Ok(faults.into_iter().filter_map(Result::ok).collect())
     }
 
     /// Takes damaged files away, puts those back whose file at a place is whole, and forgets results that lie nowhere
@@ -212,7 +225,7 @@ impl Store {
         }
         // From the beginning again once the end is reached; what is lost in a crash is only the place to go on from.
         if end != last {
-            files::write(&cursor, &sealed::seal(CURSOR, end.into_bytes()))?;
+            files::write_atomically(&cursor, &sealed::seal(CURSOR, end.into_bytes()))?;
         }
         Ok(damaged)
     }
@@ -273,10 +286,10 @@ mod tests {
         let blob = store.blobs.path(contents.file(0).digest);
         fs::remove_file(&blob)?;
         fs::write(&blob, "b")?;
-        let damage = store.verify(|_| ())?;
+        let mut damage = store.verify(|_| ())?;
         assert_eq!(damage.blobs, [contents.file(0).digest]);
         assert_eq!(damage.results[0].1, [("a.txt".to_owned(), Fault::Altered)]);
-        assert_eq!(store.verify_place(&place, &contents, &damage)?, []);
+        assert_eq!(store.verify_place(&place, &contents, &mut damage)?, []);
         store.mend(&damage, &[(place, &*contents)])?;
         let after = store.verify(|_| ())?;
         assert!(after.blobs.is_empty() && after.results.is_empty() && blob.exists());

@@ -47,7 +47,7 @@ impl Work {
     fn make(&self) -> Result<Own> {
         let failed = || format!("cannot work in {}", self.root.display());
         for _ in 0..TRIES {
-            files::create_folder(&self.root)?;
+            own_folder(&self.root)?;
             let folder = TempDir::with_prefix_in("run-", &self.root).with_context(failed)?;
             let Ok(lock) = File::open(folder.path()) else { continue };
             lock.lock().with_context(failed)?;
@@ -61,7 +61,10 @@ impl Work {
 
     /// Removes what processes left that are gone.
     pub fn clear(&self) -> Result<()> {
-        let Ok(entries) = fs::read_dir(&self.root) else { return Ok(()) };
+        if !own_folder(&self.root)? {
+            return Ok(());
+        }
+        let entries = fs::read_dir(&self.root).with_context(|| format!("cannot list {}", self.root.display()))?;
         for entry in entries {
             let path = entry.with_context(|| format!("cannot list {}", self.root.display()))?.path();
             let Ok(metadata) = path.symlink_metadata() else { continue };
@@ -76,6 +79,20 @@ impl Work {
         }
         Ok(())
     }
+}
+
+/// Makes `path` a folder of the cache's own, if it is none: a link there goes, as what it leads to is somebody else's.
+/// Whether it was one before.
+pub fn own_folder(path: &Path) -> Result<bool> {
+    let found = path.symlink_metadata();
+    if found.as_ref().is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(true);
+    }
+    if found.is_ok() {
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    files::create_folder(path)?;
+    Ok(false)
 }
 
 /// Whether the open `file` is what stands at `path`.
@@ -103,6 +120,13 @@ mod tests {
         assert!(one.folder()?.is_dir());
         drop(one);
         two.clear()?;
+        // A link leads to something else.
+        let home = tempfile::tempdir()?;
+        fs::write(home.path().join("diary.txt"), "mine")?;
+        fs::remove_dir(root.path().join("tmp"))?;
+        std::os::unix::fs::symlink(home.path(), root.path().join("tmp"))?;
+        two.clear()?;
+        assert_eq!(files::list(home.path())?, ["diary.txt"]);
         assert_eq!(fs::read_dir(root.path().join("tmp"))?.count(), 0);
         Ok(())
     }

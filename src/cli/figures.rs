@@ -1,18 +1,19 @@
 //! Small pages of pictures with captions.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::RgbImage;
+use image::codecs::jpeg::JpegEncoder;
 use maud::{Markup, html};
 
 use super::asking::thumbnail;
-use crate::images::encode_png;
 use crate::page;
 
 /// Of a picture on a page, in pixels.
 pub const SIDE: u32 = 160;
+/// As JPEG: many of them stand on one page.
+const QUALITY: u8 = 85;
 
 const STYLE: &str = "
 :root { color-scheme: light dark; }
@@ -36,8 +37,9 @@ pub fn figure(path: &Path, name: &str, caption: &[String]) -> Markup {
 }
 
 pub fn shown(picture: &RgbImage, name: &str, caption: &[String]) -> Result<Markup> {
-    let png = encode_png(picture, &BTreeMap::new())?;
-    Ok(html! { figure { img alt=(name) src=(page::source("png", &png)); (captions(name, caption)) } })
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, QUALITY).encode_image(picture).context("cannot encode a picture")?;
+    Ok(html! { figure { img alt=(name) src=(page::source("jpeg", &jpeg)); (captions(name, caption)) } })
 }
 
 fn captions(name: &str, caption: &[String]) -> Markup {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::failure::Failure;
-use crate::images::{Why, is_picture};
+use crate::images::{Why, is_picture, known_as};
 use crate::{files, interrupt};
 
 /// What is written.
@@ -95,18 +95,23 @@ impl Kind {
         }
     }
 
-    /// Whether a file that begins so may be replaced.
+    /// Whether a file that begins so may be replaced: it is of this kind, or of none that is known.
     fn fits(self, start: &[u8]) -> bool {
-        let text = std::str::from_utf8(start).map_or_else(|error| &start[..error.valid_up_to()], |_| start);
-        let is_text = start.len() - text.len() < 4 && !text.contains(&0);
-        let trimmed = text.trim_ascii_start().to_ascii_lowercase();
-        start.is_empty()
-            || match self {
-                Self::Embeddings => start.starts_with(b"PAR1"),
-                Self::Page => trimmed.starts_with(b"<!doctype html") || trimmed.starts_with(b"<html"),
-                Self::Events => trimmed.starts_with(b"{"),
-                Self::Summary => is_text,
-            }
+        let own: &[&[u8]] = match self {
+            Self::Embeddings => &[b"PAR1"],
+            Self::Page => &[b"<!DOCTYPE html", b"<!doctype html", b"<html"],
+            Self::Events => &[b"{"],
+            Self::Summary => &[],
+        };
+        let page: &[&[u8]] = &[b"<!DOCTYPE html", b"<!doctype html", b"<html"];
+        let text = start.trim_ascii_start();
+        let is_own = own.iter().any(|own| text.starts_with(own));
+        let starts: [&[u8]; 8] =
+            [b"PAR1", b"PK\x03\x04", b"\x1F\x8B", b"SQLite format 3", b"%PDF", b"\x7FELF", b"ARROW1", b"\x93NUMPY"];
+        let known = image::guess_format(start).is_ok()
+            || known_as(start).is_some()
+            || starts.iter().chain(page).any(|known| text.starts_with(known));
+        is_own || !known
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use image::RgbImage;
 use maud::html;
-use serde_json::json;
+use serde::Serialize;
 
 use super::asking::{Trained, judge, thumbnail};
 use super::output::{Kind, Output};
@@ -20,7 +20,7 @@ use crate::embeddings::{self, Embeddings};
 use crate::failure::Failure;
 use crate::files;
 use crate::finder::{Answer, Asked, Finder, Wish};
-use crate::images::{Decoded, PassedOver, Wanted, decode_for, read_from, read_picture};
+use crate::images::{Counted, Decoded, PassedOver, Wanted, decode_for, read_from, read_picture};
 use crate::interrupt;
 use crate::pipeline::Project;
 use crate::search::Graph;
@@ -108,6 +108,16 @@ struct Question {
     picture: Option<RgbImage>,
 }
 
+/// An answer for programs.
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(flatten)]
+    answer: &'a Answer,
+    /// In the folders searched.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    passed_over: &'a [Counted],
+}
+
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     arguments.check()?;
     let project = session.project(&Variation::default())?;
@@ -127,17 +137,14 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         let asked = Asked { name: question.name.clone(), vector: &question.vector, id: question.id };
         answers.push((gallery.finder.answer(&asked, &wish)?, question.picture));
     }
+    let passed_over = gallery.passed_over.counted();
     for (answer, picture) in &answers {
         if arguments.json {
-            session.print_json(answer)?;
+            session.print_json(&Row { answer, passed_over: &passed_over })?;
         } else {
             session.screen.print(&gallery.table(answer));
             draw::strip(picture.as_ref(), &answer.results, &gallery.folder);
         }
-    }
-    let passed_over = gallery.passed_over.counted();
-    if arguments.json && !(passed_over.is_empty() && gallery.bad.is_empty()) {
-        session.print_json(&json!({"bad": gallery.bad, "passed_over": passed_over}))?;
     }
     if let Some(page) = page {
         page.write_bytes(gallery.page(&answers)?.as_bytes())?;

@@ -64,9 +64,9 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 
 fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result<()> {
     let bar = session.screen.progress("verify").bytes("reading", 0);
-    let damage = project.store.verify(|bytes| bar.inc(bytes))?;
+    let mut damage = project.store.verify(|bytes| bar.inc(bytes))?;
     drop(bar);
-    let findings = find(project, &damage)?;
+    let findings = find(project, &mut damage)?;
     let loose = damage.blobs.len();
     if arguments.json {
         let rows = findings.iter().map(|finding| {
@@ -107,7 +107,7 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
     Err(Failure::Damaged(message.to_owned()).into())
 }
 
-fn find(project: &Project, damage: &Damage) -> Result<Vec<Finding>> {
+fn find(project: &Project, damage: &mut Damage) -> Result<Vec<Finding>> {
     let laid = project.store.all_laid()?;
     let mut findings = Vec::new();
     for (record, files) in &damage.results {
@@ -163,8 +163,8 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
         }
     })?;
     judge(&reports)?;
-    let left = project.store.verify(|_| ())?;
-    if find(project, &left)?.is_empty() && left.is_none() {
+    let mut left = project.store.verify(|_| ())?;
+    if find(project, &mut left)?.is_empty() && left.is_none() {
         return readable(&left);
     }
     Err(Failure::Damaged("something was damaged again while it was repaired; run this once more".to_owned()).into())
@@ -191,7 +191,7 @@ fn put_back(session: &Session, project: &Project, name: &str) -> Result<()> {
 fn readable(damage: &Damage) -> Result<()> {
     match damage.unreadable.len() {
         0 => Ok(()),
-        count => bail!("{count} stored files cannot be read:{}", first_of(SHOWN, &damage.unreadable)),
+        count => bail!("{count} files cannot be read:{}", first_of(SHOWN, &damage.unreadable)),
     }
 }
 

@@ -26,6 +26,27 @@ fn folder_of_results(out: &str) -> Option<PathBuf> {
 /// Rounds of merges (`<<`) in merges.
 const MERGES: usize = 64;
 
+/// Open brackets, those in strings and comments too: the parsers take long over more.
+const BRACKETS: usize = 500;
+
+/// The line at which more brackets are open than any manifest has.
+fn nests_at(text: &str) -> Option<usize> {
+    let mut open = 0usize;
+    for (number, line) in text.lines().enumerate() {
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            if open > BRACKETS {
+                return Some(number + 1);
+            }
+        }
+    }
+    None
+}
+
 struct Reader<'a> {
     positions: Positions<'a>,
     kinds: &'static [Kind],
@@ -92,6 +113,10 @@ pub(super) fn parse(
     profile: Option<&str>,
     sets: &[String],
 ) -> Checked<Manifest> {
+    if let Some(line) = nests_at(text) {
+        let message = format!("{source}, line {line}: brackets stand in each other more than {BRACKETS} deep");
+        return Err(ManifestError::new(message, None));
+    }
     let reader = Reader { positions: Positions::of(source, text), kinds, known: RefCell::default() };
     if let Some(place) = reader.positions.too_deep.clone() {
         let message = format!("lists and mappings stand in each other more than {DEPTH} deep here");
@@ -303,7 +328,7 @@ impl Reader<'_> {
     fn value(&self, text: &str, origin: &Origin) -> Checked<Value> {
         let wrong = |why: &str| self.error_at(why, origin, Side::Value);
         // In a list, nothing of it can be taken for a comment or a second value.
-        match serde_yaml::from_str::<Value>(&format!("[{text}]")) {
+        match serde_yaml::from_str::<Value>(&format!("[{text}\n]")) {
             Ok(Value::Sequence(mut list)) if list.len() < 2 => Ok(list.pop().unwrap_or_default()),
             Ok(_) => Err(wrong("this is more than one value; write a list as [a, b]")),
             Err(_) if text.contains('#') => Err(wrong("the value is not valid YAML: `#` begins a comment")),

@@ -1,5 +1,7 @@
 //! A pipeline of two stages that are made for it.
 
+mod model;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -60,11 +60,12 @@ const MOST_DIMENSIONS: usize = 1 << 16;
 /// Layers of a graph: a layer has a small share of the vectors of the one below.
 const MOST_LAYERS: i16 = 64;
 
-/// Walks the graph as usearch 2.26 writes it: (rows, columns: u32), rows of bytes, a head of 64 bytes, the graph's head
+/// Walks the graph as usearch 2.26 writes it: (rows, columns: u32), rows of bytes, a head of 64 bytes like that of `like`,
+/// an index of the same kind without vectors, the graph's head
 /// (size, links, links in the lowest layer, top layer, entry: u64), the layers of each vector (i16), and then for each
 /// vector its key (u64), its layers (i16), and for each layer a count and room for so many slots (u32). The library itself
 /// trusts all of that. `None` where something is not as it should be.
-fn links_are_sound(bytes: &[u8], header: &Header) -> Option<()> {
+fn links_are_sound(bytes: &[u8], header: &Header, like: &[u8]) -> Option<()> {
     fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
         Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize)
     }
@@ -74,7 +75,13 @@ fn links_are_sound(bytes: &[u8], header: &Header) -> Option<()> {
     let sound = |holds: bool| holds.then_some(());
     let (count, m) = (header.vectors, header.parameters.m);
     sound((u32_at(bytes, 0)?, u32_at(bytes, 4)?) == (count, header.dimension))?;
-    let head = 8usize.checked_add(count.checked_mul(header.dimension)?)?.checked_add(64)?;
+    let kind = 8usize.checked_add(count.checked_mul(header.dimension)?)?;
+    let (own, like) = (bytes.get(kind..kind + 64)?, like.get(8..8 + 64)?);
+    // Magic and major version; kinds of distance, number, key and slot; how many vectors, how many removed, dimensions.
+    sound(own[..9] == like[..9] && own[13..17] == like[13..17] && own[41..].iter().all(|byte| *byte == 0))?;
+    let said = [17, 25, 33].map(|at| u64_at(own, at));
+    sound(said == [Some(count as u64), Some(0), Some(header.dimension as u64)])?;
+    let head = kind + 64;
     let number = |place: usize| u64_at(bytes, head + 8 * place);
     let (links, lowest, top, entry) = (number(1)?, number(2)?, number(3)?, number(4)?);
     sound(number(0)? == count as u64 && links == m as u64 && lowest == 2 * m as u64)?;
@@ -177,6 +184,15 @@ impl Graph {
         Ok(Self { index: Index::new(&options).map_err(said)?, header })
     }
 
+    /// What an index of the same kind looks like without vectors.
+    fn unlinked(header: &Header) -> Result<Vec<u8>> {
+        let mut graph = Self::empty(header.clone())?;
+        graph.measure_by_our_distance();
+        let mut bytes = vec![0; graph.index.serialized_length()];
+        graph.index.save_to_buffer(&mut bytes).map_err(said)?;
+        Ok(bytes)
+    }
+
     fn measure_by_our_distance(&mut self) {
         let distance = squared_distance(self.header.dimension);
         self.index.change_metric::<i8>(Box::new(move |a, b| {
@@ -225,7 +241,7 @@ impl Graph {
                 path.display()
             ));
         }
-        let fits = header.fits() && links_are_sound(links, &header).is_some();
+        let fits = header.fits() && links_are_sound(links, &header, &Self::unlinked(&header)?).is_some();
         if !fits {
             return Err(damaged!("{} is damaged: its links lead nowhere", path.display()));
         }

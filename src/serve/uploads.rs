@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{HeaderMap, StatusCode, header};
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -94,6 +95,15 @@ fn is_form(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("multipart/form-data"))
 }
 
+/// The picture in a form that came as `body` with this content type.
+pub fn picture_of_form(kind: &str, body: Vec<u8>) -> Result<Vec<u8>, Problem> {
+    let request = Request::builder().header(header::CONTENT_TYPE, kind).body(Body::from(body));
+    let request = request.map_err(|error| Problem::invalid(error.to_string()))?;
+    // All of it is there: nothing is waited for.
+    let bytes = field(request).now_or_never().ok_or_else(|| Problem::invalid("the form does not end"))??;
+    Ok(bytes.to_vec())
+}
+
 /// What the field of a form that is asked for holds; others are let go by.
 async fn field(request: Request) -> Result<Bytes, Problem> {
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| Problem::invalid(error.body_text()))?;
@@ -119,11 +129,8 @@ mod tests {
             format!("--b\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"f\"\r\n\r\n{value}\r\n")
         };
         let body: String = fields.iter().map(part).collect::<String>() + "--b--\r\n";
-        let request = Request::builder().header(header::CONTENT_TYPE, "multipart/form-data; boundary=b");
-        let request = request.body(Body::from(body)).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let bytes = runtime.block_on(field(request));
-        bytes.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()).map_err(|problem| format!("{problem:?}"))
+        let bytes = picture_of_form("multipart/form-data; boundary=b", body.into());
+        bytes.map(|bytes| String::from_utf8(bytes).unwrap()).map_err(|problem| format!("{problem:?}"))
     }
 
     #[test]

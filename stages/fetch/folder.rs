@@ -1,7 +1,7 @@
 //! A folder of pictures, one folder a class, as torchvision's `ImageFolder` wants it; or such folders for `train`, `val`
 //! and `test` side by side.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,6 @@ use similiai::failure::first_of;
 use similiai::images::{OnBadImage, PassedOver, Why, is_picture};
 use similiai::listing::{self, Skipped, is_list, part};
 use similiai::stage::{Context, Inputs};
-use similiai::text::legible_name;
 use unicode_normalization::UnicodeNormalization;
 
 /// Bad pictures that an error names.
@@ -24,12 +23,21 @@ struct Picture {
     name: String,
 }
 
+impl Picture {
+    /// With its part, where there are parts.
+    fn class(&self) -> &str {
+        self.name.rsplit_once('/').map_or("", |(class, _)| class)
+    }
+}
+
 /// What was found below a folder.
 #[derive(Default)]
 struct Found {
     /// By name.
     pictures: Vec<Picture>,
     passed_over: PassedOver,
+    /// Classes of which something cannot be opened.
+    spoilt: BTreeSet<String>,
 }
 
 /// All pictures below `source`, and what is passed over there.
@@ -96,7 +104,7 @@ impl Found {
         {
             Ok(names) => sorted(names),
             Err(error) => {
-                self.unreadable(folder, &error);
+                self.spoil(class, folder, &error);
                 return Ok(());
             }
         };
@@ -108,7 +116,7 @@ impl Found {
             // The file itself is opened later: a look is quick, and tells most of what can be wrong.
             match path.metadata() {
                 Err(error) if is_picture(&path) || error.kind() != std::io::ErrorKind::NotFound => {
-                    self.unreadable(&path, &error);
+                    self.spoil(class, &path, &error);
                 }
                 Err(_) => self.passed_over.add(&path, Why::of_name(&path)),
                 Ok(metadata) if metadata.is_dir() => self.passed_over.add(&path, Why::Misplaced),
@@ -130,6 +138,11 @@ impl Found {
         self.passed_over.add(path, Why::Unreadable(error.to_string()));
     }
 
+    fn spoil(&mut self, class: &str, path: &Path, error: &std::io::Error) {
+        self.spoilt.insert(class.nfc().collect());
+        self.unreadable(path, error);
+    }
+
     /// Fails where something cannot be opened, unless that is to be left out, and where nothing is left.
     fn judge(&self, source: &Path, on_bad_image: OnBadImage) -> Result<()> {
         let bad = self.passed_over.each().into_iter().filter(|(_, why)| matches!(why, Why::Unreadable(_)));
@@ -139,6 +152,13 @@ impl Found {
             return Err(damaged!(
                 "{count} files or folders cannot be opened; mend or remove them, or leave them out with on_bad_image: \
                  skip:{named}"
+            ));
+        }
+        let has_any = |class: &&String| self.pictures.iter().any(|picture| picture.class() == **class);
+        if let Some(empty) = self.spoilt.iter().find(|class| !has_any(class)) {
+            let named = first_of(NAMED, &bad);
+            return Err(damaged!(
+                "no picture of class `{empty}` can be opened; mend them, or take the class away:{named}"
             ));
         }
         if self.pictures.is_empty() {
@@ -187,15 +207,17 @@ pub fn digest(source: &Path, on_bad_image: OnBadImage, inputs: &Inputs) -> Resul
     let mut found = find(source)?;
     found.judge(source, on_bad_image)?;
     let mut hasher = blake3::Hasher::new();
-    let mut unreadable = Vec::new();
-    for Picture { path, name } in &found.pictures {
-        match inputs.file_digest(path) {
-            Ok(digest) => drop(hasher.update(format!("{name}\0{digest}\n").as_bytes())),
-            Err(error) => unreadable.push((path.clone(), format!("{}", error.root_cause()))),
+    for picture in std::mem::take(&mut found.pictures) {
+        match inputs.file_digest(&picture.path) {
+            Ok(digest) => {
+                hasher.update(format!("{}\0{digest}\n", picture.name).as_bytes());
+                found.pictures.push(picture);
+            }
+            Err(error) => match error.downcast::<std::io::Error>() {
+                Ok(error) => found.spoil(picture.class(), &picture.path, &error),
+                Err(error) => return Err(error),
+            },
         }
-    }
-    for (path, why) in unreadable {
-        found.passed_over.add(&path, Why::Unreadable(why));
     }
     found.judge(source, on_bad_image)?;
     for (path, why) in found.passed_over.each() {
@@ -207,26 +229,18 @@ pub fn digest(source: &Path, on_bad_image: OnBadImage, inputs: &Inputs) -> Resul
 pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Result<()> {
     let mut found = find(source)?;
     let bar = context.bar("pictures", found.pictures.len() as u64);
-    let mut classes: HashMap<String, bool> = HashMap::new();
-    for Picture { path, name } in std::mem::take(&mut found.pictures) {
+    for picture in std::mem::take(&mut found.pictures) {
         context.go_on()?;
-        let class = name.rsplit_once('/').map_or("", |(class, _)| class).to_owned();
-        let has_any = classes.entry(class).or_default();
-        match std::fs::read(&path) {
+        match std::fs::read(&picture.path) {
             Ok(bytes) => {
-                context.outputs.write(&name, &bytes)?;
-                *has_any = true;
-                found.pictures.push(Picture { path, name });
+                context.outputs.write(&picture.name, &bytes)?;
+                found.pictures.push(picture);
             }
-            Err(error) => found.unreadable(&path, &error),
+            Err(error) => found.spoil(picture.class(), &picture.path, &error),
         }
         bar.inc(1);
     }
     found.judge(source, on_bad_image)?;
-    if let Some((empty, _)) = classes.into_iter().filter(|(_, has_any)| !has_any).min() {
-        let empty = legible_name(&empty);
-        return Err(damaged!("no picture of class `{empty}` can be opened; mend them, or take the class away"));
-    }
     leave(found.passed_over, source, context)
 }
 

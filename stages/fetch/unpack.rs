@@ -269,7 +269,10 @@ fn fault(error: &std::io::Error, what: String) -> anyhow::Error {
 fn nothing_but(reader: &mut impl Read, filler: Option<u8>, name: &str) -> Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
-        let count = reader.read(&mut buffer).map_err(|error| broken(name, &error))?;
+        let count = reader.read(&mut buffer).map_err(|error| {
+            let what = format!("{name}: there are bytes after the end of the archive, or it is damaged there");
+            fault(&error, what)
+        })?;
         if count == 0 {
             return Ok(());
         }

@@ -100,7 +100,8 @@ impl Checkpoint {
         Ok(best)
     }
 
-    fn read(bytes: &[u8]) -> Result<(Self, KeyDocument)> {
+    /// What [`Checkpoint::save`] kept.
+    pub fn read(bytes: &[u8]) -> Result<(Self, KeyDocument)> {
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let about = metadata.metadata().as_ref().and_then(|entries| entries.get(ABOUT)).context("no metadata")?;
         let tensors = SafeTensors::deserialize(bytes)?;

@@ -15,7 +15,7 @@ fn refused(bytes: &[u8], reasons: &[&str]) {
     }
     assert!(!project.path("artifacts/fetch").exists(), "{reasons:?}");
     let left = similiai::files::list(&project.path("artifacts")).unwrap();
-    assert_eq!(left, [".cache/lock", ".cache/seen.json"], "{reasons:?}");
+    assert_eq!(left, [".cache/lock", ".cache/seen"], "{reasons:?}");
 }
 
 fn refused_with(extra: Member, reasons: &[&str]) {
@@ -58,7 +58,7 @@ fn special_files() {
     for kind in [tar::EntryType::Symlink, tar::EntryType::Link, tar::EntryType::Char, tar::EntryType::Fifo] {
         refused_with(
             Member { path: "c/data_batch_2.bin".into(), kind, bytes: Vec::new() },
-            &["c/data_batch_2.bin", "a link, a device"],
+            &["c/data_batch_2.bin", if kind == tar::EntryType::Link { "is a link" } else { "a device" }],
         );
     }
 }
@@ -127,19 +127,19 @@ fn a_gzip_bomb() {
 fn digests_that_do_not_match() {
     let project = Project::new();
     let zeros = "0".repeat(64);
-    let outcome = project.similiai(&format!("run fetch --set fetch.sha256=\"{zeros}\""));
+    let outcome = project.similiai(&format!("run fetch --set fetch.sha256={zeros}"));
     assert_eq!(outcome.status, 4, "{}", outcome.stderr);
     assert!(outcome.stderr.contains("its sha256 is") && outcome.stderr.contains(&zeros), "{}", outcome.stderr);
     assert!(!project.path("artifacts/fetch").exists());
     assert_eq!(project.similiai("run fetch --set fetch.md5=xyz").status, 2);
-    let outcome = project.similiai(&format!("run fetch --set fetch.contents=\"{zeros}\""));
+    let outcome = project.similiai(&format!("run fetch --set fetch.contents={zeros}"));
     assert_eq!(outcome.status, 4, "{}", outcome.stderr);
     assert!(outcome.stderr.contains("what it holds is") && !project.path("artifacts/fetch").exists());
     // What it holds has the digest of the result, however it is packed.
     let events = project.succeed("run fetch --json");
     let last: serde_json::Value = serde_json::from_str(events.lines().last().unwrap()).unwrap();
     let digest = last["stages"][0]["digest"].as_str().unwrap();
-    project.succeed(&format!("run fetch --force --set fetch.contents=\"{digest}\""));
+    project.succeed(&format!("run fetch --force --set fetch.contents={digest}"));
 }
 
 #[test]

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod archives;
+mod bomb;
 mod cache;
 mod download;
 mod fixture;
+mod forged;
 mod killed;
+mod outside;
 mod own;
 mod people;
 mod pictures;

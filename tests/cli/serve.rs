@@ -46,7 +46,7 @@ impl Server {
     }
 
     fn send(&self, head: &str, body: &[u8]) -> Reply {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let mut stream = TcpStream::connect(self.address.split('/').next().unwrap()).unwrap();
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let request = [format!("{head}\r\n{length}Connection: close\r\n\r\n").as_bytes(), body].concat();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -201,14 +201,14 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
     let whole = encoded(&picture(0, 0), ImageFormat::Png);
     let large = encoded(&DynamicImage::from(RgbImage::new(1100, 1000)), ImageFormat::Png);
     refused(post(b"no picture at all"), 415, "no-picture", "begins neither as PNG");
-    refused(post(b""), 415, "no-picture", "begins neither as PNG");
+    refused(post(b""), 415, "no-picture", "the file is empty");
     refused(post(&whole[..whole.len() / 2]), 422, "broken-picture", "truncated");
     refused(post(&large), 413, "too-many-pixels", "1100 × 1000 pixels, more than the 1 million");
     refused(post(&[0; 100_001]), 413, "too-many-bytes", "more than 100.0 kB");
     let form_of = |bytes: Vec<u8>| server.post("/api/search", "multipart/form-data; boundary=x", &bytes);
-    refused(form_of(form("picture", &whole)), 400, "invalid", "one field, called `image`");
+    refused(form_of(form("picture", &whole)), 400, "invalid", "no field called `image`");
     let two = [&form("image", &whole)[..form("image", &whole).len() - 7], &form("image", &whole)].concat();
-    refused(form_of(two), 400, "invalid", "one field, called `image`");
+    refused(form_of(two), 400, "invalid", "no field called `image`");
     refused(form_of(b"--x".to_vec()), 400, "invalid", "");
     for (path, status, said) in [
         ("/api/search?id=100", 404, "ids go from 0 to 99"),
@@ -344,4 +344,68 @@ fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
     std::fs::remove_file(&file).unwrap();
     std::fs::write(&file, b"another").unwrap();
     assert_eq!(server.get(image).body, before);
+}
+
+#[test]
+fn a_bomb_costs_itself_and_nothing_else() {
+    let project = trained();
+    let server = Server::start(&project, "");
+    for groups in [16_000, 3] {
+        let reply = server.post("/api/search", "image/webp", &crate::bomb::webp(groups));
+        assert_eq!(reply.status, if groups == 3 { 200 } else { 422 }, "{}", String::from_utf8_lossy(&reply.body));
+        if groups > 3 {
+            assert!(reply.json()["detail"].as_str().unwrap().contains("the decoder needed more than"));
+        }
+    }
+    assert_eq!(server.get("/healthz").status, 200);
+    assert_eq!(server.stop(), 143);
+}
+
+#[test]
+fn below_a_prefix_of_a_proxy() {
+    let project = trained();
+    let server = Server::start(&project, "--base-path /pictures/ --token 0123456789abcdef");
+    assert!(server.address.ends_with("/pictures"), "{}", server.address);
+    let ask = |path: &str| {
+        server.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer 0123456789abcdef"), &[])
+    };
+    // Whether the proxy passes the prefix on or takes it away.
+    for prefix in ["/pictures", ""] {
+        let answer = ask(&format!("{prefix}/api/search?id=3")).json();
+        let image = answer["results"][0]["image"].as_str().unwrap().to_owned();
+        assert!(image.starts_with("/pictures/api/images/"), "{image}");
+        assert_eq!(ask(&image).status, 200);
+        let page = ask(&format!("{prefix}/"));
+        let text = String::from_utf8(page.body).unwrap();
+        assert!(page.status == 200 && !text.contains("=\"/"), "{text}");
+    }
+    let moved = ask("/pictures?id=3");
+    assert_eq!((moved.status, moved.header("location")), (303, Some("/pictures/?id=3")));
+    let entered = server.get("/pictures/?token=0123456789abcdef&id=3");
+    assert_eq!((entered.status, entered.header("location")), (303, Some("/pictures/?id=3")));
+    assert!(entered.header("set-cookie").unwrap().ends_with("Path=/pictures/"));
+    assert_eq!(ask("/pictures/api/openapi.json").json()["servers"][0]["url"], "/pictures");
+    assert_eq!(ask("/picturesque").status, 404);
+    let project = Project::new();
+    for wrong in ["pictures", "//x", "/a b", "/x?y"] {
+        let mut command = project.command();
+        let status = command.args(["serve", "--port", "0", "--base-path", wrong]).status().unwrap();
+        assert_eq!(status.code(), Some(2), "{wrong}");
+    }
+}
+
+#[test]
+fn forms_and_validators_as_browsers_and_proxies_send_them() {
+    let project = trained();
+    let server = Server::start(&project, "");
+    let png = encoded(&picture(3, 1), ImageFormat::Png);
+    let other = b"--x\r\nContent-Disposition: form-data; name=\"csrf\"\r\n\r\nsecret\r\n";
+    let reply =
+        server.post("/api/search", "multipart/form-data; boundary=x", &[&other[..], &form("image", &png)].concat());
+    assert_eq!(reply.status, 200, "{}", String::from_utf8_lossy(&reply.body));
+    let tag = server.get("/api/images/3.png").header("etag").unwrap().to_owned();
+    for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", W/{tag}"), "*".to_owned()] {
+        let head = format!("GET /api/images/3.png HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: {known}");
+        assert_eq!(server.send(&head, &[]).status, 304, "{known}");
+    }
 }

@@ -96,7 +96,7 @@ fn a_damaged_checkpoint_is_not_gone_on_from_and_neither_is_one_where_a_run_is_fo
     std::fs::write(&checkpoint, bytes).unwrap();
     std::fs::remove_dir_all(project.path("artifacts/.cache/results")).unwrap();
     let outcome = project.similiai("run train");
-    assert!(outcome.stderr.contains("is damaged and passed over"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("is damaged and ignored"), "{}", outcome.stderr);
     assert!(model(&project) == before);
     let outcome = project.similiai("run train --force");
     assert!(outcome.status == 0 && !outcome.stderr.contains("goes on"), "{}", outcome.stderr);

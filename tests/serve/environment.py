@@ -23,6 +23,14 @@ def enter():
     os.execv(python, [str(python), *sys.argv])
 
 
+def megabytes(process, name):
+    try:
+        with open(f"/proc/{process}/status") as status:
+            return next((int(line.split()[1]) for line in status if line.startswith(name + ":")), 0) / 1000
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 class Server:
     """`similiai serve` on a free port, in the folder that is worked in."""
 
@@ -39,9 +47,21 @@ class Server:
         self.process.terminate()
         self.process.wait()
 
+    def workers(self):
+        """The processes that decode pictures for it."""
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children") as children:
+            found = set(children.read().split())
+        for thread in os.listdir(f"/proc/{self.process.pid}/task"):
+            try:
+                with open(f"/proc/{self.process.pid}/task/{thread}/children") as children:
+                    found |= set(children.read().split())
+            except FileNotFoundError:
+                pass
+        return found
+
     def megabytes(self, name="VmRSS"):
-        with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith(name + ":")) / 1000
+        """Of the server and its workers together."""
+        return sum(megabytes(process, name) for process in [self.process.pid, *self.workers()])
 
     def threads(self):
         return len(os.listdir(f"/proc/{self.process.pid}/task"))

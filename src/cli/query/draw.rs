@@ -1,9 +1,14 @@
 //! Pictures on a terminal that can show them. No terminal is asked what it can: it might never answer.
 
+use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use icy_sixel::{DiffusionMethod, MethodForLargest, MethodForRep, PixelFormat, Quality, sixel_string};
@@ -17,6 +22,8 @@ const SIDE: u32 = 128;
 const GAP: u32 = 8;
 /// Lines of the terminal that a strip is high.
 const LINES: u32 = 8;
+/// For a terminal to take a piece of a picture.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Characters of a picture in one sequence of kitty's protocol.
 const PIECE: usize = 4096;
 
@@ -92,9 +99,37 @@ pub fn strip(query: Option<&RgbImage>, hits: &[Hit], folder: &Path) {
         let (left, top) = (place as u32 * (SIDE + GAP), (SIDE - picture.height()) / 2);
         imageops::replace(&mut strip, picture, left.into(), top.into());
     }
-    let shown = protocol.encode(strip).and_then(|text| Ok(writeln!(std::io::stdout(), "{text}")?));
+    let shown = protocol.encode(strip).and_then(|text| send(text + "\n"));
     if let Err(error) = shown {
         tracing::debug!("the pictures cannot be shown here: {error}");
+    }
+}
+
+/// Writes to the terminal, as long as it takes something: one that nobody reads must not keep the program.
+fn send(text: String) -> Result<()> {
+    static STUCK: AtomicBool = AtomicBool::new(false);
+    ensure!(!STUCK.load(Ordering::Relaxed), "the terminal takes nothing any more");
+    std::io::stdout().flush()?;
+    // Not by the standard library's stdout, which would stay locked.
+    let mut terminal = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let (taken, done) = channel();
+    std::thread::spawn(move || {
+        for piece in text.as_bytes().chunks(PIECE) {
+            // Nobody listens any more once it took too long.
+            if terminal.write_all(piece).is_err() || taken.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        match done.recv_timeout(PATIENCE) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                STUCK.store(true, Ordering::Relaxed);
+                bail!("the terminal takes nothing");
+            }
+        }
     }
 }
 

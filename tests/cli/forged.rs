@@ -1,0 +1,282 @@
+//! Files of the cache and of results that were altered, exchanged or forged: nothing wrong is believed, and nothing of
+//! people's is touched.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::fixture::{Project, contents, overwrite};
+
+fn store(content: &[u8], project: &Project) -> String {
+    let digest = blake3::hash(content).to_hex().to_string();
+    let path = project.path(&format!("artifacts/.cache/blobs/{}/{}", &digest[..2], &digest[2..]));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+    digest
+}
+
+/// The record of a stage, and where it is.
+fn record(project: &Project, stage: &str) -> (PathBuf, Value) {
+    let all = fs::read_dir(project.path("artifacts/.cache/results")).unwrap().map(|entry| entry.unwrap().path());
+    let read = |path: PathBuf| (path.clone(), serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap());
+    all.map(read).find(|(_, record)| record["document"]["stage"] == stage).unwrap()
+}
+
+/// As the cache would have written it.
+fn write_record(path: &PathBuf, mut record: Value) {
+    record.as_object_mut().unwrap().remove("checksum");
+    let name = format!("results/{}", record["key"].as_str().unwrap());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(name.as_bytes()).update(b"\0").update(record.to_string().as_bytes());
+    record["checksum"] = hasher.finalize().to_hex().as_str().into();
+    fs::write(path, record.to_string()).unwrap();
+}
+
+fn list(project: &Project, record: &Value) -> String {
+    let digest = record["digest"].as_str().unwrap();
+    fs::read_to_string(project.path(&format!("artifacts/.cache/blobs/{}/{}", &digest[..2], &digest[2..]))).unwrap()
+}
+
+#[test]
+fn a_stored_list_with_foreign_paths_is_none() {
+    let project = Project::new();
+    project.succeed("run split");
+    let home = project.path("home");
+    fs::create_dir_all(home.join("photos")).unwrap();
+    fs::write(home.join("diary.txt"), "mine").unwrap();
+    fs::write(home.join("photos/1.jpg"), "photo").unwrap();
+    let before = contents(&home);
+    let (path, sound) = record(&project, "split");
+    let evil = store(b"# written by a result\n", &project);
+    let absolute = home.join(".bashrc").display().to_string();
+    for foreign in [absolute.as_str(), "../../home/.bashrc", "a/../../../home/.bashrc"] {
+        let mut rows: Vec<String> = list(&project, &sound).lines().map(|row| format!("{row}\n")).collect();
+        rows.push(format!("{foreign}\0{}\0{evil}\n", b"# written by a result\n".len()));
+        rows.sort();
+        let mut forged = sound.clone();
+        forged["digest"] = store(rows.concat().as_bytes(), &project).into();
+        write_record(&path, forged);
+        let stdout = project.succeed("run split");
+        assert!(stdout.contains("split      ran"), "{foreign}: {stdout}");
+        assert!(contents(&home) == before, "{foreign}");
+        project.succeed("verify");
+    }
+}
+
+#[test]
+fn what_is_said_to_lie_elsewhere_is_not_taken_away() {
+    let project = Project::new();
+    project.succeed("run split");
+    fs::create_dir_all(project.path("home")).unwrap();
+    fs::write(project.path("home/split.csv"), "mine").unwrap();
+    let before = contents(&project.path("home"));
+    let path = project.path("artifacts/.cache/laid/split.json");
+    let laid: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for out in [project.path("home").display().to_string(), "home".to_owned(), "artifacts/../home".to_owned()] {
+        let mut forged = laid.clone();
+        forged.as_object_mut().unwrap().remove("checksum");
+        forged["out"] = out.clone().into();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"laid/split.json\0").update(forged.to_string().as_bytes());
+        forged["checksum"] = hasher.finalize().to_hex().as_str().into();
+        fs::write(&path, forged.to_string()).unwrap();
+        project.succeed("run split");
+        assert!(contents(&project.path("home")) == before, "{out}");
+    }
+}
+
+#[test]
+fn links_within_results_are_not_followed() {
+    let project = Project::new();
+    project.succeed("run prepare");
+    let home = project.path("home/cats");
+    fs::create_dir_all(home.join("holiday")).unwrap();
+    fs::write(home.join("diary.txt"), "mine").unwrap();
+    fs::write(home.join("holiday/1.jpg"), "photo").unwrap();
+    let before = contents(&home);
+    for linked in ["artifacts/prepare/cat", "artifacts/prepare", "artifacts/prepare/cat"] {
+        let path = project.path(linked);
+        fs::remove_dir_all(&path).unwrap();
+        symlink(&home, &path).unwrap();
+        let status = project.succeed("status");
+        assert!(status.contains("prepare    stale"), "{status}");
+        assert_eq!(project.similiai("verify").status, 4);
+        project.succeed("run prepare");
+        assert!(path.is_dir() && !path.is_symlink(), "{linked}");
+        assert!(contents(&home) == before, "{linked}");
+        project.succeed("verify");
+    }
+    // The link itself was kept aside.
+    let aside = fs::read_dir(project.path("artifacts/.cache/altered/prepare")).unwrap();
+    assert_eq!(aside.filter(|entry| entry.as_ref().unwrap().path().is_symlink()).count(), 3);
+    // A folder that the manifest names may be one.
+    project.edit_manifest("  prepare: {", "  prepare: {out: shared, ");
+    fs::create_dir(project.path("elsewhere")).unwrap();
+    symlink(project.path("elsewhere"), project.path("shared")).unwrap();
+    project.succeed("run prepare");
+    assert!(project.path("shared").is_symlink() && project.path("elsewhere/cat/00000.png").exists());
+    assert_eq!(project.states("run prepare")[1], "prepare cached");
+}
+
+#[test]
+fn altered_results_are_not_answered_from() {
+    let project = Project::new();
+    project.edit_manifest("  benchmark:", "  index: {uses: index, needs: [embed]}\n  benchmark:");
+    project.succeed("run all");
+    let refused = |file: &str, commands: &[&str]| {
+        let path = project.path(file);
+        let good = fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        overwrite(&path, &bad);
+        for command in commands {
+            let outcome = project.similiai(command);
+            assert_eq!(outcome.status, 4, "{file}: {command}: {}{}", outcome.stdout, outcome.stderr);
+            assert!(outcome.stderr.contains("run `similiai run"), "{}", outcome.stderr);
+        }
+        overwrite(&path, &good);
+        commands.iter().for_each(|command| drop(project.succeed(command)));
+    };
+    refused("artifacts/embed/embeddings.parquet", &["query --id 7", "query --id 7 --approximate"]);
+    refused("artifacts/train/model.safetensors", &["query --id 7", "query --id 8"]);
+    refused("artifacts/index/index.hnsw", &["query --id 7 --approximate"]);
+    refused("reports/results.json", &["metrics", "metrics --json"]);
+    // A stored file that was damaged is no run to be compared with.
+    fs::create_dir(project.path("before")).unwrap();
+    fs::copy(project.path("reports/queries.csv"), project.path("before/queries.csv")).unwrap();
+    project.succeed("metrics diff before benchmark");
+    let (_, benchmark) = record(&project, "benchmark");
+    let row = list(&project, &benchmark).lines().find(|row| row.starts_with("queries.csv\0")).unwrap().to_owned();
+    let digest = row.split('\0').nth(2).unwrap();
+    let blob = project.path(&format!("artifacts/.cache/blobs/{}/{}", &digest[..2], &digest[2..]));
+    let text = fs::read_to_string(&blob).unwrap();
+    fs::remove_file(&blob).unwrap();
+    fs::write(&blob, text.replacen("0.", "1.", 1)).unwrap();
+    let outcome = project.similiai("metrics diff before benchmark");
+    assert!(outcome.status == 4 && outcome.stderr.contains("is damaged"), "{}", outcome.stderr);
+}
+
+#[test]
+fn every_file_of_the_cache_is_checked_and_repaired() {
+    let project = Project::new();
+    fs::create_dir(project.path("photos")).unwrap();
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png"), project.path("photos/a.png")).unwrap();
+    project.succeed("run all");
+    // The second time its folder is there, and what the files look like is kept.
+    project.succeed("embed photos -o mine.parquet");
+    project.succeed("embed photos -o mine.parquet");
+    project.succeed("verify");
+    let all = similiai::files::list(&project.path("artifacts/.cache")).unwrap();
+    let kinds = [
+        "results/",
+        "laid/train.json",
+        "laid/train.index",
+        "seen",
+        "items/",
+        "people/items/",
+        "people/seen",
+        "history.jsonl",
+        "scratch/",
+        "scrub",
+        "blobs/",
+    ];
+    for kind in kinds {
+        let file = all.iter().find(|file| file.starts_with(kind)).unwrap_or_else(|| panic!("{kind}: {all:?}"));
+        let path = project.path(&format!("artifacts/.cache/{file}"));
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        overwrite(&path, &bytes);
+        let outcome = project.similiai("verify");
+        assert_eq!(outcome.status, 4, "{file}: {}", outcome.stdout);
+        project.succeed("verify --repair");
+        let stdout = project.succeed("verify");
+        assert!(stdout.contains(": 0 damaged") && stdout.lines().count() == 1, "{file}: {stdout}");
+    }
+    project.succeed("run all");
+}
+
+#[test]
+fn verify_writes_nothing() {
+    let project = Project::new();
+    project.succeed("run split");
+    let before = contents(&project.path("artifacts"));
+    let readable = |mode: &str| {
+        let path = project.path("artifacts");
+        assert!(std::process::Command::new("chmod").args(["-R", mode]).arg(path).status().unwrap().success());
+    };
+    readable("a-w");
+    let outcome = project.similiai("verify");
+    readable("u+w");
+    assert_eq!(outcome.status, 0, "{}", outcome.stderr);
+    assert!(contents(&project.path("artifacts")) == before);
+}
+
+#[test]
+fn models_that_training_does_not_make_are_refused() {
+    let project = Project::new();
+    project.succeed("run train");
+    let bytes = fs::read(project.path("artifacts/train/model.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png"), project.path("a.png")).unwrap();
+    let embed = |header: &Value| {
+        let mut text = header.to_string();
+        text.extend(std::iter::repeat_n(' ', text.len().next_multiple_of(8) - text.len()));
+        let forged = [&(text.len() as u64).to_le_bytes()[..], text.as_bytes(), &bytes[8 + length..]].concat();
+        fs::write(project.path("m.safetensors"), forged).unwrap();
+        project.similiai("embed a.png --model m.safetensors -o x.parquet")
+    };
+    assert_eq!(embed(&header).status, 0);
+    for (pointer, value) in [
+        ("/shift", Value::from(32)),
+        ("/shift", Value::from(1u64 << 62)),
+        ("/preparation/size", 0.into()),
+        ("/preparation/size", 20_000.into()),
+        ("/preparation/sharpen/radius", (-1).into()),
+        ("/preparation/sharpen/radius", 1e300.into()),
+        ("/preparation/sharpen/amount", 1e9.into()),
+        ("/dimension", 64.into()),
+        ("/calibration/learned", serde_json::json!([[0.0, 2.0], [1.0, -5.0]])),
+        ("/calibration/unseen", serde_json::json!([[1.0, 0.5], [0.0, 0.4]])),
+        ("/network", "original".into()),
+    ] {
+        let mut about: Value = serde_json::from_str(header["__metadata__"]["similiai"].as_str().unwrap()).unwrap();
+        *about.pointer_mut(pointer).unwrap() = value.clone();
+        let mut forged = header.clone();
+        forged["__metadata__"]["similiai"] = about.to_string().into();
+        let outcome = embed(&forged);
+        assert_eq!(outcome.status, 4, "{pointer} = {value}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("m.safetensors"), "{}", outcome.stderr);
+    }
+    let mut exchanged = header.clone();
+    let (one, two) = (header["block1.norm2.epsilon"].clone(), header["block2.norm2.offset"].clone());
+    (exchanged["block1.norm2.epsilon"], exchanged["block2.norm2.offset"]) = (two, one);
+    let outcome = embed(&exchanged);
+    assert!(outcome.status == 4 && outcome.stderr.contains("does not fit its network"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_working_folder_that_is_emptied_is_no_result() {
+    let project = Project::new();
+    // The training is long enough to be disturbed in its working folder.
+    project.succeed("run split");
+    let mut child = project.start("run train --set train.epochs=9999");
+    let working = || similiai::files::list(&project.path("artifacts/.cache/scratch/train")).unwrap_or_default();
+    while working().is_empty() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    // Another run finds it busy, also when the lock file is gone; its folder stays.
+    fs::remove_file(project.path("artifacts/.cache/lock")).unwrap();
+    let folders = || fs::read_dir(project.path("artifacts/.cache/tmp")).unwrap().count();
+    let before = folders();
+    assert!(before > 0);
+    project.succeed("gc --dry-run");
+    assert_eq!(folders(), before);
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}

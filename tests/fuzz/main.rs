@@ -1,0 +1,109 @@
+//! Every fuzz target for a moment, from its seeds and from what once crashed; `SIMILIAI_FUZZ_SECONDS` says for how long.
+//! With coverage, and for hours: `fuzz/run`.
+
+#![allow(dead_code, clippy::unwrap_used)]
+
+#[path = "../../stages/mod.rs"]
+mod stages;
+#[path = "../../fuzz/targets.rs"]
+mod targets;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use targets::{TARGETS, Target};
+
+/// For each target.
+const SECONDS: f64 = 0.5;
+/// Numbers on which parsers trip.
+const NUMBERS: [u64; 12] = [0, 1, 2, 127, 128, 255, 256, 65_535, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 62, u64::MAX];
+
+/// What means something in texts.
+const SIGNS: &[u8] = b"{}[]:,*&!#\"'<|>-0 \n";
+
+/// Inputs that once crashed a target, and sound ones.
+fn seeds(target: &Target) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target.name);
+    let found = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| fs::read(entry.ok()?.path()).ok());
+    (target.seeds)().into_iter().chain(found).collect()
+}
+
+/// A seed changed in some places.
+fn mutated(rng: &mut ChaCha8Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = seeds[rng.gen_range(0..seeds.len())].clone();
+    for _ in 0..rng.gen_range(1..6) {
+        let at = rng.gen_range(0..=bytes.len());
+        let end = (at + rng.gen_range(0..32)).min(bytes.len());
+        match rng.gen_range(0..8) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << rng.gen_range(0..8),
+            1 if at < bytes.len() => bytes[at] = rng.r#gen(),
+            2 => {
+                let width = [1, 2, 4, 8][rng.gen_range(0..4)];
+                let number = NUMBERS[rng.gen_range(0..NUMBERS.len())].wrapping_add(rng.gen_range(0..3));
+                let number = if rng.r#gen() { number.to_le_bytes() } else { number.to_be_bytes() };
+                let end = (at + width).min(bytes.len());
+                let length = end - at;
+                bytes[at..end].copy_from_slice(&number[..length]);
+            }
+            3 => drop(bytes.drain(at..end)),
+            4 => {
+                let piece = bytes[at..end].to_vec();
+                let to = rng.gen_range(0..=bytes.len());
+                bytes.splice(to..to, piece);
+            }
+            5 => bytes.truncate(at),
+            6 => {
+                let other = &seeds[rng.gen_range(0..seeds.len())];
+                let from = rng.gen_range(0..=other.len());
+                let piece = other[from..(from + rng.gen_range(0..64)).min(other.len())].to_vec();
+                bytes.splice(at..end, piece);
+            }
+            _ => {
+                let signs = (0..rng.gen_range(0..8)).map(|_| SIGNS[rng.gen_range(0..SIGNS.len())]);
+                let signs: Vec<u8> = signs.collect();
+                bytes.splice(at..end, signs);
+            }
+        }
+    }
+    bytes
+}
+
+#[test]
+fn no_target_crashes() {
+    similiai::worker::start_from(env!("CARGO_BIN_EXE_similiai").into());
+    let seconds = std::env::var("SIMILIAI_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let time = Duration::from_secs_f64(seconds.unwrap_or(SECONDS));
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz");
+    fs::create_dir_all(&folder).unwrap();
+    let only = std::env::var("SIMILIAI_FUZZ_TARGET").ok();
+    let mut failed = Vec::new();
+    for target in TARGETS.iter().filter(|target| only.as_ref().is_none_or(|only| *only == target.name)) {
+        let (seeds, start, mut runs) = (seeds(target), Instant::now(), 0);
+        if seeds.is_empty() {
+            continue;
+        }
+        // Other inputs each time: what is found is kept as a file.
+        let mut rng = ChaCha8Rng::from_entropy();
+        // What ends the whole process is still there afterwards.
+        let current = folder.join(target.name);
+        let mut inputs = seeds.clone().into_iter();
+        while start.elapsed() < time || runs < seeds.len() {
+            let input = inputs.next().unwrap_or_else(|| mutated(&mut rng, &seeds));
+            fs::write(&current, &input).unwrap();
+            if catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).is_err() {
+                let kept = folder.join(format!("{}-{}", target.name, &blake3::hash(&input).to_hex()[..12]));
+                fs::rename(&current, &kept).unwrap();
+                failed.push(kept);
+                break;
+            }
+            runs += 1;
+        }
+        println!("{}: {runs} inputs in {:.1} s", target.name, start.elapsed().as_secs_f64());
+    }
+    targets::clean();
+    assert!(failed.is_empty(), "these inputs crash their targets: {failed:?}");
+}
