@@ -402,8 +402,10 @@ fn arrows() -> Vec<Vec<u8>> {
         let batch = RecordBatch::try_from_iter(columns).expect("a batch");
         let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).expect("a stream");
         writer.write(&batch).expect("a batch");
-        return vec![writer.into_inner().expect("a stream")];
+        vec![writer.into_inner().expect("a stream")]
     }
     #[cfg(not(feature = "cloud"))]
-    Vec::new()
+    {
+        Vec::new()
+    }
 }

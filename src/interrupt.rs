@@ -35,14 +35,20 @@ pub fn listen() -> Result<()> {
 
 /// Runs `wait`, which may wait for ever for what comes from outside: a signal ends the process at once meanwhile.
 pub fn while_waiting<T>(wait: impl FnOnce() -> T) -> T {
+    /// Also where `wait` panics.
+    struct Waiting;
+    impl Drop for Waiting {
+        fn drop(&mut self) {
+            WAITING.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
     WAITING.fetch_add(1, Ordering::Relaxed);
+    let _waiting = Waiting;
     // Where one came before, the thread that listens has seen nobody wait.
     if let Some(signal) = signal() {
         std::process::exit(128 + signal);
     }
-    let got = wait();
-    WAITING.fetch_sub(1, Ordering::Relaxed);
-    got
+    wait()
 }
 
 /// The signal that has come.

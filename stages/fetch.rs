@@ -56,6 +56,9 @@ impl Default for Fetch {
 
 const SCHEMES: [&str; 3] = ["http", "https", "file"];
 
+/// What the key calls the content of the source.
+const ARCHIVE: &str = "archive";
+
 /// Where the archive is.
 enum Source {
     File(PathBuf),
@@ -102,7 +105,7 @@ impl Stage for Fetch {
             Source::File(path) => inputs.file_digest(&path)?,
             Source::Address(address) => address.to_string(),
         };
-        Ok([("archive".to_owned(), content)].into())
+        Ok([(ARCHIVE.to_owned(), content)].into())
     }
 
     fn run(&self, context: &Context) -> Result<()> {

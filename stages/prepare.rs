@@ -87,6 +87,13 @@ impl Stage for Prepare {
         let prepare = |original: &&Original| match original.prepared(&preparation) {
             Ok(image) => encode_png(&image, &BTreeMap::new()),
             Err(error) if matches!(error.downcast_ref(), Some(Unreadable::NoDecoder(_))) => Err(error),
+            // Another machine may manage it: a failure is not kept.
+            Err(error)
+                if matches!(error.downcast_ref(), Some(Unreadable::Demanding(_)))
+                    && self.on_bad_image == OnBadImage::Fail =>
+            {
+                Err(damaged!("{error:#}; remove it, or leave it out with on_bad_image: skip"))
+            }
             Err(error) if error.is::<Unreadable>() => Ok(format!("{BAD}{error:#}").into_bytes()),
             Err(error) => Err(error),
         };

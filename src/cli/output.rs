@@ -90,29 +90,45 @@ impl Kind {
         match self {
             Self::Embeddings => &["parquet"],
             Self::Page => &["html", "htm"],
-            Self::Events => &["ndjson", "jsonl", "json"],
+            Self::Events => &["ndjson", "jsonl"],
             Self::Summary => &["md"],
         }
     }
 
-    /// Whether a file that begins so may be replaced: it is of this kind, or of none that is known.
-    fn fits(self, start: &[u8]) -> bool {
-        let own: &[&[u8]] = match self {
-            Self::Embeddings => &[b"PAR1"],
-            Self::Page => &[b"<!DOCTYPE html", b"<!doctype html", b"<html"],
-            Self::Events => &[b"{"],
-            Self::Summary => &[],
-        };
-        let page: &[&[u8]] = &[b"<!DOCTYPE html", b"<!doctype html", b"<html"];
+    /// Whether a file that begins so is of this kind.
+    fn is_begun_by(self, start: &[u8]) -> bool {
         let text = start.trim_ascii_start();
-        let is_own = own.iter().any(|own| text.starts_with(own));
-        let starts: [&[u8]; 8] =
-            [b"PAR1", b"PK\x03\x04", b"\x1F\x8B", b"SQLite format 3", b"%PDF", b"\x7FELF", b"ARROW1", b"\x93NUMPY"];
-        let known = image::guess_format(start).is_ok()
-            || known_as(start).is_some()
-            || starts.iter().chain(page).any(|known| text.starts_with(known));
-        is_own || !known
+        match self {
+            Self::Embeddings => start.starts_with(b"PAR1"),
+            Self::Page => PAGES.iter().any(|page| text.starts_with(page)),
+            Self::Events => text.starts_with(b"{\"event\":"),
+            Self::Summary => !is_known(start) && !start.contains(&0),
+        }
     }
+
+    /// Whether a file that begins so may be replaced. One whose name says what it is must be of this kind.
+    fn may_replace(self, start: &[u8], has_ending: bool) -> bool {
+        start.is_empty() || self.is_begun_by(start) || !has_ending && !is_known(start)
+    }
+
+    /// The option by which people insist, where the command has it.
+    fn or_force(self) -> &'static str {
+        match self {
+            Self::Embeddings | Self::Page => ", or add --force",
+            Self::Events | Self::Summary => "",
+        }
+    }
+}
+
+const PAGES: [&[u8]; 3] = [b"<!DOCTYPE html", b"<!doctype html", b"<html"];
+
+/// Whether it is of a kind that is told by its first bytes.
+fn is_known(start: &[u8]) -> bool {
+    let starts: [&[u8]; 8] =
+        [b"PAR1", b"PK\x03\x04", b"\x1F\x8B", b"SQLite format 3", b"%PDF", b"\x7FELF", b"ARROW1", b"\x93NUMPY"];
+    image::guess_format(start).is_ok()
+        || known_as(start).is_some()
+        || starts.iter().chain(&PAGES).any(|known| start.trim_ascii_start().starts_with(known))
 }
 
 impl Output {
@@ -123,7 +139,10 @@ impl Output {
     pub fn new(path: &Path, kind: Kind, force: bool) -> Result<Self> {
         let usage = |why: String| Err(Failure::Usage(why).into());
         let shown = path.display();
-        let open = ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
+        let open = path.starts_with("/proc") || path.starts_with("/dev/fd") || {
+            let name = path.strip_prefix("/dev").ok().and_then(Path::to_str);
+            matches!(name, Some("stdin" | "stdout" | "stderr"))
+        };
         match path.metadata() {
             Ok(metadata) if metadata.is_dir() => return usage(format!("{shown} is a folder; name a file in it")),
             Ok(metadata) if !metadata.is_file() || open => return Ok(Self { path: path.to_owned(), special: true }),
@@ -135,9 +154,9 @@ impl Output {
         let of_picture = is_picture(path) || matches!(Why::of_name(path), Why::Kind(_));
         let of_another = of_picture || ENDINGS.contains(&ending.as_str());
         if of_another && !kind.endings().contains(&ending.as_str()) && !force {
-            let (what, right) = (kind.name(), kind.endings()[0]);
+            let (what, right, or_force) = (kind.name(), kind.endings()[0], kind.or_force());
             return usage(format!(
-                "{shown} is the name of another kind of file than {what}; end it in .{right}, or add --force"
+                "{shown} is the name of another kind of file than {what}; end it in .{right}{or_force}"
             ));
         }
         let path = target(path)?;
@@ -150,9 +169,9 @@ impl Output {
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
         };
-        if !kind.fits(&start) && !force {
-            let what = kind.name();
-            return usage(format!("{shown} holds something else than {what}; choose another name, or add --force"));
+        if !kind.may_replace(&start, !ending.is_empty()) && !force {
+            let (what, or_force) = (kind.name(), kind.or_force());
+            return usage(format!("{shown} holds something else than {what}; choose another name{or_force}"));
         }
         let folder = parent(&path);
         if !folder.exists() && !parent(folder).exists() {
@@ -229,10 +248,19 @@ mod tests {
         fs::write(at("old.parquet"), b"PAR1...").unwrap();
         fs::write(at("page.html"), b"\n<!DOCTYPE html>").unwrap();
         fs::write(at("notes.md"), "# Notes, é").unwrap();
+        fs::write(at("old"), "what it is cannot be told").unwrap();
+        fs::write(at("thesis.tex"), "\\documentclass{article}").unwrap();
+        fs::write(at("other.ndjson"), "{\"name\": 1}").unwrap();
+        fs::write(at("events.ndjson"), "{\"event\":\"started\"}").unwrap();
+        fs::write(at("empty.tex"), "").unwrap();
         for (name, kind) in [
             ("old.parquet", Kind::Embeddings),
             ("new.parquet", Kind::Embeddings),
             ("without-ending", Kind::Embeddings),
+            ("old", Kind::Embeddings),
+            ("old", Kind::Events),
+            ("empty.tex", Kind::Embeddings),
+            ("events.ndjson", Kind::Events),
             ("page.html", Kind::Page),
             ("notes.md", Kind::Summary),
             ("new/page.html", Kind::Page),
@@ -244,6 +272,10 @@ mod tests {
             ("new.png", Kind::Embeddings, "another kind of file"),
             ("new.HEIC", Kind::Page, "another kind of file"),
             ("old.parquet", Kind::Page, "another kind of file"),
+            ("thesis.tex", Kind::Embeddings, "holds something else"),
+            ("thesis.tex", Kind::Page, "holds something else"),
+            ("other.ndjson", Kind::Events, "holds something else"),
+            ("package.json", Kind::Events, "another kind of file"),
             ("photo", Kind::Summary, "holds something else"),
             ("photo", Kind::Events, "holds something else"),
         ] {

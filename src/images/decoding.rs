@@ -90,20 +90,23 @@ pub fn decode_large(bytes: &[u8], name: &str, wanted: &Wanted, most_pixels: u64)
 fn ask(bytes: &[u8], name: &str, wanted: &Wanted, most_pixels: u64, large: bool) -> Result<Decoded, Unreadable> {
     let pixels = if large { most_pixels } else { most_pixels.min(LARGE) };
     let allowance = Allowance {
-        // The file itself, and a copy of it in the form that its decoder reads.
-        memory: TABLES + A_PIXEL * pixels.max(LARGE) + 2 * bytes.len() as u64,
+        // The file itself, and copies of it in the form that its decoder reads.
+        memory: TABLES + A_PIXEL * pixels.max(LARGE) + 3 * bytes.len() as u64,
         seconds: SECONDS + (pixels / PIXELS_A_SECOND) as u32,
-        reply: ABOUT + 9 * pixels,
+        reply: ABOUT + 9 * pixels.max(LARGE),
     };
     let request = Request { name: name.to_owned(), most_pixels, large, wanted: wanted.clone() };
     let failed = |error: serde_json::Error| Unreadable::NoDecoder(error.to_string());
     let request = serde_json::to_vec(&request).map_err(failed)?;
     let reply = call(&TASK, &request, bytes, allowance).map_err(|lost| match lost {
         Lost::Unavailable(why) => Unreadable::NoDecoder(format!("no picture can be decoded here: its process {why}")),
-        lost => Unreadable::Broken(format!("{name} cannot be decoded: the decoder {lost}")),
+        lost => demanding(name, &lost),
     })?;
-    parse(&reply)
-        .unwrap_or_else(|| Err(Unreadable::Broken(format!("{name} cannot be decoded: the decoder {}", Lost::Nonsense))))
+    parse(&reply).unwrap_or_else(|| Err(demanding(name, &Lost::Nonsense)))
+}
+
+fn demanding(name: &str, lost: &Lost) -> Unreadable {
+    Unreadable::Demanding(format!("{name} cannot be decoded: the decoder {lost}"))
 }
 
 /// What workers do.

@@ -36,16 +36,20 @@ pub fn is_picture(path: &Path) -> bool {
 
 /// The bytes of a picture file.
 pub fn read_picture(path: &Path) -> Result<Vec<u8>> {
+    let name = path.display().to_string();
+    let read = || read_at_most(File::open(path).with_context(|| format!("cannot read {name}"))?, &name);
     // Opening a pipe waits for whoever writes into it.
-    let file = interrupt::while_waiting(|| File::open(path));
-    let file = file.with_context(|| format!("cannot read {}", path.display()))?;
-    read_from(file, &path.display().to_string())
+    if path.is_file() { read() } else { interrupt::while_waiting(read) }
 }
 
-/// The same of any source, called `name`.
+/// The same of a source that may wait for its bytes, called `name`.
 pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
+    interrupt::while_waiting(|| read_at_most(source, name))
+}
+
+fn read_at_most(source: impl Read, name: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = interrupt::while_waiting(|| source.take(MOST_BYTES + 1).read_to_end(&mut bytes));
+    let read = source.take(MOST_BYTES + 1).read_to_end(&mut bytes);
     read.with_context(|| format!("cannot read {name}"))?;
     if bytes.len() as u64 > MOST_BYTES {
         return Err(damaged!("{name} has more than {MOST_BYTES} bytes: no picture that is read here"));
@@ -63,6 +67,9 @@ pub enum Unreadable {
     TooManyPixels(String),
     #[error("{0}")]
     Broken(String),
+    /// Its decoder crashed, or took more memory or time than any picture should.
+    #[error("{0}")]
+    Demanding(String),
     /// It may be decoded only when no other large one is.
     #[error("it is large")]
     Large,

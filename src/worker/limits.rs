@@ -9,6 +9,14 @@ use rustix::time::{ClockId, clock_gettime};
 /// The signals that end a process which aborts, and one that used up its time.
 pub const ABORTED: i32 = signal_hook::consts::SIGABRT;
 pub const OUT_OF_TIME: i32 = signal_hook::consts::SIGXCPU;
+/// Those that a program brings upon itself.
+pub const CRASHES: [i32; 5] = [
+    signal_hook::consts::SIGSEGV,
+    signal_hook::consts::SIGBUS,
+    signal_hook::consts::SIGILL,
+    signal_hook::consts::SIGFPE,
+    signal_hook::consts::SIGTRAP,
+];
 
 /// Address space at rest, where the system tells; elsewhere what is surely enough.
 const AT_REST: u64 = 1 << 30;
@@ -44,7 +52,7 @@ fn set(resource: Resource, wanted: u64) -> io::Result<()> {
     Ok(setrlimit(resource, Rlimit { current: Some(current), maximum })?)
 }
 
-/// The system calls that are answered; all others fail.
+/// The system calls that are allowed; all others fail.
 #[cfg(target_os = "linux")]
 mod calls {
     use std::collections::BTreeMap;
@@ -98,7 +106,9 @@ mod calls {
         // Its own limits, and a signal to itself, by which a program aborts.
         let limit = |resource: u64| SeccompRule::new(vec![is(0, 0)?, is(1, resource)?]);
         rules.insert(libc::SYS_prlimit64, vec![limit(libc::RLIMIT_AS.into())?, limit(libc::RLIMIT_CPU.into())?]);
-        rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![is(0, std::process::id().into())?])?]);
+        let to_itself = || Ok::<_, BackendError>(vec![SeccompRule::new(vec![is(0, std::process::id().into())?])?]);
+        rules.insert(libc::SYS_tgkill, to_itself()?);
+        rules.insert(libc::SYS_tkill, to_itself()?);
         let denied = SeccompAction::Errno(libc::EPERM as u32);
         SeccompFilter::new(rules, denied, SeccompAction::Allow, machine)?.try_into().map(Some)
     }

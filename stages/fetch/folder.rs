@@ -5,13 +5,15 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use similiai::damaged;
 use similiai::failure::first_of;
 use similiai::images::{OnBadImage, PassedOver, Why, is_picture};
 use similiai::listing::{self, Skipped, is_list, part};
 use similiai::stage::{Context, Inputs};
 use unicode_normalization::UnicodeNormalization;
+
+use super::ARCHIVE;
 
 /// Bad pictures that an error names.
 const NAMED: usize = 5;
@@ -49,6 +51,8 @@ fn find(source: &Path) -> Result<Found> {
     }
     if parts.is_empty() {
         found.classes(source, None)?;
+    } else {
+        found.files_beside(source)?;
     }
     found.pictures.sort_by(|a, b| a.name.cmp(&b.name));
     let same = found.pictures.windows(2).find(|pair| pair[0].name == pair[1].name);
@@ -93,6 +97,18 @@ impl Found {
                 },
                 Ok(_) if is_picture(&path) => self.passed_over.add(&path, Why::Misplaced),
                 Ok(_) => self.passed_over.add(&path, Why::of_name(&path)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The files beside the folders of parts.
+    fn files_beside(&mut self, folder: &Path) -> Result<()> {
+        for name in entries(folder)? {
+            let path = folder.join(&name);
+            if !is_hidden(&name) && !path.is_dir() {
+                let why = if is_picture(&path) { Why::Misplaced } else { Why::of_name(&path) };
+                self.passed_over.add(&path, why);
             }
         }
         Ok(())
@@ -206,11 +222,11 @@ pub fn plain(class: &str, name: &str) -> Result<String, String> {
 pub fn digest(source: &Path, on_bad_image: OnBadImage, inputs: &Inputs) -> Result<String> {
     let mut found = find(source)?;
     found.judge(source, on_bad_image)?;
-    let mut hasher = blake3::Hasher::new();
+    let mut digest = Digest::default();
     for picture in std::mem::take(&mut found.pictures) {
         match inputs.file_digest(&picture.path) {
-            Ok(digest) => {
-                hasher.update(format!("{}\0{digest}\n", picture.name).as_bytes());
+            Ok(of_file) => {
+                digest.add(&picture.name, &of_file);
                 found.pictures.push(picture);
             }
             Err(error) => match error.downcast::<std::io::Error>() {
@@ -220,19 +236,39 @@ pub fn digest(source: &Path, on_bad_image: OnBadImage, inputs: &Inputs) -> Resul
         }
     }
     found.judge(source, on_bad_image)?;
-    for (path, why) in found.passed_over.each() {
-        hasher.update(format!("{path}\0{why}\n").as_bytes());
+    Ok(digest.finish(&found.passed_over, source))
+}
+
+#[derive(Default)]
+struct Digest(blake3::Hasher);
+
+impl Digest {
+    fn add(&mut self, name: &str, digest: &str) {
+        self.0.update(format!("{name}\0{digest}\n").as_bytes());
     }
-    Ok(hasher.finalize().to_hex().to_string())
+
+    /// Where the folder itself lies does not matter.
+    fn finish(mut self, passed_over: &PassedOver, source: &Path) -> String {
+        for (path, why) in passed_over.each() {
+            self.add(below(path, source), &why.to_string());
+        }
+        self.0.finalize().to_hex().to_string()
+    }
+}
+
+fn below<'a>(path: &'a str, source: &Path) -> &'a str {
+    Path::new(path).strip_prefix(source).ok().and_then(Path::to_str).unwrap_or(path)
 }
 
 pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Result<()> {
     let mut found = find(source)?;
     let bar = context.bar("pictures", found.pictures.len() as u64);
+    let mut digest = Digest::default();
     for picture in std::mem::take(&mut found.pictures) {
         context.go_on()?;
         match std::fs::read(&picture.path) {
             Ok(bytes) => {
+                digest.add(&picture.name, blake3::hash(&bytes).to_hex().as_str());
                 context.outputs.write(&picture.name, &bytes)?;
                 found.pictures.push(picture);
             }
@@ -241,6 +277,11 @@ pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Resul
         bar.inc(1);
     }
     found.judge(source, on_bad_image)?;
+    // A result stands for what its key names.
+    let expected = context.document.reads.get(ARCHIVE);
+    if expected.is_none_or(|expected| *expected != digest.finish(&found.passed_over, source)) {
+        bail!("{} has changed while it was copied; run again", source.display());
+    }
     leave(found.passed_over, source, context)
 }
 
@@ -250,10 +291,7 @@ pub fn leave(passed_over: PassedOver, source: &Path, context: &Context) -> Resul
         return Ok(());
     }
     passed_over.tell();
-    let row = |(path, why): (&str, &Why)| {
-        let below = Path::new(path).strip_prefix(source).unwrap_or(Path::new(path));
-        Skipped { source: below.display().to_string(), why: why.to_string() }
-    };
+    let row = |(path, why): (&str, &Why)| Skipped { source: below(path, source).to_owned(), why: why.to_string() };
     let rows: Vec<Skipped> = passed_over.each().into_iter().map(row).collect();
     context.outputs.write(listing::SKIPPED, &listing::to_bytes(&rows)?)?;
     context.pass_over(passed_over);

@@ -46,7 +46,7 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
     // Of several members one after the other, as parallel compressors write (RFC 1952, section 2.2).
     let mut gzip = MultiGzDecoder::new(BufReader::with_capacity(1 << 18, counted));
     let mut found: HashSet<String> = HashSet::new();
-    let mut pictures = Pictures { outputs, archive: name, linkable: HashMap::new() };
+    let mut pictures = Pictures { outputs, archive: name, packed: &packed, linked: 0, linkable: HashMap::new() };
     let mut passed_over = PassedOver::default();
     let (mut layout, mut depth) = (None, None);
     {
@@ -160,6 +160,9 @@ fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
 struct Pictures<'a> {
     outputs: &'a Outputs,
     archive: &'a str,
+    /// Bytes of the archive read, and of the pictures that links lead to.
+    packed: &'a Cell<u64>,
+    linked: u64,
     /// By their paths in the archive, the names of those that came: hard links lead to them.
     linkable: HashMap<PathBuf, String>,
 }
@@ -175,6 +178,10 @@ impl Pictures<'_> {
                 return Err(damaged!("{member} is a link to {target}, which is no picture before it"));
             };
             bytes = self.outputs.read(name)?;
+            self.linked += bytes.len() as u64;
+            if self.linked > most_unpacked(self.packed) {
+                return Err(damaged!("{}: its links lead to more bytes than such an archive holds", self.archive));
+            }
         } else {
             if member.size > MOST_PICTURE_BYTES {
                 return Err(damaged!(
@@ -282,6 +289,11 @@ fn nothing_but(reader: &mut impl Read, filler: Option<u8>, name: &str) -> Result
     }
 }
 
+/// Bytes that an honest archive holds, of which so many are read.
+fn most_unpacked(packed: &Cell<u64>) -> u64 {
+    MOST_BYTES.max(MOST_TIMES * packed.get())
+}
+
 /// Counts what passes.
 struct Counted<'a, R> {
     reader: R,
@@ -305,7 +317,7 @@ struct Bounded<'a, R> {
 
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let most = MOST_BYTES.max(MOST_TIMES * self.packed.get());
+        let most = most_unpacked(self.packed);
         if self.unpacked >= most {
             let what = format!("it unpacks to more than {most} bytes, which no such archive of pictures does");
             return Err(std::io::Error::other(what));

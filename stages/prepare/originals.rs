@@ -125,9 +125,12 @@ fn records(
     Ok(names)
 }
 
-/// The pictures of each class with their places and parts, by name: `<class>/<picture>` or `<part>/<class>/<picture>`.
-fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<(usize, &str, Side)>>> {
-    let mut classes: BTreeMap<&str, Vec<(usize, &str, Side)>> = BTreeMap::new();
+/// A picture's place among those of its class, its path, and its part.
+type Placed<'a> = (usize, &'a str, Side);
+
+/// The pictures of each class, by name: `<class>/<picture>` or `<part>/<class>/<picture>`.
+fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<Placed<'_>>>> {
+    let mut classes: BTreeMap<&str, Vec<Placed>> = BTreeMap::new();
     for file in fetched.contents.iter().filter(|file| !is_list(file.path)) {
         let (class, _) = file.path.rsplit_once('/').with_context(|| format!("{} is in no class", file.path))?;
         let (part, class) = match class.split_once('/') {
