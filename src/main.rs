@@ -3,6 +3,10 @@
 #[path = "../stages/mod.rs"]
 mod stages;
 
+#[cfg(test)]
+#[path = "../fuzz/test.rs"]
+mod fuzz;
+
 fn main() -> std::process::ExitCode {
     similiai::cli::main(stages::KINDS)
 }

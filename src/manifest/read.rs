@@ -327,8 +327,10 @@ impl Reader<'_> {
     /// The value that a `--set` gives: one, to its last character.
     fn value(&self, text: &str, origin: &Origin) -> Checked<Value> {
         let wrong = |why: &str| self.error_at(why, origin, Side::Value);
-        // In a list, nothing of it can be taken for a comment or a second value.
-        match serde_yaml::from_str::<Value>(&format!("[{text}\n]")) {
+        // In a list, no part of it can be taken for a comment or a second value: neither the first bracket may close before
+        // its end, nor may the last be part of a comment.
+        let parse = |end| serde_yaml::from_str::<Value>(&format!("[{text}{end}"));
+        match parse("\n]").and_then(|list| parse("]").map(|_| list)) {
             Ok(Value::Sequence(mut list)) if list.len() < 2 => Ok(list.pop().unwrap_or_default()),
             Ok(_) => Err(wrong("this is more than one value; write a list as [a, b]")),
             Err(_) if text.contains('#') => Err(wrong("the value is not valid YAML: `#` begins a comment")),

@@ -164,8 +164,9 @@ fn every_file_of_the_cache_is_checked_and_repaired() {
     let project = Project::new();
     fs::create_dir(project.path("photos")).unwrap();
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png"), project.path("photos/a.png")).unwrap();
+    // The second time there is something to read again, and the folder of the embeddings, so that looks are kept.
     project.succeed("run all");
-    // The second time its folder is there, and what the files look like is kept.
+    project.succeed("run all");
     project.succeed("embed photos -o mine.parquet");
     project.succeed("embed photos -o mine.parquet");
     project.succeed("verify");

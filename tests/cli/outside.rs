@@ -225,6 +225,7 @@ fn a_value_is_taken_as_it_stands() {
         assert!(outcome.status == 2 && outcome.stderr.contains(said), "{set}: {}", outcome.stderr);
     };
     refused("train.epochs=5 # five", "`#` begins a comment");
+    refused("train.epochs=5] # five", "not valid YAML");
     refused("train.epochs=5, 6", "more than one value");
     refused("train.epochs=null", "`epochs` of `train` is null");
     refused("train.augment=null", "`augment` of `train` is null");

@@ -208,7 +208,7 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
     let form_of = |bytes: Vec<u8>| server.post("/api/search", "multipart/form-data; boundary=x", &bytes);
     refused(form_of(form("picture", &whole)), 400, "invalid", "no field called `image`");
     let two = [&form("image", &whole)[..form("image", &whole).len() - 7], &form("image", &whole)].concat();
-    refused(form_of(two), 400, "invalid", "no field called `image`");
+    refused(form_of(two), 400, "invalid", "two fields called `image`");
     refused(form_of(b"--x".to_vec()), 400, "invalid", "");
     for (path, status, said) in [
         ("/api/search?id=100", 404, "ids go from 0 to 99"),

@@ -1,20 +1,19 @@
 //! Every fuzz target for a moment, from its seeds and from what once crashed; `SIMILIAI_FUZZ_SECONDS` says for how long.
 //! With coverage, and for hours: `fuzz/run`.
 
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
-#[path = "../../stages/mod.rs"]
-mod stages;
-#[path = "../../fuzz/targets.rs"]
+#[path = "targets.rs"]
 mod targets;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
 use targets::{TARGETS, Target};
 
 /// For each target.
@@ -72,38 +71,44 @@ fn mutated(rng: &mut ChaCha8Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
+/// Runs `target` for `time`; gives an input that crashes it, kept as a file in `folder`.
+fn crash(target: &Target, time: Duration, folder: &Path) -> Option<PathBuf> {
+    let (seeds, start, mut runs) = (seeds(target), Instant::now(), 0);
+    // Other inputs each time: what is found is kept as a file.
+    let mut rng = ChaCha8Rng::from_entropy();
+    // What ends the whole process is still there afterwards.
+    let current = folder.join(target.name);
+    let mut inputs = seeds.clone().into_iter();
+    while !seeds.is_empty() && (start.elapsed() < time || runs < seeds.len()) {
+        let input = inputs.next().unwrap_or_else(|| mutated(&mut rng, &seeds));
+        fs::write(&current, &input).unwrap();
+        if catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).is_err() {
+            let kept = folder.join(format!("{}-{}", target.name, &blake3::hash(&input).to_hex()[..12]));
+            fs::rename(&current, &kept).unwrap();
+            return Some(kept);
+        }
+        runs += 1;
+    }
+    println!("{}: {runs} inputs in {:.1} s", target.name, start.elapsed().as_secs_f64());
+    None
+}
+
 #[test]
 fn no_target_crashes() {
-    similiai::worker::start_from(env!("CARGO_BIN_EXE_similiai").into());
+    // This test stands in target/<profile>/deps, and the program above it.
+    let test = std::env::current_exe().unwrap();
+    let built = test.ancestors().nth(2).unwrap();
+    let program = built.join("similiai");
+    assert!(program.exists(), "the program is not built; run `cargo build` with the same options first");
+    similiai::worker::start_from(program);
     let seconds = std::env::var("SIMILIAI_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     let time = Duration::from_secs_f64(seconds.unwrap_or(SECONDS));
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz");
+    let folder = built.join("fuzz");
     fs::create_dir_all(&folder).unwrap();
     let only = std::env::var("SIMILIAI_FUZZ_TARGET").ok();
-    let mut failed = Vec::new();
-    for target in TARGETS.iter().filter(|target| only.as_ref().is_none_or(|only| *only == target.name)) {
-        let (seeds, start, mut runs) = (seeds(target), Instant::now(), 0);
-        if seeds.is_empty() {
-            continue;
-        }
-        // Other inputs each time: what is found is kept as a file.
-        let mut rng = ChaCha8Rng::from_entropy();
-        // What ends the whole process is still there afterwards.
-        let current = folder.join(target.name);
-        let mut inputs = seeds.clone().into_iter();
-        while start.elapsed() < time || runs < seeds.len() {
-            let input = inputs.next().unwrap_or_else(|| mutated(&mut rng, &seeds));
-            fs::write(&current, &input).unwrap();
-            if catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).is_err() {
-                let kept = folder.join(format!("{}-{}", target.name, &blake3::hash(&input).to_hex()[..12]));
-                fs::rename(&current, &kept).unwrap();
-                failed.push(kept);
-                break;
-            }
-            runs += 1;
-        }
-        println!("{}: {runs} inputs in {:.1} s", target.name, start.elapsed().as_secs_f64());
-    }
+    let wanted = |target: &&Target| only.as_ref().is_none_or(|only| *only == target.name);
+    let targets: Vec<&Target> = TARGETS.iter().filter(wanted).collect();
+    let crashes: Vec<PathBuf> = targets.into_par_iter().filter_map(|target| crash(target, time, &folder)).collect();
     targets::clean();
-    assert!(failed.is_empty(), "these inputs crash their targets: {failed:?}");
+    assert!(crashes.is_empty(), "these inputs crash their targets: {crashes:?}");
 }
