@@ -82,7 +82,9 @@ def search(gallery):
 def with_pyarrow(gallery, model):
     import pyarrow.parquet as parquet
 
-    parquet.write_table(parquet.read_table(ORIGINAL), gallery)
+    # What stands beside the schema in the footer is not read with a table.
+    table = parquet.read_table(ORIGINAL).replace_schema_metadata({"similiai.model": model})
+    parquet.write_table(table, gallery)
 
 
 def with_pandas(gallery, model):
