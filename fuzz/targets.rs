@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use similiai::cache::{Contents, KeyDocument, Place, Store};
+use similiai::cache::{Contents, KeyDocument, Place, Store, Written};
 use similiai::embeddings::{Embeddings, Row, Writer};
 use similiai::images::{self, LAYOUTS, OnBadImage};
 use similiai::listing::{self, Split};
@@ -17,7 +17,7 @@ use similiai::manifest::Manifest;
 use similiai::metrics;
 use similiai::model::{self, Model};
 use similiai::search::{Gallery, Graph, Query};
-use similiai::stage::{Outputs, Written};
+use similiai::stage::Outputs;
 use similiai::text;
 
 use crate::stages;

@@ -30,7 +30,7 @@ mod verify;
 mod work;
 
 pub use blobs::Blobs;
-pub use contents::{Changes, Contents, File};
+pub use contents::{Changes, Contents, File, Written};
 pub use elsewhere::{Elsewhere, Mode, Settings};
 pub use gc::{Budget, Collected};
 pub use items::{Made, Table};
@@ -39,8 +39,7 @@ pub use place::{Laid, Laying, Look, Place};
 pub use reason::{Fault, Reason};
 #[cfg(feature = "cloud")]
 pub use remote::Remote;
-pub use sealed::Found;
-pub use sealed::is_below;
+pub use sealed::{Found, is_below};
 pub use seen::Seen;
 pub use store::{Finished, Record, Store};
 pub use verify::{Damage, read_kept, write_kept};

@@ -1,7 +1,7 @@
 //! Files: whole or not at all, with their digests, and errors that carry the path.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -49,32 +49,39 @@ pub fn remove_folder(path: &Path) -> Result<()> {
     }
 }
 
+/// The folder that `path` is in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Replaces `path` by `bytes`; a crash leaves either the old file or the new one.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    create_folder(folder)?;
-    let attempt = || -> std::io::Result<()> {
-        let mut file = temporary().tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    attempt().with_context(|| format!("cannot write {}", path.display()))?;
-    sync_folder(folder)
+    replace(path, |path| write(path, bytes))
 }
 
 /// The same, where `write` fills a file whose path it is given.
 pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    create_folder(folder)?;
+    let file = filled_beside(path, write)?;
     let failed = || format!("cannot write {}", path.display());
-    let file = temporary().tempfile_in(folder).with_context(failed)?;
-    write(file.path())?;
     file.as_file().sync_all().with_context(failed)?;
     file.persist(path).with_context(failed)?;
-    sync_folder(folder)
+    sync_folder(folder_of(path))
+}
+
+/// The same for what may be lost: the end of the process leaves one of both files, a crash of the machine perhaps neither.
+/// It takes no time to sync.
+pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = filled_beside(path, |path| write(path, bytes))?;
+    file.persist(path).map(drop).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A temporary file in the folder of `path`.
+fn filled_beside(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<tempfile::NamedTempFile> {
+    let folder = folder_of(path);
+    create_folder(folder)?;
+    let file = temporary().tempfile_in(folder).with_context(|| format!("cannot write {}", path.display()))?;
+    write(file.path())?;
+    Ok(file)
 }
 
 /// Makes names added to, moved within or removed from `folder` durable.

@@ -23,7 +23,7 @@ use crate::progress::{Bar, Progress};
 use crate::{files, interrupt};
 
 pub use inputs::{Ancestor, Input, Inputs};
-pub use outputs::{Output, Outputs, Written};
+pub use outputs::{Output, Outputs};
 
 /// What was made of single items is kept so often, should the run be killed.
 const KEPT_EVERY: Duration = Duration::from_secs(10);

@@ -25,6 +25,14 @@ pub struct File<'a> {
     pub digest: &'a str,
 }
 
+/// A file as a stage wrote it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Written {
+    pub bytes: u64,
+    /// BLAKE3 in hexadecimal.
+    pub digest: String,
+}
+
 impl Contents {
     /// Of `(path, bytes, digest)`, in any order.
     pub fn new(mut files: Vec<(String, u64, String)>) -> Result<Self> {

@@ -41,8 +41,8 @@ impl Place<'_> {
         out == Path::new("artifacts").join(self.instance)
     }
 
-    /// The `folders` of a result that are none at the place: a file is there, a link, or nothing. Sorted, as they are. What lies behind a
-    /// link is not the result's, so no link is followed; but a folder that the manifest names may be one.
+    /// The `folders` of a result that are none at the place: a file is there, a link, or nothing. Sorted, as they are.
+    /// What lies behind a link is not the result's, so no link is followed; but a folder that the manifest names may be one.
     pub(super) fn alien<'a>(&self, folders: &[&'a str]) -> Result<Vec<&'a str>> {
         let root = self.folder();
         let mut alien: Vec<&str> = Vec::new();

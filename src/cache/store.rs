@@ -15,9 +15,8 @@ use super::blobs::Blobs;
 use super::sealed::{self, Found, is_digest};
 use super::seen::Seen;
 use super::work::{Work, same_file};
-use super::{Contents, KeyDocument, Table};
+use super::{Contents, KeyDocument, Table, Written};
 use crate::failure::Failure;
-use crate::stage::Written;
 use crate::{fault, files};
 
 /// A process that was killed may hold its lock for a moment longer.

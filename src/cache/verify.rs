@@ -225,7 +225,7 @@ impl Store {
         }
         // From the beginning again once the end is reached; what is lost in a crash is only the place to go on from.
         if end != last {
-            files::write_atomically(&cursor, &sealed::seal(CURSOR, end.into_bytes()))?;
+            files::write_unsynced(&cursor, &sealed::seal(CURSOR, end.into_bytes()))?;
         }
         Ok(damaged)
     }

@@ -23,7 +23,8 @@ use crate::model::Model;
 #[derive(clap::Args)]
 #[command(after_help = "\
 The file has the columns of the pipeline's own embeddings. Where pictures lie in folders below the one that is named, the
-folder's name is their class. Paths are as they were named. Pictures that cannot be read are left out and named, and the exit status is 4.
+folder's name is their class. Paths are as they were named. Pictures that cannot be read are left out and named, and the
+exit status is 4.
 
 Many machines share the work with --shard: each embeds its part of the sorted list of pictures, and --join makes of
 the parts, byte for byte, the file that one machine would have made.

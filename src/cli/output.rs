@@ -173,9 +173,12 @@ impl Output {
             let (what, or_force) = (kind.name(), kind.or_force());
             return usage(format!("{shown} holds something else than {what}; choose another name{or_force}"));
         }
-        let folder = parent(&path);
-        if !folder.exists() && !parent(folder).exists() {
-            return usage(format!("there is no folder {}; make it, or mend the name", parent(folder).display()));
+        let folder = files::folder_of(&path);
+        if !folder.exists() && !files::folder_of(folder).exists() {
+            return usage(format!(
+                "there is no folder {}; make it, or mend the name",
+                files::folder_of(folder).display()
+            ));
         }
         Ok(Self { path, special: false })
     }
@@ -206,7 +209,7 @@ impl Output {
             });
             return copied.map(drop).with_context(failed);
         }
-        let folder = parent(&self.path);
+        let folder = files::folder_of(&self.path);
         if !folder.exists() {
             fs::create_dir(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
             tracing::info!("created the folder {}", folder.display());
@@ -224,15 +227,11 @@ fn target(path: &Path) -> Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..40 {
         match fs::read_link(&path) {
-            Ok(link) => path = parent(&path).join(link),
+            Ok(link) => path = files::folder_of(&path).join(link),
             Err(_) => return Ok(path),
         }
     }
     Err(Failure::Usage(format!("{} is a link that leads round in a circle", path.display())).into())
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cache::is_below;
+use crate::cache::{Written, is_below};
 use crate::files;
 
 /// The files of a result while it is made.
@@ -16,14 +16,6 @@ use crate::files;
 pub struct Outputs {
     folder: PathBuf,
     written: Mutex<BTreeMap<String, Written>>,
-}
-
-/// A file as it was written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Written {
-    pub bytes: u64,
-    /// BLAKE3 in hexadecimal.
-    pub digest: String,
 }
 
 impl Outputs {
