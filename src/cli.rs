@@ -65,8 +65,8 @@ struct Cli {
     /// The pipeline's manifest
     #[arg(long, value_name = "FILE", default_value = "pipeline.yaml", global = true)]
     manifest: PathBuf,
-    /// Threads of the kernels (default: all cores); results do not depend on it
-    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    /// Threads of the kernels, at most 512 (default: all cores); results do not depend on it
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
     /// Say more on stderr
     #[arg(short, long, global = true)]

@@ -7,7 +7,9 @@
 mod limits;
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
@@ -20,6 +22,8 @@ use thiserror::Error;
 pub const ARGUMENT: &str = "decode-worker";
 /// Of a pipe: a picture mostly goes through it at once.
 const PIPE: usize = 1 << 20;
+/// A small picture and what is said of it are one write: a second one would wake the other process twice.
+const BUFFER: usize = 64 << 10;
 /// Workers that try one request.
 const TRIES: usize = 2;
 /// How much longer than a core needs for its work a worker may take on a busy machine, and seconds beside that.
@@ -137,14 +141,16 @@ impl Worker {
     }
 
     fn ask(&mut self, task: &Task, header: &[u8], body: &[u8], allowance: Allowance) -> io::Result<Vec<u8>> {
-        self.requests.write_all(&head(task.name, header, body.len(), allowance))?;
-        self.requests.write_all(body)?;
+        let mut requests = BufWriter::with_capacity(BUFFER, &self.requests);
+        requests.write_all(&head(task.name, header, body.len(), allowance))?;
+        requests.write_all(body)?;
+        requests.flush()?;
         self.wait(allowance)?;
         let length = read_u64(&mut self.replies)?;
         if length > allowance.reply {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let mut reply = Vec::new();
+        let mut reply = Vec::with_capacity(length.min(PIPE as u64) as usize);
         (&mut self.replies).take(length).read_to_end(&mut reply)?;
         if reply.len() as u64 == length { Ok(reply) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
@@ -218,8 +224,10 @@ pub fn run_if_asked(tasks: &[&Task]) -> Option<ExitCode> {
 fn serve(tasks: &[&Task]) -> io::Result<()> {
     // What panics is told in the reply.
     std::panic::set_hook(Box::new(|_| ()));
+    // A descriptor of its own, taken while that is allowed: `Stdout` would write anew at every newline byte.
+    let replies = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     limits::confine()?;
-    let (mut requests, mut replies) = (io::stdin().lock(), io::stdout().lock());
+    let (mut requests, mut replies) = (io::stdin().lock(), BufWriter::with_capacity(BUFFER, replies));
     loop {
         let mut length = [0; 1];
         if requests.read(&mut length)? == 0 {
@@ -247,7 +255,7 @@ fn serve(tasks: &[&Task]) -> io::Result<()> {
 pub static PROBE: Task = Task {
     name: "probe",
     work: |_, _| {
-        let opened = std::fs::File::open("/dev/null").is_ok();
+        let opened = File::open("/dev/null").is_ok();
         let listened = std::net::TcpListener::bind("127.0.0.1:0").is_ok();
         let started = Command::new("/bin/true").spawn().is_ok();
         let removed =

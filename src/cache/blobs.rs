@@ -124,18 +124,21 @@ impl Blobs {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// The folders that hold blobs, sorted.
+    /// The names of the folders that hold blobs, sorted. A file of such a name holds none.
     pub fn shelves(&self) -> Result<Vec<String>> {
         if !files::is_folder(&self.folder) {
             return Ok(Vec::new());
         }
-        let is_shelf = |name: &String| name.len() == 2 && files::is_folder(&self.folder.join(name));
-        Ok(files::names(&self.folder)?.into_iter().filter(is_shelf).collect())
+        Ok(files::names(&self.folder)?.into_iter().filter(|name| name.len() == 2).collect())
     }
 
     /// The digests of one of them, sorted.
     pub fn on_shelf(&self, shelf: &str) -> Result<Vec<String>> {
-        let names = files::names(&self.folder.join(shelf))?;
+        let folder = self.folder.join(shelf);
+        if !files::is_folder(&folder) {
+            return Ok(Vec::new());
+        }
+        let names = files::names(&folder)?;
         // What is called otherwise is nothing of ours.
         Ok(names.into_iter().map(|name| format!("{shelf}{name}")).filter(|digest| is_digest(digest)).collect())
     }

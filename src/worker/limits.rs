@@ -29,7 +29,7 @@ pub fn confine() -> io::Result<()> {
         let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
         pages.map_or(AT_REST, |pages| pages * rustix::param::page_size() as u64)
     });
-    // Three are open; no number is left for another.
+    // No number is left for another than those that are open.
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: Some(0) })?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     #[cfg(target_os = "linux")]
