@@ -137,7 +137,7 @@ struct Session {
 impl Session {
     fn project(&self, variation: &Variation) -> Result<Project> {
         let manifest = Manifest::load(&self.manifest, self.kinds, variation.profile.as_deref(), &variation.sets)?;
-        Ok(Project::new(manifest))
+        Project::new(manifest)
     }
 
     fn print_json(&self, value: &impl serde::Serialize) -> Result<()> {

@@ -166,9 +166,14 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
         let mut kept = Instant::now();
         for places in missing.chunks(BATCH) {
             interrupt::check()?;
-            let read = places.par_iter().map(|place| (*place, memory.read(model, &found[*place].path)));
+            let read = places.par_iter().map(|place| {
+                let read = interrupt::check().and_then(|()| memory.read(model, &found[*place].path));
+                (*place, read)
+            });
             let (mut fresh, mut images) = (Vec::new(), Vec::new());
-            for (place, read) in read.collect::<Vec<_>>() {
+            let read: Vec<_> = read.collect();
+            interrupt::check()?;
+            for (place, read) in read {
                 match read {
                     Ok((digest, image)) => {
                         digests[place] = Some(digest);
@@ -198,6 +203,7 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
     let done = work();
     memory.save();
     done?;
+    interrupt::check()?;
     let rows: Vec<Option<Vec<f32>>> = digests.iter().map(|digest| memory.get(digest.as_ref()?)).collect();
     let good: Vec<&Found> = found.iter().zip(&rows).filter(|(_, row)| row.is_some()).map(|(found, _)| found).collect();
     let label_names: Vec<String> = good.iter().map(|picture| picture.class.clone()).collect();

@@ -46,6 +46,30 @@ pub fn exit_status(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// What is wrong with a command line, to be told all at once.
+#[derive(Debug, Default)]
+pub struct Wrong(Vec<String>);
+
+impl Wrong {
+    /// Notes what is wrong with the command line; any other error comes alone.
+    pub fn note<T>(&mut self, checked: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+        match checked.map_err(anyhow::Error::downcast::<Failure>) {
+            Ok(checked) => Ok(Some(checked)),
+            Err(Ok(Failure::Usage(why))) => {
+                self.0.push(why);
+                Ok(None)
+            }
+            Err(Ok(failure)) => Err(failure.into()),
+            Err(Err(error)) => Err(error),
+        }
+    }
+
+    /// Fails if anything was noted.
+    pub fn tell(self) -> anyhow::Result<()> {
+        if self.0.is_empty() { Ok(()) } else { Err(Failure::Usage(self.0.join("\n  ")).into()) }
+    }
+}
+
 /// The first of several reasons, each on a line of its own, and how many more there are.
 pub fn first_of<R: std::fmt::Display>(most: usize, reasons: &[R]) -> String {
     let named: String = reasons.iter().take(most).map(|reason| format!("\n  {reason}")).collect();

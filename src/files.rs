@@ -6,8 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::interrupt;
+
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    unhurried(path, || fs::read(path)).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Does `act` with what `path` leads to: a pipe may be waited for without end.
+fn unhurried<T>(path: &Path, act: impl FnOnce() -> T) -> T {
+    if path.exists() && !path.is_file() { interrupt::while_waiting(act) } else { act() }
 }
 
 pub fn read_to_string(path: &Path) -> Result<String> {
@@ -23,7 +30,7 @@ pub fn expanded(path: &Path) -> PathBuf {
 }
 
 pub fn create(path: &Path) -> Result<File> {
-    File::create(path).with_context(|| format!("cannot create {}", path.display()))
+    unhurried(path, || File::create(path)).with_context(|| format!("cannot create {}", path.display()))
 }
 
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -37,6 +44,11 @@ pub fn create_folder(path: &Path) -> Result<()> {
 /// Whether a folder itself is there, and no link to one.
 pub fn is_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+}
+
+/// Whether something else than a file is at `path`: a folder, a link, or a pipe, which may be waited for without end.
+pub fn is_no_file(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// Removes a folder with all that is in it, if there is one.
@@ -90,13 +102,14 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
     synced.with_context(|| format!("cannot sync {}", folder.display()))
 }
 
-/// The names in `folder`, sorted.
+/// The names in `folder`, sorted, but for those that are no Unicode. None where no folder is: a link is not followed.
 pub fn names(folder: &Path) -> Result<Vec<String>> {
-    let name = |entry: std::io::Result<fs::DirEntry>| -> Result<String> {
-        portable(Path::new(&entry.with_context(|| format!("cannot list {}", folder.display()))?.file_name()))
-    };
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    let mut names = entries.map(name).collect::<Result<Vec<String>>>()?;
+    if !is_folder(folder) {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = entries.with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut names: Vec<String> = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort_unstable();
     Ok(names)
 }

@@ -21,7 +21,7 @@ pub use select::Selection;
 
 use crate::cache::{KeyDocument, Reason, Record, Store};
 use crate::manifest::{Instance, Manifest};
-use crate::stage::{Ancestor, Input, Inputs};
+use crate::stage::{Ancestor, Input, Inputs, Need};
 
 pub struct Project {
     pub manifest: Manifest,
@@ -29,18 +29,25 @@ pub struct Project {
 }
 
 impl Project {
-    pub fn new(manifest: Manifest) -> Self {
+    pub fn new(manifest: Manifest) -> Result<Self> {
         let store = Arc::new(Store::new(manifest.project.join("artifacts/.cache")));
-        Self { manifest, store }
+        store.must_be_own()?;
+        Ok(Self { manifest, store })
     }
 
     fn inputs(&self, place: usize, results: &[Option<Record>]) -> Result<Inputs> {
         self.inputs_among(place, &self.manifest.instances[place].needs, results)
     }
 
-    /// The results of `needs`, for the instance at `place`.
-    fn inputs_among(&self, place: usize, needs: &[usize], results: &[Option<Record>]) -> Result<Inputs> {
+    /// For the instance at `place`, with the results of those that are `ready`.
+    fn inputs_among(&self, place: usize, ready: &[usize], results: &[Option<Record>]) -> Result<Inputs> {
         let instances = &self.manifest.instances;
+        let names = |places: &[usize]| places.iter().map(|place| instances[*place].name.clone()).collect();
+        let need = |need: &usize| {
+            let Instance { name, stage, needs, .. } = &instances[*need];
+            Need { instance: name.clone(), stage: stage.kind().name, needs: names(needs) }
+        };
+        let needs = instances[place].needs.iter().map(need).collect();
         let input = |need: &usize| {
             let instance = &instances[*need];
             let record = results[*need].as_ref().with_context(|| format!("`{}` has no result", instance.name))?;
@@ -52,11 +59,11 @@ impl Project {
             })
         };
         let lineage = self.lineage(place, results);
-        let results = needs.iter().map(input).collect::<Result<_>>()?;
+        let results = ready.iter().map(input).collect::<Result<_>>()?;
         let kind = instances[place].stage.kind();
         let reader = (kind.name, kind.version);
         let (instance, project) = (instances[place].name.clone(), self.manifest.project.clone());
-        Ok(Inputs { instance, project, results, lineage, unlaid: false, reader, store: self.store.clone() })
+        Ok(Inputs { instance, project, needs, results, lineage, unlaid: false, reader, store: self.store.clone() })
     }
 
     /// What the result at `place` comes from, each after what it needs; the order depends on `needs` alone.

@@ -22,7 +22,7 @@ use crate::images::{Counted, PassedOver};
 use crate::progress::{Bar, Progress};
 use crate::{files, interrupt};
 
-pub use inputs::{Ancestor, Input, Inputs};
+pub use inputs::{Ancestor, Input, Inputs, Need};
 pub use outputs::{Output, Outputs};
 
 /// What was made of single items is kept so often, should the run be killed.
@@ -208,7 +208,7 @@ impl Context {
     /// What runs of this instance kept as `name`, under this key first, then under others, the latest first. What is
     /// damaged is left out.
     pub fn kept(&self, name: &str) -> Result<Vec<Vec<u8>>> {
-        let Some(all) = self.scratch.parent().filter(|all| all.exists()) else { return Ok(Vec::new()) };
+        let all = files::folder_of(&self.scratch);
         let mut paths: Vec<PathBuf> = files::names(all)?.into_iter().map(|key| all.join(key).join(name)).collect();
         let written = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
         paths.sort_by_key(|path| (path.starts_with(&self.scratch), written(path)));

@@ -67,14 +67,23 @@ impl Stage for Benchmark {
     }
 
     fn foresee(&self, ready: &Inputs) -> Result<()> {
+        runs::foresee(ready)?;
         let Ok(split) = ready.folder("split") else { return Ok(()) };
         let rows: Vec<Split> = listing::read(&split.join(super::split::LIST))?;
-        let mut tests: BTreeMap<i32, usize> = BTreeMap::new();
-        rows.iter().filter(|row| row.split == Side::Test).for_each(|row| *tests.entry(row.label).or_default() += 1);
+        let counts = |side: Side| {
+            let mut counts: BTreeMap<i32, usize> = BTreeMap::new();
+            rows.iter().filter(|row| row.split == side).for_each(|row| *counts.entry(row.label).or_default() += 1);
+            counts
+        };
+        let (train, test) = (counts(Side::Train), counts(Side::Test));
         ensure!(
-            tests.values().any(|count| *count > 1),
+            test.values().any(|count| *count > 1),
             "no class has two test pictures or more, so no test picture has another of its class to find; it takes six \
              pictures a class, or a larger `test` of the split"
+        );
+        ensure!(
+            test.keys().any(|class| train.contains_key(class)),
+            "no class has both training and test pictures, so no test picture has another of its class to find"
         );
         Ok(())
     }

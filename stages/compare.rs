@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::listing;
-use similiai::stage::{Context, Inputs, Invalid, Stage, require};
+use similiai::stage::{Context, Inputs, Invalid, Need, Stage, require};
 
 use super::train::{Epoch, LOG};
 
@@ -49,13 +49,13 @@ impl Stage for Compare {
         )
     }
 
-    /// Before all variants are trained.
+    /// Before any variant is trained.
     fn foresee(&self, ready: &Inputs) -> Result<()> {
-        ready
-            .results
-            .iter()
-            .filter(|input| input.stage == "train")
-            .try_for_each(|input| parts(&input.instance).map(drop))
+        let run = |need: &Need| {
+            let (variant, run) = parts(&need.instance)?;
+            Ok(Run { variant: variant.to_owned(), run: run.to_owned(), precision: 0.0 })
+        };
+        rows(&self.baseline, &ready.needs.iter().map(run).collect::<Result<Vec<Run>>>()?).map(drop)
     }
 
     fn run(&self, context: &Context) -> Result<()> {

@@ -25,6 +25,9 @@ use super::prepare::PREPARATION;
 
 pub use log::{Epoch, LOG, Panel, panels};
 
+/// Below it, Jöhnk's algorithm would draw without end: powers of its numbers are 0.
+const LEAST_MIXUP: f64 = 0.01;
+
 pub const CURVES: &str = "training_curves.png";
 
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
@@ -199,11 +202,12 @@ impl Stage for Train {
         let sound = (0.0..=100.0).contains(&weight)
             && scale > 0.0
             && scale <= 100.0
-            && [mixup, cutmix].iter().all(|share| (0.0..=1.0).contains(share));
+            && (mixup == 0.0 || (LEAST_MIXUP..=1.0).contains(&mixup))
+            && (0.0..=1.0).contains(&cutmix);
         require(
             sound,
             "cross_entropy",
-            "needs a weight of 0 to 100, a scale above 0 and at most 100, and a mixup and cutmix of 0 to 1",
+            "needs a weight of 0 to 100, a scale above 0 and at most 100, a mixup of 0 or of 0.01 to 1, and a cutmix of 0 to 1",
         )?;
         require((2..=256).contains(&self.plain_per_class), "plain_per_class", "must be 2 to 256")?;
         require(self.embed.shift <= MOST_SHIFT, "embed", format!("needs a shift of 0 to {MOST_SHIFT}"))?;

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::sealed::is_digest;
 use super::signature::Signature;
-use super::work::Work;
+use super::work::{Work, own_folder};
 use crate::{damaged, fault, files};
 
 #[derive(Clone)]
@@ -43,8 +43,11 @@ impl Blobs {
 
     /// The same, where one that cannot be read just now must not be taken for a damaged one.
     pub fn check(&self, digest: &str) -> Result<bool> {
-        let found = files::digest(&self.path(digest));
-        Ok(found.context("the store has a file that cannot be read; see `similiai verify`")? == digest)
+        let path = self.path(digest);
+        if files::is_no_file(&path) {
+            return Ok(false);
+        }
+        Ok(files::digest(&path).context("the store has a file that cannot be read; see `similiai verify`")? == digest)
     }
 
     /// The content with this digest.
@@ -53,16 +56,17 @@ impl Blobs {
     /// If it is not there, or not what its name says.
     pub fn read(&self, digest: &str) -> Result<Vec<u8>> {
         let path = self.path(digest);
+        let damaged = || damaged!("{} is damaged; run `similiai verify --repair`", path.display());
+        if files::is_no_file(&path) {
+            return Err(damaged());
+        }
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(damaged!("{} is gone from the store; run `similiai verify --repair`", path.display()));
             }
             read => read.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        if blake3::hash(&bytes).to_hex().as_str() == digest {
-            return Ok(bytes);
-        }
-        Err(damaged!("{} is damaged; run `similiai verify --repair`", path.display()))
+        if blake3::hash(&bytes).to_hex().as_str() == digest { Ok(bytes) } else { Err(damaged()) }
     }
 
     /// Stores `bytes`; gives their digest. Their folder is made durable by [`Self::sync`].
@@ -99,10 +103,11 @@ impl Blobs {
     fn place(&self, path: &Path, digest: &str) -> Result<()> {
         fault::point("blob-written");
         let destination = self.path(digest);
-        let moved = fs::rename(path, &destination).or_else(|_| {
-            destination.parent().map_or(Ok(()), fs::create_dir_all)?;
-            fs::rename(path, &destination)
-        });
+        let shelf = files::folder_of(&destination);
+        if !files::is_folder(shelf) {
+            own_folder(shelf)?;
+        }
+        let moved = fs::rename(path, &destination);
         moved.with_context(|| format!("cannot move a file to {}", destination.display()))?;
         fault::point("blob-placed");
         Ok(())
@@ -124,21 +129,20 @@ impl Blobs {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// The names of the folders that hold blobs, sorted. A file of such a name holds none.
+    /// The names of the folders that hold blobs, sorted. What has such a name and is no folder holds none.
     pub fn shelves(&self) -> Result<Vec<String>> {
-        if !files::is_folder(&self.folder) {
-            return Ok(Vec::new());
-        }
         Ok(files::names(&self.folder)?.into_iter().filter(|name| name.len() == 2).collect())
+    }
+
+    /// What stands where such a folder should.
+    pub fn false_shelves(&self) -> Result<Vec<PathBuf>> {
+        let paths = self.shelves()?.into_iter().map(|shelf| self.folder.join(shelf));
+        Ok(paths.filter(|path| !files::is_folder(path)).collect())
     }
 
     /// The digests of one of them, sorted.
     pub fn on_shelf(&self, shelf: &str) -> Result<Vec<String>> {
-        let folder = self.folder.join(shelf);
-        if !files::is_folder(&folder) {
-            return Ok(Vec::new());
-        }
-        let names = files::names(&folder)?;
+        let names = files::names(&self.folder.join(shelf))?;
         // What is called otherwise is nothing of ours.
         Ok(names.into_iter().map(|name| format!("{shelf}{name}")).filter(|digest| is_digest(digest)).collect())
     }

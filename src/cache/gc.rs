@@ -132,9 +132,6 @@ impl Store {
 
     fn remove_old(&self, folder: &str, grace: Duration, dry_run: bool, stays: impl Fn(&str) -> bool) -> Result<u64> {
         let folder = self.root.join(folder);
-        if !files::is_folder(&folder) {
-            return Ok(0);
-        }
         let mut bytes = 0;
         for name in files::names(&folder)?.into_iter().filter(|name| !stays(name)) {
             let path = folder.join(&name);
@@ -148,20 +145,14 @@ impl Store {
     /// What was written last in a folder.
     fn newest(&self, folder: &str) -> Result<Option<String>> {
         let folder = self.root.join(folder);
-        if !folder.exists() {
-            return Ok(None);
-        }
         Ok(files::names(&folder)?.into_iter().min_by_key(|name| age(&folder.join(name))))
     }
 
     /// What finished runs left to go on from, but for those that lie at a place; of unfinished ones, old ones.
     fn remove_scratch(&self, laid: &HashSet<String>, grace: Duration, dry_run: bool) -> Result<u64> {
         let root = self.root.join("scratch");
-        if !files::is_folder(&root) {
-            return Ok(0);
-        }
         let mut bytes = 0;
-        for instance in files::names(&root)?.into_iter().filter(|name| files::is_folder(&root.join(name))) {
+        for instance in files::names(&root)? {
             for key in files::names(&root.join(&instance))?.into_iter().filter(|key| !laid.contains(key)) {
                 let finished = self.record(&key)?.is_some();
                 let path = root.join(&instance).join(&key);

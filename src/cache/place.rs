@@ -13,6 +13,7 @@ use super::index::Index;
 use super::sealed::{self, Found, is_below, is_digest};
 use super::signature::{Signature, time_after};
 use super::{Contents, Fault, Reason, Record, Store};
+use crate::failure::Failure;
 use crate::{fault, files};
 
 /// How something is called that stood where the folder itself should.
@@ -39,6 +40,24 @@ impl Place<'_> {
 
     fn owns(&self, out: &Path) -> bool {
         out == Path::new("artifacts").join(self.instance)
+    }
+
+    /// Fails where the folder that the manifest names is none, or cannot be made: what stands there is somebody else's.
+    pub fn check(&self) -> Result<()> {
+        let folder = self.folder();
+        let ways = folder.ancestors().take_while(|way| !self.is_owned() && !way.as_os_str().is_empty());
+        for way in ways {
+            let is_link_to_nothing = way.is_symlink() && !way.exists();
+            let why = match there(way.metadata(), way) {
+                Ok(Some(metadata)) if metadata.is_dir() => break,
+                Ok(None) if !is_link_to_nothing => continue,
+                Ok(_) => format!("{} is no folder", way.display()),
+                Err(error) => format!("{error:#}"),
+            };
+            let (instance, out) = (self.instance, self.out.display());
+            return Err(Failure::Usage(format!("`{instance}` cannot write to its `out`, {out}: {why}")).into());
+        }
+        Ok(())
     }
 
     /// The `folders` of a result that are none at the place: a file is there, a link, or nothing. Sorted, as they are.
@@ -189,9 +208,6 @@ impl Store {
     /// The files that say what lies where, and are not as they were written.
     pub(super) fn damaged_laid(&self) -> Result<Vec<PathBuf>> {
         let folder = self.root.join("laid");
-        if !folder.exists() {
-            return Ok(Vec::new());
-        }
         let mut damaged = Vec::new();
         for name in files::names(&folder)? {
             let path = folder.join(&name);
@@ -207,11 +223,7 @@ impl Store {
 
     /// What lies where, by instance.
     pub fn all_laid(&self) -> Result<Vec<(String, Laid)>> {
-        let folder = self.root.join("laid");
-        if !folder.exists() {
-            return Ok(Vec::new());
-        }
-        let names = files::names(&folder)?;
+        let names = files::names(&self.root.join("laid"))?;
         let instances = names.iter().filter_map(|name| name.strip_suffix(".json"));
         let laid = instances.map(|name| Ok(self.laid(name)?.map(|laid| (name.to_owned(), laid))));
         laid.filter_map(Result::transpose).collect()
@@ -310,6 +322,7 @@ impl Store {
         let Some(contents) = self.contents(&record.digest) else {
             return Ok(Laying::Broken(vec![Reason::lost_list()]));
         };
+        place.check()?;
         let earlier = self.laid(place.instance)?;
         let now = Laid {
             key: record.key.clone(),
@@ -474,15 +487,31 @@ impl Store {
 
     /// Moves what stands at `path`, called `name` below the folder of `place`, to where people find it again.
     fn keep_aside(&self, place: &Place, path: &Path, name: &str, aside: &mut Vec<String>) -> Result<()> {
-        let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
+        if path.symlink_metadata().is_err() {
+            return Ok(());
+        }
         if !(name.is_empty() || is_below(name)) {
             bail!("{} is not below {}, so it is not moved", path.display(), place.folder().display());
         }
-        let name = if name.is_empty() { ROOT } else { name };
-        let folder = self.root.join("altered").join(place.instance);
+        let destination = self.move_aside(path, place.instance, if name.is_empty() { ROOT } else { name })?;
+        let shown = destination.strip_prefix(place.project).unwrap_or(&destination);
+        aside.push(shown.display().to_string());
+        Ok(())
+    }
+
+    /// Moves what stands at `path` to a free place, `name` below the folder of what was altered of `instance`.
+    pub(super) fn move_aside(&self, path: &Path, instance: &str, name: &str) -> Result<PathBuf> {
+        let metadata = path.symlink_metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+        let numbered = |name: &str| {
+            let name = name.to_owned();
+            std::iter::once(name.clone()).chain((2..).map(move |number| format!("{name}.{number}")))
+        };
+        // A link that was kept aside earlier is not followed.
+        let altered = self.root.join("altered");
+        let folder = numbered(instance).map(|instance| altered.join(instance));
+        let folder = folder.into_iter().find(|folder| leads_to(folder, name)).context("no free name")?;
         let free = |path: &PathBuf| path.symlink_metadata().is_err();
-        let numbered = (2..).map(|number| folder.join(format!("{name}.{number}")));
-        let destination = std::iter::once(folder.join(name)).chain(numbered).find(free).context("no free name")?;
+        let destination = numbered(name).map(|name| folder.join(name)).find(free).context("no free name")?;
         destination.parent().map_or(Ok(()), files::create_folder)?;
         let moved = fs::rename(path, &destination).or_else(|error| {
             // To another file system only plain files and links can go.
@@ -499,10 +528,14 @@ impl Store {
             fs::remove_file(path)
         });
         moved.with_context(|| format!("cannot keep {} aside as {}", path.display(), destination.display()))?;
-        let shown = destination.strip_prefix(place.project).unwrap_or(&destination);
-        aside.push(shown.display().to_string());
-        Ok(())
+        Ok(destination)
     }
+}
+
+/// Whether only folders, and nothing yet, are on the way from `folder` to `name` below it.
+fn leads_to(folder: &Path, name: &str) -> bool {
+    let ways = Path::new(name).ancestors().skip(1).map(|way| folder.join(way));
+    ways.into_iter().all(|way| way.symlink_metadata().map_or(true, |metadata| metadata.is_dir()))
 }
 
 fn name(instance: &str) -> String {

@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::files;
+
 const FIELD: &str = "checksum";
 
 fn checksum(name: &str, content: &[u8]) -> blake3::Hash {
@@ -66,7 +68,10 @@ impl<T> Found<T> {
             Self::Damaged => {
                 static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
                 if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
-                    tracing::warn!("{} is damaged and ignored; `similiai verify --repair` removes it", path.display());
+                    tracing::warn!(
+                        "{} is damaged and ignored, or of an earlier version; `similiai verify --repair` removes it",
+                        path.display()
+                    );
                 }
                 None
             }
@@ -76,23 +81,14 @@ impl<T> Found<T> {
 
 /// Reads what `parse` understands. A file that cannot be read now is an error: it may not be damaged.
 pub fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Found<T>> {
+    if files::is_no_file(path) {
+        return Ok(Found::Damaged);
+    }
     match fs::read(path) {
-        Ok(bytes) => Ok(match parse(&bytes) {
-            Some(value) => Found::Whole(value),
-            None if is_former(&bytes) => Found::Absent,
-            None => Found::Damaged,
-        }),
+        Ok(bytes) => Ok(parse(&bytes).map_or(Found::Damaged, Found::Whole)),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Found::Absent),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
-}
-
-/// Whether a file is of a version that wrote none of these checksums: it is ignored, and nobody's fault.
-pub fn is_former(bytes: &[u8]) -> bool {
-    let plain = bytes.split_last_chunk::<32>();
-    plain.is_some_and(|(content, sum)| blake3::hash(content).as_bytes() == sum)
-        || serde_json::from_slice::<serde_json::Map<_, serde_json::Value>>(bytes)
-            .is_ok_and(|fields| !fields.contains_key(FIELD))
 }
 
 /// As only BLAKE3's digests are: nothing that could lead elsewhere as a name.

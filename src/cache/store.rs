@@ -17,11 +17,14 @@ use super::seen::Seen;
 use super::work::{Work, same_file};
 use super::{Contents, KeyDocument, Table, Written};
 use crate::failure::Failure;
-use crate::{fault, files};
+use crate::{damaged, fault, files};
 
 /// A process that was killed may hold its lock for a moment longer.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 const HISTORY: &str = "history.jsonl";
+/// Below the cache's own.
+const FOLDERS: [&str; 9] =
+    ["altered", "blobs", "items", "laid", "people", "people/items", "results", "scratch", "store"];
 
 /// What is kept of a result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +70,19 @@ impl Store {
         Self { root, blobs, seen, work, held: Mutex::default(), known: Mutex::default() }
     }
 
+    /// Fails where a folder of the cache's own is a link or a file: what a link leads to is somebody else's.
+    pub fn must_be_own(&self) -> Result<()> {
+        for path in std::iter::once(self.root.clone()).chain(FOLDERS.map(|name| self.root.join(name))) {
+            if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
+                return Err(damaged!(
+                    "{} is no folder, and the cache keeps its files in one: remove it; the next run makes a new one",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Trusts no look of a file: every one is read again.
     pub fn distrust(&self) {
         self.seen.distrust();
@@ -102,7 +118,11 @@ impl Store {
 
     /// That no run may change what lies here until the guard goes; where nothing can be written, none does.
     pub fn share(&self) -> Result<Option<File>> {
-        let Ok(file) = File::open(self.lock_path()) else { return Ok(None) };
+        let path = self.lock_path();
+        if files::is_no_file(&path) {
+            return Ok(None);
+        }
+        let Ok(file) = File::open(path) else { return Ok(None) };
         match file.try_lock_shared() {
             Ok(()) => Ok(Some(file)),
             Err(fs::TryLockError::WouldBlock) => Err(self.busy()),
@@ -175,12 +195,8 @@ impl Store {
 
     /// Every record there is, by key.
     pub fn records(&self) -> Result<Vec<Record>> {
-        if !self.results().exists() {
-            return Ok(Vec::new());
-        }
-        let keys = files::names(&self.results())?;
-        let records = keys.iter().filter_map(|name| self.record(name.strip_suffix(".json")?).transpose());
-        records.collect()
+        let names = files::names(&self.results())?;
+        names.iter().filter_map(|name| self.record(name.strip_suffix(".json")?).transpose()).collect()
     }
 
     pub fn remove_record(&self, key: &str) -> Result<()> {
@@ -197,8 +213,8 @@ impl Store {
         if !is_digest(digest) {
             return None;
         }
-        let contents = Contents::parse(fs::read_to_string(self.blobs.path(digest)).ok()?).ok()?;
-        let contents = Some(contents).filter(|contents| contents.digest() == digest).map(Arc::new)?;
+        let text = String::from_utf8(self.blobs.read(digest).ok()?).ok()?;
+        let contents = Arc::new(Contents::parse(text).ok()?);
         known.insert(digest.to_owned(), contents.clone());
         Some(contents)
     }
@@ -266,9 +282,9 @@ impl Store {
         use std::io::Write;
         let path = self.history_path();
         // A line that a crash cut short ends here.
+        unlink(&path)?;
         let cut = fs::read(&path).is_ok_and(|bytes| bytes.last().is_some_and(|last| *last != b'\n'));
         let line = format!("{}{}\n", if cut { "\n" } else { "" }, sealed::to_json(HISTORY, finished)?);
-        unlink(&path)?;
         let file = File::options().create(true).append(true).open(&path);
         let noted = file.and_then(|mut file| file.write_all(line.as_bytes()));
         noted.with_context(|| format!("cannot write {}", path.display()))?;
@@ -282,8 +298,12 @@ impl Store {
 
     /// The lines of the history, oldest first; `None` for one that is not as it was written.
     pub(super) fn history_lines(&self) -> Vec<Option<Finished>> {
-        let bytes = fs::read(self.history_path()).unwrap_or_default();
-        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty() && !sealed::is_former(line));
+        let path = self.history_path();
+        if files::is_no_file(&path) {
+            return vec![None];
+        }
+        let bytes = fs::read(path).unwrap_or_default();
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| sealed::from_json(HISTORY, line)).collect()
     }
 
@@ -322,9 +342,9 @@ fn write_holder(path: &Path) -> Result<()> {
     files::write(path, format!("{}\n", std::process::id()).as_bytes())
 }
 
-/// Takes a link away where a file of the cache's own should be.
+/// Takes a link or a pipe away where a file of the cache's own should be.
 fn unlink(path: &Path) -> Result<()> {
-    if path.is_symlink() {
+    if files::is_no_file(path) && !files::is_folder(path) {
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())

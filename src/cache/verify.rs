@@ -2,13 +2,16 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rayon::prelude::*;
+use walkdir::WalkDir;
 
 use super::sealed::{self, Found};
 use super::signature::Signature;
+use super::work::own_folder;
 use super::{Contents, Fault, Place, Record, Seen, Store, Table};
 use crate::{files, interrupt};
 
@@ -98,35 +101,34 @@ impl Store {
 
     /// The keys that files are called by which should be records.
     fn keys(&self) -> Result<Vec<String>> {
-        if !self.results().exists() {
-            return Ok(Vec::new());
-        }
         let names = files::names(&self.results())?;
         Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
     }
 
     /// The cache's own files beside records and blobs that are not as they were written.
     fn damaged_files(&self) -> Result<Vec<PathBuf>> {
-        let mut damaged = self.damaged_laid()?;
+        let mut damaged = self.blobs.false_shelves()?;
+        damaged.extend(self.damaged_laid()?);
         for root in [self.root.clone(), self.of_people()] {
             damaged.extend(Seen::new(&root).damaged()?);
             let items = root.join("items");
-            if items.exists() {
-                for way in files::names(&items)?.into_iter().filter(|way| sealed::is_digest(way)) {
-                    damaged.extend(Table::is_damaged(&root, &way)?.then(|| items.join(&way)));
-                }
+            for way in files::names(&items)?.into_iter().filter(|way| sealed::is_digest(way)) {
+                damaged.extend(Table::is_damaged(&root, &way)?.then(|| items.join(&way)));
             }
         }
         if self.history_lines().iter().any(Option::is_none) {
             damaged.push(self.history_path());
         }
         damaged.extend(matches!(self.cursor()?, Found::Damaged).then(|| self.root.join(CURSOR)));
-        let scratch = self.root.join("scratch");
-        if scratch.exists() {
-            // What a killed process was just writing has a name that hides.
-            for file in files::list(&scratch)?.into_iter().filter(|file| !file.contains("/.")) {
-                let path = scratch.join(file);
-                damaged.extend(matches!(read_kept(&path)?, Found::Damaged).then_some(path));
+        // What a killed process was just writing has a name that hides.
+        let hides = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+        for entry in WalkDir::new(self.root.join("scratch")).min_depth(1).sort_by_file_name() {
+            let entry = match entry {
+                Err(error) if error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound) => continue,
+                entry => entry?,
+            };
+            if !entry.file_type().is_dir() && !hides(&entry) && matches!(read_kept(entry.path())?, Found::Damaged) {
+                damaged.push(entry.into_path());
             }
         }
         Ok(damaged)
@@ -171,14 +173,14 @@ impl Store {
     /// and are not whole any more. What lies somewhere is made again by the next run.
     pub fn mend(&self, damage: &Damage, places: &[(Place, &Contents)]) -> Result<()> {
         for path in &damage.own {
-            if *path == self.history_path() {
+            if *path == self.history_path() && !files::is_no_file(path) {
                 self.mend_history()?;
             } else {
-                fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+                self.discard(path)?;
             }
         }
         for digest in &damage.blobs {
-            self.blobs.remove(digest)?;
+            self.discard(&self.blobs.path(digest))?;
         }
         let laid: HashSet<String> = self.all_laid()?.into_iter().map(|(_, laid)| laid.key).collect();
         for (place, contents) in places {
@@ -198,6 +200,21 @@ impl Store {
     fn cursor(&self) -> Result<Found<String>> {
         let parse = |bytes: &[u8]| Some(String::from_utf8_lossy(sealed::open(CURSOR, bytes)?).into_owned());
         sealed::read(&self.root.join(CURSOR), parse)
+    }
+
+    /// Takes away what is not as it was written. A folder there may hold files of people, and is kept aside.
+    fn discard(&self, path: &Path) -> Result<()> {
+        if files::is_folder(path) {
+            let name = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy();
+            let kept = self.move_aside(path, ".cache", &name)?;
+            tracing::warn!(
+                "{} is a folder where a file should be; it is kept aside as {}",
+                path.display(),
+                kept.display()
+            );
+            return Ok(());
+        }
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
     /// Re-reads a little of the store, each time from where the last time ended; takes damaged blobs away, so that
@@ -239,6 +256,9 @@ fn kept_name(path: &Path) -> String {
 
 /// A file for a run that goes on from this one.
 pub fn write_kept(path: &Path, bytes: Vec<u8>) -> Result<()> {
+    let folder = files::folder_of(path);
+    own_folder(files::folder_of(folder))?;
+    own_folder(folder)?;
     files::write_atomically(path, &sealed::seal(&kept_name(path), bytes))
 }
 

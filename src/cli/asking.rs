@@ -72,8 +72,8 @@ impl Trained {
     }
 
     /// People's own pictures.
-    pub fn collect(&self, session: &Session, project: &Project, sources: &[PathBuf]) -> Result<Collection> {
-        embed(session, &project.store, &self.model, collection::find(sources)?)
+    pub fn embed(&self, session: &Session, project: &Project, search: Search) -> Result<Collection> {
+        embed(session, &project.store, &self.model, search)
     }
 }
 

@@ -10,7 +10,8 @@ use serde_json::json;
 use super::asking::{Trained, judge};
 use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
-use crate::failure::Failure;
+use crate::collection::{self, Search};
+use crate::failure::{Failure, Wrong};
 use crate::finder::{COPY, Finder};
 use crate::search::Neighbour;
 use crate::text::legible_name;
@@ -49,25 +50,31 @@ pub struct Arguments {
 const SHOWN: usize = 300;
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    if arguments.threshold.is_nan() || arguments.threshold < 0.0 {
-        return Err(Failure::Usage(format!("--threshold {} must be 0 or more", arguments.threshold)).into());
-    }
-    let page = arguments.html.as_ref().map(|path| Output::new(path, Kind::Page, arguments.force)).transpose()?;
+    let (page, searches) = arguments.check()?;
     let project = session.project(&Variation::default())?;
+    if let Some(page) = &page {
+        page.must_not_replace([&session.manifest])?;
+        page.must_not_replace_results(&project)?;
+    }
     let trained = Trained::load(&project, arguments.of.as_deref())?;
-    let mut all = trained.collect(session, &project, std::slice::from_ref(&arguments.first))?;
+    let mut collections = Vec::new();
+    for (source, search) in arguments.folders().zip(searches) {
+        let collection = trained.embed(session, &project, search)?;
+        if collection.embeddings.is_empty() && collection.bad.is_empty() {
+            let source = legible_name(&source.display().to_string());
+            let why = format!("there is no picture in {source}, so there is nothing to compare: PNG, JPEG, WebP");
+            return Err(Failure::Usage(why).into());
+        }
+        collections.push(collection);
+    }
+    let mut collections = collections.into_iter();
+    let Some(mut all) = collections.next() else { return Ok(()) };
     let mut between = None;
-    if let Some(second) = &arguments.second {
-        apart(&arguments.first, second)?;
+    for others in collections {
         between = Some(all.embeddings.len());
-        let others = trained.collect(session, &project, std::slice::from_ref(second))?;
         all.embeddings.append(others.embeddings);
         all.bad.extend(others.bad);
         all.passed_over.append(others.passed_over);
-    }
-    if all.embeddings.is_empty() && all.bad.is_empty() {
-        let why = "there is no picture in what is named, so there is nothing to compare: PNG, JPEG and WebP are read";
-        return Err(Failure::Usage(why.to_owned()).into());
     }
     let paths = all.embeddings.paths.clone();
     let groups = match paths.is_empty() {
@@ -102,6 +109,30 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         tracing::info!("the page is {}", page.path().display());
     }
     judge(&all.bad)
+}
+
+impl Arguments {
+    fn folders(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.first).chain(&self.second)
+    }
+
+    /// Where a page is wanted, and what is in the folders.
+    fn check(&self) -> Result<(Option<Output>, Vec<Search>)> {
+        let mut wrong = Wrong::default();
+        if self.threshold.is_nan() || self.threshold < 0.0 {
+            let why = Failure::Usage(format!("--threshold {} must be 0 or more", self.threshold));
+            wrong.note::<()>(Err(why.into()))?;
+        }
+        let page = self.html.as_ref().map(|path| Output::new(path, Kind::Page, self.force)).transpose();
+        let page = wrong.note(page)?.flatten();
+        let mut searches = Vec::new();
+        for folder in self.folders() {
+            searches.extend(wrong.note(collection::find(std::slice::from_ref(folder)))?);
+        }
+        wrong.note(self.second.as_ref().map_or(Ok(()), |second| apart(&self.first, second)))?;
+        wrong.tell()?;
+        Ok((page, searches))
+    }
 }
 
 /// A page with the first groups, as many as it may show.

@@ -3,7 +3,7 @@
 #[cfg(feature = "cloud")]
 mod arrow;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -14,11 +14,12 @@ use super::asking::{self, Trained, judge};
 use super::output::{Kind, Output};
 use super::{Session, Variation};
 use crate::cache::Store;
-use crate::collection::{self, Shard};
+use crate::collection::{self, Search, Shard};
 use crate::embeddings::Embeddings;
-use crate::failure::Failure;
+use crate::failure::{Failure, Wrong};
 use crate::images::PassedOver;
 use crate::model::Model;
+use crate::text::legible_name;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -75,13 +76,22 @@ pub struct Arguments {
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     #[cfg(feature = "cloud")]
     if arguments.arrow.is_asked_for() {
-        return arguments.arrow.run(session, &arguments.network(session)?.model);
+        return arguments.arrow.run(session, &arguments.network(session, None)?.model);
     }
     let Some(path) = &arguments.output else { return Ok(()) };
-    let output = Output::new(path, Kind::Embeddings, arguments.force)?;
+    let mut wrong = Wrong::default();
+    let output = wrong.note(Output::new(path, Kind::Embeddings, arguments.force))?;
+    let search = wrong.note(arguments.search())?;
+    wrong.note(arguments.model.as_deref().map_or(Ok(()), must_exist))?;
+    if let Some(output) = &output {
+        let inputs = arguments.sources.iter().chain(&arguments.model).chain([&session.manifest]);
+        wrong.note(output.must_not_replace(inputs))?;
+    }
+    wrong.tell()?;
+    let Some((output, search)) = output.zip(search) else { return Ok(()) };
     let (embeddings, bad, passed_over) = match arguments.join {
         true => (arguments.join()?, Vec::new(), PassedOver::default()),
-        false => arguments.embed(session)?,
+        false => arguments.embed(session, search, &output)?,
     };
     let count = embeddings.len();
     output.write(|path| embeddings.write(path))?;
@@ -95,6 +105,13 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     judge(&bad)
 }
 
+fn must_exist(path: &Path) -> Result<()> {
+    match path.exists() {
+        true => Ok(()),
+        false => Err(Failure::Usage(format!("there is no file {}", legible_name(&path.display().to_string()))).into()),
+    }
+}
+
 /// A network, and where embeddings are remembered.
 struct Network {
     model: Model,
@@ -104,24 +121,36 @@ struct Network {
 }
 
 impl Arguments {
-    fn network(&self, session: &Session) -> Result<Network> {
+    fn network(&self, session: &Session, output: Option<&Output>) -> Result<Network> {
         if let Some(path) = &self.model {
-            if !path.exists() {
-                return Err(Failure::Usage(format!("there is no file {}", path.display())).into());
-            }
             let folder = tempfile::tempdir()?;
             let store = Arc::new(Store::new(folder.path().to_owned()));
             return Ok(Network { model: Model::load(path)?, store, _folder: Some(folder) });
         }
         let project = session.project(&Variation::default())?;
+        if let Some(output) = output {
+            output.must_not_replace_results(&project)?;
+        }
         let model = Trained::load(&project, self.of.as_deref())?.model;
         Ok(Network { model, store: project.store, _folder: None })
     }
 
-    fn embed(&self, session: &Session) -> Result<(Embeddings, Vec<String>, PassedOver)> {
-        // What is named is looked at first: a wrong name needs no network.
-        let mut search = collection::find(&self.sources)?;
-        let network = self.network(session)?;
+    /// What is named; parts are read later.
+    fn search(&self) -> Result<Search> {
+        if self.join {
+            self.sources.iter().try_for_each(|part| must_exist(part))?;
+            return Ok(Search::default());
+        }
+        collection::find(&self.sources)
+    }
+
+    fn embed(
+        &self,
+        session: &Session,
+        mut search: Search,
+        output: &Output,
+    ) -> Result<(Embeddings, Vec<String>, PassedOver)> {
+        let network = self.network(session, Some(output))?;
         let none = search.found.is_empty();
         let facts = self.shard.map(|shard| shard.part(&mut search));
         let mut collection = asking::embed(session, &network.store, &network.model, search)?;

@@ -1,13 +1,14 @@
 //! Files that people name for a command to write: whole or not at all, never over something else, and into what is no file.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::failure::Failure;
 use crate::images::{Why, is_picture, known_as};
+use crate::pipeline::Project;
 use crate::{files, interrupt};
 
 /// What is written.
@@ -95,20 +96,16 @@ impl Kind {
         }
     }
 
-    /// Whether a file that begins so is of this kind.
-    fn is_begun_by(self, start: &[u8]) -> bool {
+    /// Whether a file that begins and ends so is of this kind.
+    fn is_told_by(self, start: &[u8], end: &[u8]) -> bool {
         let text = start.trim_ascii_start();
         match self {
-            Self::Embeddings => start.starts_with(b"PAR1"),
+            // A table of somebody else has none of the facts that stand at the end of ours.
+            Self::Embeddings => start.starts_with(b"PAR1") && end.windows(FACTS.len()).any(|bytes| bytes == FACTS),
             Self::Page => PAGES.iter().any(|page| text.starts_with(page)),
             Self::Events => text.starts_with(b"{\"event\":"),
             Self::Summary => !is_known(start) && !start.contains(&0),
         }
-    }
-
-    /// Whether a file that begins so may be replaced. One whose name says what it is must be of this kind.
-    fn may_replace(self, start: &[u8], has_ending: bool) -> bool {
-        start.is_empty() || self.is_begun_by(start) || !has_ending && !is_known(start)
     }
 
     /// The option by which people insist, where the command has it.
@@ -119,6 +116,12 @@ impl Kind {
         }
     }
 }
+
+/// What the names of the facts in embeddings begin with.
+const FACTS: &[u8] = b"similiai.";
+/// Bytes at either end of a file that tell its kind.
+const START: u64 = 512;
+const END: u64 = 64 << 10;
 
 const PAGES: [&[u8]; 3] = [b"<!DOCTYPE html", b"<!doctype html", b"<html"];
 
@@ -138,7 +141,11 @@ impl Output {
     /// If something else is there, or would be expected there by its name, or where there is no folder for it.
     pub fn new(path: &Path, kind: Kind, force: bool) -> Result<Self> {
         let usage = |why: String| Err(Failure::Usage(why).into());
+        let path = if path == Path::new("-") { Path::new("/dev/stdout") } else { path };
         let shown = path.display();
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return usage(format!("{shown} is the name of a folder; name a file in it"));
+        }
         let open = path.starts_with("/proc") || path.starts_with("/dev/fd") || {
             let name = path.strip_prefix("/dev").ok().and_then(Path::to_str);
             matches!(name, Some("stdin" | "stdout" | "stderr"))
@@ -160,16 +167,11 @@ impl Output {
             ));
         }
         let path = target(path)?;
-        let start = match File::open(&path) {
-            Ok(file) => {
-                let mut start = Vec::new();
-                file.take(512).read_to_end(&mut start).with_context(|| format!("cannot read {shown}"))?;
-                start
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+        let (start, end) = match ends(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), Vec::new()),
+            ends => ends.with_context(|| format!("cannot read {shown}"))?,
         };
-        if !kind.may_replace(&start, !ending.is_empty()) && !force {
+        if !start.is_empty() && !kind.is_told_by(&start, &end) && !force {
             let (what, or_force) = (kind.name(), kind.or_force());
             return usage(format!("{shown} holds something else than {what}; choose another name{or_force}"));
         }
@@ -183,16 +185,29 @@ impl Output {
         Ok(Self { path, special: false })
     }
 
+    /// Fails where it is one of the files that are read for it, which would be lost.
+    pub fn must_not_replace<'a>(&self, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+        let is_it = |input: &&PathBuf| !self.special && same_file(input, &self.path);
+        let Some(input) = inputs.into_iter().find(is_it) else { return Ok(()) };
+        let (path, input) = (self.path.display(), input.display());
+        Err(Failure::Usage(format!("{path} would replace {input}, which is read; choose another name")).into())
+    }
+
+    /// The same for the results of a pipeline.
+    pub fn must_not_replace_results(&self, project: &Project) -> Result<()> {
+        let Some(owner) = project.owner(&self.path)? else { return Ok(()) };
+        let path = self.path.display();
+        Err(Failure::Usage(format!("{path} is a result of `{owner}`; choose another name")).into())
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether it is where results are printed: then nothing else may go there.
     pub fn is_stdout(&self) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        let same = |one: fs::Metadata, two: fs::Metadata| (one.dev(), one.ino()) == (two.dev(), two.ino());
-        let stdout = fs::metadata("/dev/stdout").or_else(|_| fs::metadata("/dev/fd/1"));
-        self.special && stdout.is_ok_and(|stdout| self.path.metadata().is_ok_and(|it| same(it, stdout)))
+        let stdout = if Path::new("/dev/stdout").exists() { "/dev/stdout" } else { "/dev/fd/1" };
+        self.special && same_file(Path::new(stdout), &self.path)
     }
 
     /// `fill` fills a file, whose path it is given.
@@ -222,6 +237,23 @@ impl Output {
     }
 }
 
+/// The first and the last bytes of a file.
+fn ends(path: &Path) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let mut file = File::open(path)?;
+    let (mut start, mut end) = (Vec::new(), Vec::new());
+    file.by_ref().take(START).read_to_end(&mut start)?;
+    file.seek(SeekFrom::Start(file.metadata()?.len().saturating_sub(END)))?;
+    file.take(END).read_to_end(&mut end)?;
+    Ok((start, end))
+}
+
+/// Whether both paths lead to one file.
+fn same_file(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let of = |path: &Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    of(one).is_some_and(|file| of(other) == Some(file))
+}
+
 /// Where links lead, also where nothing is yet.
 fn target(path: &Path) -> Result<PathBuf> {
     let mut path = path.to_owned();
@@ -244,7 +276,8 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         let new = |name: &str, kind, force| Output::new(&at(name), kind, force).map_err(|error| error.to_string());
         fs::write(at("photo"), b"\x89PNG\r\n\x1a\n").unwrap();
-        fs::write(at("old.parquet"), b"PAR1...").unwrap();
+        fs::write(at("old.parquet"), b"PAR1... similiai.model ...PAR1").unwrap();
+        fs::write(at("payroll.parquet"), b"PAR1... name, salary ...PAR1").unwrap();
         fs::write(at("page.html"), b"\n<!DOCTYPE html>").unwrap();
         fs::write(at("notes.md"), "# Notes, é").unwrap();
         fs::write(at("old"), "what it is cannot be told").unwrap();
@@ -256,8 +289,6 @@ mod tests {
             ("old.parquet", Kind::Embeddings),
             ("new.parquet", Kind::Embeddings),
             ("without-ending", Kind::Embeddings),
-            ("old", Kind::Embeddings),
-            ("old", Kind::Events),
             ("empty.tex", Kind::Embeddings),
             ("events.ndjson", Kind::Events),
             ("page.html", Kind::Page),
@@ -268,6 +299,9 @@ mod tests {
         }
         for (name, kind, said) in [
             ("photo", Kind::Embeddings, "holds something else"),
+            ("old", Kind::Embeddings, "holds something else"),
+            ("old", Kind::Events, "holds something else"),
+            ("payroll.parquet", Kind::Embeddings, "holds something else"),
             ("new.png", Kind::Embeddings, "another kind of file"),
             ("new.HEIC", Kind::Page, "another kind of file"),
             ("old.parquet", Kind::Page, "another kind of file"),
@@ -281,6 +315,7 @@ mod tests {
             assert!(new(name, kind, false).unwrap_err().contains(said), "{name}");
             assert!(new(name, kind, true).is_ok(), "{name}");
         }
+        assert!(new("folder/", Kind::Page, true).unwrap_err().contains("name of a folder"));
         assert!(new(".", Kind::Page, true).unwrap_err().contains("is a folder"));
         assert!(new("no/such/page.html", Kind::Page, true).unwrap_err().contains("there is no folder"));
     }

@@ -13,11 +13,11 @@ use serde::Serialize;
 use super::asking::{Trained, judge, thumbnail};
 use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
-use crate::collection::is_no_fault_of_it;
+use crate::collection::{self, Search, is_no_fault_of_it};
 #[cfg(feature = "cloud")]
 use crate::database::Table;
 use crate::embeddings::{self, Embeddings};
-use crate::failure::Failure;
+use crate::failure::{Failure, Wrong};
 use crate::files;
 use crate::finder::{Answer, Asked, Finder, Wish};
 use crate::images::{Counted, Decoded, PassedOver, Wanted, decode_for, read_from, read_picture};
@@ -113,34 +113,39 @@ struct Question {
 struct Row<'a> {
     #[serde(flatten)]
     answer: &'a Answer,
+    /// Pictures that cannot be read, in the folders searched and among the queries, each with the reason.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    bad: &'a [String],
     /// In the folders searched.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     passed_over: &'a [Counted],
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    arguments.check()?;
+    let (page, search) = arguments.check()?;
     let project = session.project(&Variation::default())?;
-    let page = arguments.page(&project)?;
-    let trained = Trained::load(&project, arguments.of.as_deref())?;
-    let mut gallery = Gallery::open(session, arguments, &project, &trained)?;
-    let questions = gallery.questions(arguments, &trained)?;
-    let ef = |graph: &Graph| arguments.ef.unwrap_or(graph.parameters().ef);
-    let wish = Wish {
-        k: arguments.k.map(|k| k as usize),
-        distinct: arguments.distinct,
-        graph: gallery.graph.as_ref().map(|graph| (graph, ef(graph))),
-        among: None,
+    let page = match page {
+        None if arguments.open => {
+            Some(Output::new(&project.manifest.project.join("reports/query.html"), Kind::Page, false)?)
+        }
+        page => page,
     };
-    let mut answers = Vec::new();
-    for question in questions {
-        let asked = Asked { name: question.name.clone(), vector: &question.vector, id: question.id };
-        answers.push((gallery.finder.answer(&asked, &wish)?, question.picture));
+    if let Some(page) = &page {
+        page.must_not_replace(arguments.images.iter().chain(&arguments.gallery).chain([&session.manifest]))?;
+        page.must_not_replace_results(&project)?;
     }
+    let trained = Trained::load(&project, arguments.of.as_deref())?;
+    let mut gallery = Gallery::open(session, arguments, &project, &trained, search)?;
+    let answers = gallery.answers(arguments, &trained).inspect_err(|_| {
+        // What cannot be read may be why.
+        if let Err(bad) = judge(&gallery.bad) {
+            tracing::warn!("{bad:#}");
+        }
+    })?;
     let passed_over = gallery.passed_over.counted();
     for (answer, picture) in &answers {
         if arguments.json {
-            session.print_json(&Row { answer, passed_over: &passed_over })?;
+            session.print_json(&Row { answer, bad: &gallery.bad, passed_over: &passed_over })?;
         } else {
             session.screen.print(&gallery.table(answer));
             draw::strip(picture.as_ref(), &answer.results, &gallery.folder);
@@ -159,8 +164,19 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 }
 
 impl Arguments {
+    /// Where a page is wanted, and what is in the folders.
+    fn check(&self) -> Result<(Option<Output>, Search)> {
+        let mut wrong = Wrong::default();
+        wrong.note(self.check_names())?;
+        let page = self.html.as_ref().map(|path| Output::new(path, Kind::Page, self.force)).transpose();
+        let page = wrong.note(page)?.flatten();
+        let search = wrong.note(collection::find(&self.folders))?.unwrap_or_default();
+        wrong.tell()?;
+        Ok((page, search))
+    }
+
     /// What is named must be there, and standard input can be read once.
-    fn check(&self) -> Result<()> {
+    fn check_names(&self) -> Result<()> {
         let from_stdin = self.images.iter().filter(|image| is_stdin(image)).count();
         if from_stdin > 1 {
             return Err(Failure::Usage("- stands for standard input, which can be read once".to_owned()).into());
@@ -171,7 +187,7 @@ impl Arguments {
         }
         let files = self.images.iter().filter(|image| !is_stdin(image)).chain(gallery);
         let absent = |path: &&PathBuf| matches!(path.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
-        let absent: Vec<String> = files.filter(absent).map(|path| path.display().to_string()).collect();
+        let absent: Vec<String> = files.filter(absent).map(|path| legible_name(&path.display().to_string())).collect();
         if !absent.is_empty() {
             return Err(Failure::Usage(format!("there is no file {}", absent.join(", nor "))).into());
         }
@@ -180,16 +196,6 @@ impl Arguments {
 }
 
 impl Arguments {
-    /// Where a page is wanted.
-    fn page(&self, project: &Project) -> Result<Option<Output>> {
-        let path = match &self.html {
-            Some(path) => path.clone(),
-            None if self.open => project.manifest.project.join("reports/query.html"),
-            None => return Ok(None),
-        };
-        Output::new(&path, Kind::Page, self.force).map(Some)
-    }
-
     /// With the digest of the file that it was published from.
     #[cfg(feature = "cloud")]
     fn published(&self, address: &str, trained: &Trained) -> Result<(Finder, String)> {
@@ -215,7 +221,13 @@ fn is_stdin(image: &Path) -> bool {
 }
 
 impl Gallery {
-    fn open(session: &Session, arguments: &Arguments, project: &Project, trained: &Trained) -> Result<Self> {
+    fn open(
+        session: &Session,
+        arguments: &Arguments,
+        project: &Project,
+        trained: &Trained,
+        search: Search,
+    ) -> Result<Self> {
         let (mut folder, mut bad, mut graph) = (PathBuf::new(), Vec::new(), None);
         let mut passed_over = PassedOver::default();
         let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
@@ -233,7 +245,10 @@ impl Gallery {
             embeddings.must_have(trained.model.configuration.dimension, &name)?;
             embeddings
         } else if own {
-            let collection = trained.collect(session, project, &arguments.folders)?;
+            let collection = trained.embed(session, project, search)?;
+            if collection.embeddings.is_empty() {
+                judge(&collection.bad)?;
+            }
             (bad, passed_over) = (collection.bad, collection.passed_over);
             collection.embeddings
         } else {
@@ -245,6 +260,23 @@ impl Gallery {
         };
         let finder = Finder::new(embeddings, trained.model.calibration.clone())?;
         Ok(Self { finder, graph, folder, prepared: !own, bad, passed_over })
+    }
+
+    /// An answer to all that is asked, each with the picture to be shown beside it.
+    fn answers(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<(Answer, Option<RgbImage>)>> {
+        let questions = self.questions(arguments, trained)?;
+        let ef = |graph: &Graph| arguments.ef.unwrap_or(graph.parameters().ef);
+        let wish = Wish {
+            k: arguments.k.map(|k| k as usize),
+            distinct: arguments.distinct,
+            graph: self.graph.as_ref().map(|graph| (graph, ef(graph))),
+            among: None,
+        };
+        let answer = |question: Question| {
+            let asked = Asked { name: question.name.clone(), vector: &question.vector, id: question.id };
+            Ok((self.finder.answer(&asked, &wish)?, question.picture))
+        };
+        questions.into_iter().map(answer).collect()
     }
 
     /// All that is asked; a picture that cannot be read goes to the bad ones.

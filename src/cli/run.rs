@@ -12,7 +12,7 @@ use super::account::{self, judge};
 use super::output::{Kind, Output};
 use super::{Session, Variation};
 use crate::cache::Elsewhere;
-use crate::failure::Failure;
+use crate::failure::{Failure, Wrong};
 use crate::files;
 use crate::lock::{self, LockFile};
 use crate::pipeline::{Event, Options, Project, Selection};
@@ -75,9 +75,15 @@ pub struct Arguments {
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
     let options = arguments.options(&project)?;
-    if let Some(path) = &arguments.summarize {
-        Output::new(path, Kind::Summary, false)?;
+    let mut wrong = Wrong::default();
+    for (path, kind) in [(&arguments.summarize, Kind::Summary), (&arguments.events, Kind::Events)] {
+        let Some(path) = path else { continue };
+        if let Some(output) = wrong.note(Output::new(path, kind, false))? {
+            wrong.note(output.must_not_replace([&session.manifest]))?;
+            wrong.note(output.must_not_replace_results(&project))?;
+        }
     }
+    wrong.tell()?;
     let events = Events::open(arguments.events.as_deref())?;
     let _guard = if arguments.dry_run { None } else { Some(project.store.lock()?) };
     if arguments.paranoid {
@@ -178,7 +184,6 @@ struct Events(Option<Mutex<(File, std::io::Result<()>)>>);
 impl Events {
     fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else { return Ok(Self(None)) };
-        Output::new(path, Kind::Events, false)?;
         Ok(Self(Some(Mutex::new((files::create(path)?, Ok(()))))))
     }
 

@@ -109,6 +109,7 @@ impl Project {
         let mut results: Vec<Option<Record>> = vec![None; instances.len()];
         let mut reports: Vec<Option<Report>> = vec![None; instances.len()];
         let mut waiting: Vec<usize> = (0..instances.len()).filter(|place| parts[*place].active).collect();
+        waiting.iter().try_for_each(|place| self.manifest.place(*place).check())?;
         let mut stopping = false;
         if !options.dry_run {
             for digest in self.store.scrub()? {

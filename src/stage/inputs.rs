@@ -31,6 +31,15 @@ pub struct Ancestor {
     pub document: KeyDocument,
 }
 
+/// An instance whose result another one reads, whether there is one yet or not.
+#[derive(Debug, Clone)]
+pub struct Need {
+    pub instance: String,
+    pub stage: &'static str,
+    /// The instances whose results it reads itself.
+    pub needs: Vec<String>,
+}
+
 /// The inputs of one instance.
 #[derive(Clone)]
 pub struct Inputs {
@@ -38,6 +47,8 @@ pub struct Inputs {
     pub instance: String,
     /// The manifest's folder: relative paths in parameters start here.
     pub project: PathBuf,
+    /// What the manifest names.
+    pub needs: Vec<Need>,
     pub results: Vec<Input>,
     /// All that they come from and they themselves, each after what it needs. Not in the key unless
     /// [`Stage::reads`] puts it there.

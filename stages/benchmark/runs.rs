@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use similiai::embeddings::{self, Embeddings};
 use similiai::files;
 use similiai::metrics::{Difference, Measured, Scored, differences};
 use similiai::model::{self, Model};
-use similiai::stage::{Context, Input};
+use similiai::stage::{Context, Input, Inputs, Need};
 
 use super::protocols::{Answers, QUESTIONS};
 
@@ -36,6 +36,33 @@ pub struct Comparison {
     pub protocols: BTreeMap<&'static str, BTreeMap<&'static str, Difference>>,
 }
 
+/// Refuses before any training what [`all`] would refuse after it.
+pub fn foresee(ready: &Inputs) -> Result<()> {
+    let needs = |stage: &'static str| ready.needs.iter().filter(move |need| need.stage == stage);
+    for training in needs("train") {
+        must_be_used(&training.instance, needs("embed").any(|need| need.needs.contains(&training.instance)))?;
+    }
+    let split = |need: &Need| {
+        let mut splits = ready.results.iter().filter(|input| input.stage == "split");
+        let own = splits.find(|input| need.needs.contains(&input.instance))?;
+        Some((need.instance.clone(), own.contents.digest().to_owned()))
+    };
+    let splits: Vec<(String, String)> = needs("embed").filter_map(split).collect();
+    match splits.iter().find(|(_, digest)| *digest != splits[0].1) {
+        Some((other, _)) => bail!(different(&splits[0].0, other)),
+        None => Ok(()),
+    }
+}
+
+fn must_be_used(training: &str, is_used: bool) -> Result<()> {
+    ensure!(is_used, "`needs` has the training `{training}`, but no embeddings of it");
+    Ok(())
+}
+
+fn different(first: &str, other: &str) -> String {
+    format!("`{first}` and `{other}` cannot be compared: they have different pictures, or another split")
+}
+
 /// Every instance of embeddings among the inputs, in the order of `needs`.
 pub fn all(context: &Context) -> Result<Vec<Run>> {
     let inputs = |stage: &'static str| context.inputs.results.iter().filter(move |input| input.stage == stage);
@@ -59,17 +86,12 @@ pub fn all(context: &Context) -> Result<Vec<Run>> {
         })
     };
     let runs = inputs("embed").map(run).collect::<Result<Vec<Run>>>()?;
-    if let Some(unused) = inputs("train").find(|input| !runs.iter().any(|run| run.training == input.instance)) {
-        bail!("`needs` has the training `{}`, but no embeddings of it", unused.instance);
-    }
+    inputs("train")
+        .try_for_each(|input| must_be_used(&input.instance, runs.iter().any(|run| run.training == input.instance)))?;
     if let Some((first, others)) = runs.split_first()
         && let Some(other) = others.iter().find(|other| !same_pictures(&first.embeddings, &other.embeddings))
     {
-        bail!(
-            "`{}` and `{}` cannot be compared: they have different pictures, or another split",
-            first.name,
-            other.name
-        );
+        bail!(different(&first.name, &other.name));
     }
     Ok(runs)
 }

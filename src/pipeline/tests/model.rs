@@ -250,7 +250,7 @@ impl World {
 }
 
 fn open(folder: &Path) -> Project {
-    Project::new(Manifest::load(&folder.join("pipeline.yaml"), &KINDS, None, &[]).unwrap())
+    Project::new(Manifest::load(&folder.join("pipeline.yaml"), &KINDS, None, &[]).unwrap()).unwrap()
 }
 
 fn run_all(project: &Project) -> Result<()> {
