@@ -42,7 +42,7 @@ use crate::nn;
 use crate::pipeline::Project;
 use crate::progress::Screen;
 use crate::stage::Kind;
-use crate::text::legible;
+use crate::text::{legible, legible_path};
 use crate::worker;
 
 const EXIT_STATUS: &str = "\
@@ -174,7 +174,7 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
     }
     if let Some(folder) = &cli.folder {
         std::env::set_current_dir(folder)
-            .map_err(|error| Failure::Usage(format!("cannot work in {}: {error}", folder.display())))?;
+            .map_err(|error| Failure::Usage(format!("cannot work in {}: {error}", legible_path(folder))))?;
     }
     let screen = Screen::new(cli.quiet);
     start_logging(&cli, &screen);

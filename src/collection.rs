@@ -17,9 +17,10 @@ pub use shards::{Shard, join};
 use crate::cache::{Made, Seen, Store, Table};
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
-use crate::images::{PassedOver, Unreadable, Wanted, Why, decode_for, is_picture, read_picture};
+use crate::images::{MOST_BYTES, PassedOver, Unreadable, Wanted, Why, decode_for, is_picture, read_picture};
 use crate::model::Model;
 use crate::progress::Progress;
+use crate::text::legible_path;
 use crate::{files, interrupt};
 
 /// Pictures decoded before they are embedded.
@@ -56,7 +57,7 @@ pub struct Search {
 /// If names are those of nothing.
 pub fn find(sources: &[PathBuf]) -> Result<Search> {
     let absent = |source: &&PathBuf| matches!(source.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
-    let absent: Vec<String> = sources.iter().filter(absent).map(|source| source.display().to_string()).collect();
+    let absent: Vec<String> = sources.iter().filter(absent).map(|source| legible_path(source)).collect();
     if !absent.is_empty() {
         return Err(Failure::Usage(format!("there is no file or folder {}", absent.join(", nor "))).into());
     }
@@ -86,11 +87,18 @@ impl Finder {
     }
 
     fn folder(&mut self, folder: &Path) {
-        let hidden = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+        let mut hidden = Vec::new();
+        let mut is_shown = |entry: &walkdir::DirEntry| {
+            let is_shown = entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
+            if !is_shown && (entry.file_type().is_dir() || is_picture(entry.path())) {
+                hidden.push(entry.path().to_owned());
+            }
+            is_shown
+        };
         // In one order on every machine; of a file with several names one that is no link comes first.
         let order = |entry: &walkdir::DirEntry| (entry.path_is_symlink(), entry.file_name().to_owned());
         let all = WalkDir::new(folder).sort_by_key(order).into_iter();
-        for entry in all.filter_entry(|entry| entry.depth() == 0 || !hidden(entry)) {
+        for entry in all.filter_entry(&mut is_shown) {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
@@ -120,6 +128,7 @@ impl Finder {
                 }
             }
         }
+        hidden.iter().for_each(|path| self.passed_over.add(path, Why::Hidden));
     }
 
     fn add(&mut self, path: &Path, class: &str) {
@@ -155,7 +164,9 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
         interrupt::check()?;
         // One that cannot be read says so where it is decoded.
         let path = Path::new(&picture.path);
-        let digest = memory.seen.digest(&path.canonicalize().unwrap_or_else(|_| path.to_owned())).ok();
+        let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let may_be = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MOST_BYTES);
+        let digest = may_be.then(|| memory.seen.digest(&file).ok()).flatten();
         Ok(digest.and_then(|digest| blake3::Hash::from_hex(digest).ok()).filter(|digest| memory.get(digest).is_some()))
     });
     let mut digests: Vec<Option<blake3::Hash>> = known.collect::<Result<_>>()?;

@@ -247,10 +247,12 @@ mod tests {
             Ok(read.map_or_else(|error| error.to_string(), |all| format!("{:?}", all.values)))
         };
         assert_eq!(message(vec![Some(vec![Some(1.0), Some(2.0)])])?, "[1.0, 2.0]");
+        assert_eq!(message(vec![])?, "[]");
         for (rows, said) in [
             (vec![Some(vec![Some(1.0)]), Some(vec![Some(1.0), Some(2.0)])], "row 1 has an embedding of 2 values"),
             (vec![Some(vec![Some(f32::NAN)])], "no finite number"),
             (vec![Some(vec![None])], "no finite number"),
+            (vec![Some(vec![Some(1.0)]), Some(vec![Some(-3e38)])], "row 1 has an embedding with values so large"),
             (vec![None], "row 0 has no embedding"),
             (vec![Some(vec![])], "of 0 values"),
         ] {

@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail};
 use crate::interrupt;
 
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    unhurried(path, || fs::read(path)).with_context(|| format!("cannot read {}", path.display()))
+    interruptible(path, || fs::read(path)).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Does `act` with what `path` leads to: a pipe may be waited for without end.
-fn unhurried<T>(path: &Path, act: impl FnOnce() -> T) -> T {
+fn interruptible<T>(path: &Path, act: impl FnOnce() -> T) -> T {
     if path.exists() && !path.is_file() { interrupt::while_waiting(act) } else { act() }
 }
 
@@ -30,7 +30,7 @@ pub fn expanded(path: &Path) -> PathBuf {
 }
 
 pub fn create(path: &Path) -> Result<File> {
-    unhurried(path, || File::create(path)).with_context(|| format!("cannot create {}", path.display()))
+    interruptible(path, || File::create(path)).with_context(|| format!("cannot create {}", path.display()))
 }
 
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -104,8 +104,11 @@ pub fn sync_folder(folder: &Path) -> Result<()> {
 
 /// The names in `folder`, sorted, but for those that are no Unicode. None where no folder is: a link is not followed.
 pub fn names(folder: &Path) -> Result<Vec<String>> {
-    if !is_folder(folder) {
-        return Ok(Vec::new());
+    match folder.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", folder.display())),
     }
     let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
     let entries = entries.with_context(|| format!("cannot list {}", folder.display()))?;

@@ -17,6 +17,17 @@ pub const SOURCES: &str = "sources.csv";
 /// Pictures that were left out, with the reasons.
 pub const SKIPPED: &str = "skipped.csv";
 
+/// Labels are bytes in the archives of CIFAR, and in what is learned from.
+const MOST_CLASSES: usize = 256;
+
+/// Fails where there are more classes.
+pub fn check_class_count(classes: usize) -> Result<()> {
+    if classes > MOST_CLASSES {
+        return Err(damaged!("there are {classes} classes, and at most {MOST_CLASSES} are supported"));
+    }
+    Ok(())
+}
+
 /// Whether no class may be called so, as a file beside the folders of the classes is; on some systems names that differ
 /// only in case are the same.
 pub fn is_list(name: &str) -> bool {

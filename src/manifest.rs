@@ -80,6 +80,20 @@ impl Manifest {
         false
     }
 
+    /// Fails if there is no instance of one of these names, or of several.
+    pub fn must_have<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let is_there = |name: &&str| self.instances.iter().any(|instance| instance.name == *name);
+        let absent: Vec<&str> = names.into_iter().filter(|name| !is_there(name)).collect();
+        match absent[..] {
+            [] => Ok(()),
+            [name] => self.find(name).map(drop),
+            _ => {
+                let message = format!("there are no stage instances `{}` in the manifest", absent.join("`, `"));
+                Err(ManifestError::new(message, None).into())
+            }
+        }
+    }
+
     /// The place of the instance called `name`.
     pub fn find(&self, name: &str) -> Result<usize> {
         let found = self.instances.iter().position(|instance| instance.name == name);

@@ -185,6 +185,8 @@ pub struct Model {
     pub calibration: Calibration,
     /// BLAKE3 of the file it came from.
     pub digest: String,
+    /// How the file is called in messages.
+    name: String,
     network: Box<dyn Embed>,
 }
 
@@ -226,7 +228,8 @@ impl Model {
             return Err(damaged!("{}: its configuration is not one that its network has", path.display()));
         }
         let network = configuration.network.with_seed(0, Some((bytes, path)))?;
-        Ok(Self { configuration, calibration, digest: blake3::hash(bytes).to_hex().to_string(), network })
+        let (digest, name) = (blake3::hash(bytes).to_hex().to_string(), path.display().to_string());
+        Ok(Self { configuration, calibration, digest, name, network })
     }
 
     /// The same network before any training, with weights drawn from `seed`; an embedding is of the picture alone,
@@ -234,7 +237,8 @@ impl Model {
     pub fn untrained(&self, seed: u64) -> Result<Self> {
         let configuration = Configuration { mirrored: false, shift: 0, ..self.configuration.clone() };
         let network = configuration.network.with_seed(seed, None)?;
-        Ok(Self { configuration, calibration: self.calibration.clone(), digest: String::new(), network })
+        let (calibration, digest, name) = (self.calibration.clone(), String::new(), "the untrained network".to_owned());
+        Ok(Self { configuration, calibration, digest, name, network })
     }
 
     /// Any picture as those that the model learned from.
@@ -276,7 +280,7 @@ impl Model {
         let images: Vec<RgbImage> = images.into_par_iter().map(fit).collect();
         let embeddings = self.network.embed(&self.configuration, &images);
         if embeddings.iter().any(|value| !value.is_finite()) {
-            return Err(damaged!("the model gives values that are not finite: its weights are damaged"));
+            return Err(damaged!("{} gives values that are not finite: its weights are damaged", self.name));
         }
         Ok(embeddings)
     }

@@ -1,5 +1,7 @@
 //! Foreign text, such as the names of files, made safe to show on a terminal and in logs.
 
+use std::path::Path;
+
 /// `text` on as many lines as it has; whatever would steer a terminal or reorder the text is spelled out.
 pub fn legible(text: &str) -> String {
     spelled_out(text, |c| matches!(c, '\n' | '\t'))
@@ -8,6 +10,11 @@ pub fn legible(text: &str) -> String {
 /// The same for a name, which stays on one line.
 pub fn legible_name(name: &str) -> String {
     spelled_out(name, |_| false)
+}
+
+/// The same for where a file is.
+pub fn legible_path(path: &Path) -> String {
+    legible_name(&path.display().to_string())
 }
 
 /// JSON whose strings have no such character; it says the same.

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use similiai::cache::Contents;
+use similiai::failure::Failure;
 use similiai::images::OnBadImage;
 use similiai::progress::Bar;
 use similiai::stage::{Context, Inputs, Invalid, Outputs, Stage, require};
@@ -36,7 +37,8 @@ pub struct Fetch {
     timeout: u64,
     /// Further tries after a connection fails.
     retries: u32,
-    /// Of a folder or an archive of pictures, what cannot be opened, or has a name that is not valid Unicode.
+    /// Of a folder or an archive of pictures, what cannot be taken: it cannot be opened, is no plain file, or has a name that
+    /// no class or picture can have.
     on_bad_image: OnBadImage,
 }
 
@@ -84,10 +86,10 @@ fn hexadecimal(text: &Option<String>, digits: usize) -> bool {
 
 impl Stage for Fetch {
     const NAME: &'static str = "fetch";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "downloads or opens the images, verifies and unpacks them";
     // Where it came from does not matter: its content, or its address, stands in `reads`.
-    const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries", "on_bad_image"];
+    const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries"];
 
     fn check(&self) -> Result<(), Invalid> {
         require(!self.source.is_empty(), "source", "must be a path or an address")?;
@@ -102,6 +104,9 @@ impl Stage for Fetch {
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let content = match self.source(&inputs.project)? {
             Source::File(path) if path.is_dir() => folder::digest(&path, self.on_bad_image, inputs)?,
+            Source::File(path) if path.exists() && !path.is_file() => {
+                bail!(Failure::Usage(format!("{} is neither a file nor a folder", path.display())));
+            }
             Source::File(path) => inputs.file_digest(&path)?,
             Source::Address(address) => address.to_string(),
         };

@@ -94,6 +94,8 @@ def with_pandas(gallery, model):
 
     frame = pandas.read_parquet(ORIGINAL)
     frame["label_name"] = frame["label_name"].astype("category")
+    frame["label"] = None
+    frame["id"] = frame["id"].astype(str)
     table = pyarrow.Table.from_pandas(frame[["embedding", "path", "label_name", "id", "label", "split"]])
     parquet.write_table(table.replace_schema_metadata({"similiai.model": model}), gallery, compression="gzip")
 

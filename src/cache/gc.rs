@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
+use walkdir::WalkDir;
 
 use super::{Record, Store};
 use crate::files;
@@ -200,14 +201,10 @@ fn age(path: &Path) -> Option<Duration> {
 
 /// Removes a file or folder; gives its length.
 fn remove(path: &Path, dry_run: bool) -> Result<u64> {
-    let length = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
-    let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-    let bytes = match is_folder {
-        true => files::list(path)?.iter().map(|name| length(&path.join(name))).sum(),
-        false => length(path),
-    };
+    let entries = WalkDir::new(path).into_iter().filter_map(|entry| entry.ok()?.metadata().ok());
+    let bytes = entries.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum();
     if !dry_run {
-        let removed = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        let removed = if files::is_folder(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(bytes)

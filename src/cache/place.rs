@@ -42,11 +42,13 @@ impl Place<'_> {
         out == Path::new("artifacts").join(self.instance)
     }
 
-    /// Fails where the folder that the manifest names is none, or cannot be made: what stands there is somebody else's.
+    /// Fails where the folder that the manifest names, or one above it, is none: what stands there is somebody else's.
     pub fn check(&self) -> Result<()> {
         let folder = self.folder();
-        let ways = folder.ancestors().take_while(|way| !self.is_owned() && !way.as_os_str().is_empty());
-        for way in ways {
+        if self.is_owned() {
+            return Ok(());
+        }
+        for way in folder.ancestors().filter(|way| !way.as_os_str().is_empty()) {
             let is_link_to_nothing = way.is_symlink() && !way.exists();
             let why = match there(way.metadata(), way) {
                 Ok(Some(metadata)) if metadata.is_dir() => break,
@@ -227,6 +229,22 @@ impl Store {
         let instances = names.iter().filter_map(|name| name.strip_suffix(".json"));
         let laid = instances.map(|name| Ok(self.laid(name)?.map(|laid| (name.to_owned(), laid))));
         laid.filter_map(Result::transpose).collect()
+    }
+
+    /// The instance whose result has the file at `path`, or whose own folder it would be in.
+    pub fn owner(&self, project: &Path, path: &Path) -> Result<Option<String>> {
+        let Ok(folder) = files::folder_of(path).canonicalize() else { return Ok(None) };
+        let Some(path) = path.file_name().map(|name| folder.join(name)) else { return Ok(None) };
+        for (name, laid) in self.all_laid()? {
+            let Ok(folder) = project.join(&laid.out).canonicalize() else { continue };
+            let Ok(below) = path.strip_prefix(folder) else { continue };
+            let is_own = laid.out == Path::new("artifacts").join(&name);
+            let has = || below.to_str().and_then(|below| self.contents(&laid.digest)?.find(below)).is_some();
+            if is_own || has() {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
     }
 
     /// Changes whenever something is laid, and once more when it lies there.
@@ -412,7 +430,7 @@ impl Store {
         let faults: Vec<_> = faults.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let of = |kind: Fault| faults.iter().filter(move |(fault, _)| *fault == kind).map(|(_, file)| file);
         for file in of(Fault::Altered).filter(|file| self.blobs.signature(file.digest).is_some()) {
-            self.blobs.remove(file.digest)?;
+            self.discard(&self.blobs.path(file.digest))?;
         }
         let paths = |kind| of(kind).map(|file| file.path.to_owned()).collect::<Vec<_>>();
         let kinds = [Fault::Missing, Fault::Altered].into_iter().map(|kind| (kind, paths(kind)));
@@ -508,8 +526,8 @@ impl Store {
         };
         // A link that was kept aside earlier is not followed.
         let altered = self.root.join("altered");
-        let folder = numbered(instance).map(|instance| altered.join(instance));
-        let folder = folder.into_iter().find(|folder| leads_to(folder, name)).context("no free name")?;
+        let mut folders = numbered(instance).map(|instance| altered.join(instance));
+        let folder = folders.find(|folder| leads_to(folder, name)).context("no free name")?;
         let free = |path: &PathBuf| path.symlink_metadata().is_err();
         let destination = numbered(name).map(|name| folder.join(name)).find(free).context("no free name")?;
         destination.parent().map_or(Ok(()), files::create_folder)?;
@@ -534,8 +552,8 @@ impl Store {
 
 /// Whether only folders, and nothing yet, are on the way from `folder` to `name` below it.
 fn leads_to(folder: &Path, name: &str) -> bool {
-    let ways = Path::new(name).ancestors().skip(1).map(|way| folder.join(way));
-    ways.into_iter().all(|way| way.symlink_metadata().map_or(true, |metadata| metadata.is_dir()))
+    let mut ways = Path::new(name).ancestors().skip(1).map(|way| below(folder, &way.to_string_lossy()));
+    ways.all(|way| way.symlink_metadata().map_or(true, |metadata| metadata.is_dir()))
 }
 
 fn name(instance: &str) -> String {

@@ -69,7 +69,7 @@ impl<T> Found<T> {
                 static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
                 if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
                     tracing::warn!(
-                        "{} is damaged and ignored, or of an earlier version; `similiai verify --repair` removes it",
+                        "{} is damaged and ignored, or an earlier version wrote it; `similiai verify --repair` removes it",
                         path.display()
                     );
                 }

@@ -75,7 +75,8 @@ impl Store {
         for path in std::iter::once(self.root.clone()).chain(FOLDERS.map(|name| self.root.join(name))) {
             if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
                 return Err(damaged!(
-                    "{} is no folder, and the cache keeps its files in one: remove it; the next run makes a new one",
+                    "{} must be a folder, no link and no file. Remove it: the next run makes a new one. (To keep results on \
+                     another disk, link `artifacts` itself.)",
                     path.display()
                 ));
             }
@@ -342,9 +343,12 @@ fn write_holder(path: &Path) -> Result<()> {
     files::write(path, format!("{}\n", std::process::id()).as_bytes())
 }
 
-/// Takes a link or a pipe away where a file of the cache's own should be.
+/// Takes a link, a pipe or an empty folder away where a file of the cache's own should be.
 fn unlink(path: &Path) -> Result<()> {
-    if files::is_no_file(path) && !files::is_folder(path) {
+    if files::is_folder(path) {
+        // One that holds something stays, and is told where the file is opened.
+        drop(fs::remove_dir(path));
+    } else if files::is_no_file(path) {
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())

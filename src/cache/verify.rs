@@ -122,12 +122,15 @@ impl Store {
         damaged.extend(matches!(self.cursor()?, Found::Damaged).then(|| self.root.join(CURSOR)));
         // What a killed process was just writing has a name that hides.
         let hides = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-        for entry in WalkDir::new(self.root.join("scratch")).min_depth(1).sort_by_file_name() {
+        // Below the folders of an instance and a key.
+        let kept = WalkDir::new(self.root.join("scratch")).min_depth(1).max_depth(3).sort_by_file_name();
+        for entry in kept.into_iter().filter_entry(|entry| !hides(entry)) {
             let entry = match entry {
                 Err(error) if error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound) => continue,
                 entry => entry?,
             };
-            if !entry.file_type().is_dir() && !hides(&entry) && matches!(read_kept(entry.path())?, Found::Damaged) {
+            let is_way = entry.depth() < 3 && entry.file_type().is_dir();
+            if !is_way && matches!(read_kept(entry.path())?, Found::Damaged) {
                 damaged.push(entry.into_path());
             }
         }
@@ -203,7 +206,7 @@ impl Store {
     }
 
     /// Takes away what is not as it was written. A folder there may hold files of people, and is kept aside.
-    fn discard(&self, path: &Path) -> Result<()> {
+    pub(super) fn discard(&self, path: &Path) -> Result<()> {
         if files::is_folder(path) {
             let name = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy();
             let kept = self.move_aside(path, ".cache", &name)?;
@@ -234,7 +237,7 @@ impl Store {
                 bytes += self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
                 read += 1;
                 if !self.blobs.check(&digest)? {
-                    self.blobs.remove(&digest)?;
+                    self.discard(&self.blobs.path(&digest))?;
                     damaged.push(digest.clone());
                 }
                 end = digest;

@@ -14,7 +14,7 @@ use crate::collection::{self, Search};
 use crate::failure::{Failure, Wrong};
 use crate::finder::{COPY, Finder};
 use crate::search::Neighbour;
-use crate::text::legible_name;
+use crate::text::{legible_name, legible_path};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -50,28 +50,14 @@ pub struct Arguments {
 const SHOWN: usize = 300;
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let (page, searches) = arguments.check()?;
+    let (page, first, second) = arguments.check(session)?;
     let project = session.project(&Variation::default())?;
-    if let Some(page) = &page {
-        page.must_not_replace([&session.manifest])?;
-        page.must_not_replace_results(&project)?;
-    }
     let trained = Trained::load(&project, arguments.of.as_deref())?;
-    let mut collections = Vec::new();
-    for (source, search) in arguments.folders().zip(searches) {
-        let collection = trained.embed(session, &project, search)?;
-        if collection.embeddings.is_empty() && collection.bad.is_empty() {
-            let source = legible_name(&source.display().to_string());
-            let why = format!("there is no picture in {source}, so there is nothing to compare: PNG, JPEG, WebP");
-            return Err(Failure::Usage(why).into());
-        }
-        collections.push(collection);
-    }
-    let mut collections = collections.into_iter();
-    let Some(mut all) = collections.next() else { return Ok(()) };
+    let mut all = trained.embed(session, &project, first)?;
     let mut between = None;
-    for others in collections {
+    if let Some(second) = second {
         between = Some(all.embeddings.len());
+        let others = trained.embed(session, &project, second)?;
         all.embeddings.append(others.embeddings);
         all.bad.extend(others.bad);
         all.passed_over.append(others.passed_over);
@@ -112,12 +98,8 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 }
 
 impl Arguments {
-    fn folders(&self) -> impl Iterator<Item = &PathBuf> {
-        std::iter::once(&self.first).chain(&self.second)
-    }
-
-    /// Where a page is wanted, and what is in the folders.
-    fn check(&self) -> Result<(Option<Output>, Vec<Search>)> {
+    /// Where a page is wanted, and what is in the one folder and the other.
+    fn check(&self, session: &Session) -> Result<(Option<Output>, Search, Option<Search>)> {
         let mut wrong = Wrong::default();
         if self.threshold.is_nan() || self.threshold < 0.0 {
             let why = Failure::Usage(format!("--threshold {} must be 0 or more", self.threshold));
@@ -125,14 +107,28 @@ impl Arguments {
         }
         let page = self.html.as_ref().map(|path| Output::new(path, Kind::Page, self.force)).transpose();
         let page = wrong.note(page)?.flatten();
-        let mut searches = Vec::new();
-        for folder in self.folders() {
-            searches.extend(wrong.note(collection::find(std::slice::from_ref(folder)))?);
-        }
+        let first = wrong.note(pictures(&self.first))?;
+        let second = wrong.note(self.second.as_deref().map(pictures).transpose())?.flatten();
         wrong.note(self.second.as_ref().map_or(Ok(()), |second| apart(&self.first, second)))?;
+        if let Some(page) = &page {
+            let found = first.iter().chain(&second).flat_map(|search| &search.found);
+            wrong.note(page.must_spare(session, found.map(|found| &found.path)))?;
+        }
         wrong.tell()?;
-        Ok((page, searches))
+        Ok((page, first.unwrap_or_default(), second))
     }
+}
+
+/// What is in a folder, where there is a picture.
+fn pictures(folder: &Path) -> Result<Search> {
+    let search = collection::find(&[folder.to_owned()])?;
+    if search.found.is_empty() && search.bad.is_empty() {
+        search.passed_over.tell();
+        let folder = legible_path(folder);
+        let why = format!("there is no PNG, JPEG or WebP picture in {folder}, so there is nothing to compare");
+        return Err(Failure::Usage(why).into());
+    }
+    Ok(search)
 }
 
 /// A page with the first groups, as many as it may show.

@@ -17,9 +17,9 @@ use crate::cache::Store;
 use crate::collection::{self, Search, Shard};
 use crate::embeddings::Embeddings;
 use crate::failure::{Failure, Wrong};
-use crate::images::PassedOver;
+use crate::images::{PassedOver, is_picture};
 use crate::model::Model;
-use crate::text::legible_name;
+use crate::text::legible_path;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -74,24 +74,26 @@ pub struct Arguments {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let mut wrong = Wrong::default();
+    wrong.note(arguments.model.as_deref().map_or(Ok(()), must_exist))?;
     #[cfg(feature = "cloud")]
     if arguments.arrow.is_asked_for() {
-        return arguments.arrow.run(session, &arguments.network(session, None)?.model);
+        wrong.tell()?;
+        return arguments.arrow.run(session, &arguments.network(session)?.model);
     }
     let Some(path) = &arguments.output else { return Ok(()) };
-    let mut wrong = Wrong::default();
     let output = wrong.note(Output::new(path, Kind::Embeddings, arguments.force))?;
     let search = wrong.note(arguments.search())?;
-    wrong.note(arguments.model.as_deref().map_or(Ok(()), must_exist))?;
-    if let Some(output) = &output {
-        let inputs = arguments.sources.iter().chain(&arguments.model).chain([&session.manifest]);
-        wrong.note(output.must_not_replace(inputs))?;
+    if let Some((output, search)) = output.as_ref().zip(search.as_ref()) {
+        let pictures = search.found.iter().map(|found| Path::new(&found.path)).filter(|path| is_picture(path));
+        let parts = arguments.sources.iter().filter(|_| arguments.join).chain(&arguments.model);
+        wrong.note(output.must_spare(session, pictures.chain(parts.map(PathBuf::as_path))))?;
     }
     wrong.tell()?;
     let Some((output, search)) = output.zip(search) else { return Ok(()) };
     let (embeddings, bad, passed_over) = match arguments.join {
         true => (arguments.join()?, Vec::new(), PassedOver::default()),
-        false => arguments.embed(session, search, &output)?,
+        false => arguments.embed(session, search)?,
     };
     let count = embeddings.len();
     output.write(|path| embeddings.write(path))?;
@@ -108,7 +110,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 fn must_exist(path: &Path) -> Result<()> {
     match path.exists() {
         true => Ok(()),
-        false => Err(Failure::Usage(format!("there is no file {}", legible_name(&path.display().to_string()))).into()),
+        false => Err(Failure::Usage(format!("there is no file {}", legible_path(path))).into()),
     }
 }
 
@@ -121,16 +123,13 @@ struct Network {
 }
 
 impl Arguments {
-    fn network(&self, session: &Session, output: Option<&Output>) -> Result<Network> {
+    fn network(&self, session: &Session) -> Result<Network> {
         if let Some(path) = &self.model {
             let folder = tempfile::tempdir()?;
             let store = Arc::new(Store::new(folder.path().to_owned()));
             return Ok(Network { model: Model::load(path)?, store, _folder: Some(folder) });
         }
         let project = session.project(&Variation::default())?;
-        if let Some(output) = output {
-            output.must_not_replace_results(&project)?;
-        }
         let model = Trained::load(&project, self.of.as_deref())?.model;
         Ok(Network { model, store: project.store, _folder: None })
     }
@@ -144,13 +143,8 @@ impl Arguments {
         collection::find(&self.sources)
     }
 
-    fn embed(
-        &self,
-        session: &Session,
-        mut search: Search,
-        output: &Output,
-    ) -> Result<(Embeddings, Vec<String>, PassedOver)> {
-        let network = self.network(session, Some(output))?;
+    fn embed(&self, session: &Session, mut search: Search) -> Result<(Embeddings, Vec<String>, PassedOver)> {
+        let network = self.network(session)?;
         let none = search.found.is_empty();
         let facts = self.shard.map(|shard| shard.part(&mut search));
         let mut collection = asking::embed(session, &network.store, &network.model, search)?;

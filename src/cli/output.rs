@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::Session;
+use crate::cache::Store;
 use crate::failure::Failure;
 use crate::images::{Why, is_picture, known_as};
-use crate::pipeline::Project;
+use crate::text::legible_path;
 use crate::{files, interrupt};
 
 /// What is written.
@@ -141,20 +143,27 @@ impl Output {
     /// If something else is there, or would be expected there by its name, or where there is no folder for it.
     pub fn new(path: &Path, kind: Kind, force: bool) -> Result<Self> {
         let usage = |why: String| Err(Failure::Usage(why).into());
-        let path = if path == Path::new("-") { Path::new("/dev/stdout") } else { path };
-        let shown = path.display();
+        let path = match path == Path::new("-") {
+            true if kind == Kind::Embeddings => Path::new("/dev/stdout"),
+            true => {
+                return usage("- is standard output, where this command prints other things; name a file".to_owned());
+            }
+            false => path,
+        };
+        let shown = legible_path(path);
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return usage(format!("{shown} is the name of a folder; name a file in it"));
         }
-        let open = path.starts_with("/proc") || path.starts_with("/dev/fd") || {
-            let name = path.strip_prefix("/dev").ok().and_then(Path::to_str);
-            matches!(name, Some("stdin" | "stdout" | "stderr"))
-        };
+        // A file that is open already, by its number.
+        let is_number =
+            path.starts_with("/dev/fd") || path.starts_with("/proc") && files::folder_of(path).ends_with("fd");
+        let names = ["/dev/stdin", "/dev/stdout", "/dev/stderr"].map(Path::new);
+        let open = is_number || names.contains(&path);
         match path.metadata() {
             Ok(metadata) if metadata.is_dir() => return usage(format!("{shown} is a folder; name a file in it")),
             Ok(metadata) if !metadata.is_file() || open => return Ok(Self { path: path.to_owned(), special: true }),
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && !open => {}
             Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
         }
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
@@ -185,19 +194,26 @@ impl Output {
         Ok(Self { path, special: false })
     }
 
-    /// Fails where it is one of the files that are read for it, which would be lost.
-    pub fn must_not_replace<'a>(&self, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
-        let is_it = |input: &&PathBuf| !self.special && same_file(input, &self.path);
-        let Some(input) = inputs.into_iter().find(is_it) else { return Ok(()) };
-        let (path, input) = (self.path.display(), input.display());
-        Err(Failure::Usage(format!("{path} would replace {input}, which is read; choose another name")).into())
-    }
-
-    /// The same for the results of a pipeline.
-    pub fn must_not_replace_results(&self, project: &Project) -> Result<()> {
-        let Some(owner) = project.owner(&self.path)? else { return Ok(()) };
-        let path = self.path.display();
-        Err(Failure::Usage(format!("{path} is a result of `{owner}`; choose another name")).into())
+    /// Fails where it is one of the `inputs` that are read for it, the manifest, or what a pipeline made: those would be lost.
+    pub fn must_spare<P: AsRef<Path>>(&self, session: &Session, inputs: impl IntoIterator<Item = P>) -> Result<()> {
+        let path = legible_path(&self.path);
+        let own = Identity::of(&self.path).filter(|_| !self.special);
+        let is_it = |input: &Path| own.is_some() && Identity::of(input) == own;
+        if is_it(&session.manifest) || inputs.into_iter().any(|input| is_it(input.as_ref())) {
+            return Err(Failure::Usage(format!("{path} is read by this command; choose another name")).into());
+        }
+        let project = files::folder_of(&session.manifest);
+        let cache = project.join("artifacts/.cache");
+        let folder = files::folder_of(&self.path).canonicalize();
+        if folder.is_ok_and(|folder| cache.canonicalize().is_ok_and(|cache| folder.starts_with(cache))) {
+            return Err(Failure::Usage(format!("{path} is in the cache; choose another name")).into());
+        }
+        match Store::new(cache).owner(project, &self.path)? {
+            Some(owner) => {
+                Err(Failure::Usage(format!("{path} is among the results of `{owner}`; choose another name")).into())
+            }
+            None => Ok(()),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -207,7 +223,7 @@ impl Output {
     /// Whether it is where results are printed: then nothing else may go there.
     pub fn is_stdout(&self) -> bool {
         let stdout = if Path::new("/dev/stdout").exists() { "/dev/stdout" } else { "/dev/fd/1" };
-        self.special && same_file(Path::new(stdout), &self.path)
+        self.special && Identity::of(&self.path).is_some_and(|own| Identity::of(Path::new(stdout)) == Some(own))
     }
 
     /// `fill` fills a file, whose path it is given.
@@ -247,11 +263,18 @@ fn ends(path: &Path) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     Ok((start, end))
 }
 
-/// Whether both paths lead to one file.
-fn same_file(one: &Path, other: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let of = |path: &Path| path.metadata().map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    of(one).is_some_and(|file| of(other) == Some(file))
+/// Which file a path leads to, whatever it is called.
+#[derive(PartialEq)]
+struct Identity {
+    device: u64,
+    number: u64,
+}
+
+impl Identity {
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        path.metadata().ok().map(|metadata| Self { device: metadata.dev(), number: metadata.ino() })
+    }
 }
 
 /// Where links lead, also where nothing is yet.

@@ -24,7 +24,7 @@ use crate::images::{Counted, Decoded, PassedOver, Wanted, decode_for, read_from,
 use crate::interrupt;
 use crate::pipeline::Project;
 use crate::search::Graph;
-use crate::text::legible_name;
+use crate::text::{legible_name, legible_path};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -122,18 +122,8 @@ struct Row<'a> {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let (page, search) = arguments.check()?;
+    let (page, search) = arguments.check(session)?;
     let project = session.project(&Variation::default())?;
-    let page = match page {
-        None if arguments.open => {
-            Some(Output::new(&project.manifest.project.join("reports/query.html"), Kind::Page, false)?)
-        }
-        page => page,
-    };
-    if let Some(page) = &page {
-        page.must_not_replace(arguments.images.iter().chain(&arguments.gallery).chain([&session.manifest]))?;
-        page.must_not_replace_results(&project)?;
-    }
     let trained = Trained::load(&project, arguments.of.as_deref())?;
     let mut gallery = Gallery::open(session, arguments, &project, &trained, search)?;
     let answers = gallery.answers(arguments, &trained).inspect_err(|_| {
@@ -165,12 +155,18 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 
 impl Arguments {
     /// Where a page is wanted, and what is in the folders.
-    fn check(&self) -> Result<(Option<Output>, Search)> {
+    fn check(&self, session: &Session) -> Result<(Option<Output>, Search)> {
         let mut wrong = Wrong::default();
         wrong.note(self.check_names())?;
-        let page = self.html.as_ref().map(|path| Output::new(path, Kind::Page, self.force)).transpose();
+        let shown = self.open.then(|| files::folder_of(&session.manifest).join("reports/query.html"));
+        let page = self.html.clone().or(shown).map(|path| Output::new(&path, Kind::Page, self.force)).transpose();
         let page = wrong.note(page)?.flatten();
         let search = wrong.note(collection::find(&self.folders))?.unwrap_or_default();
+        if let Some(page) = &page {
+            let found = search.found.iter().map(|found| Path::new(&found.path));
+            let named = self.images.iter().chain(&self.gallery).map(PathBuf::as_path);
+            wrong.note(page.must_spare(session, found.chain(named)))?;
+        }
         wrong.tell()?;
         Ok((page, search))
     }
@@ -187,7 +183,7 @@ impl Arguments {
         }
         let files = self.images.iter().filter(|image| !is_stdin(image)).chain(gallery);
         let absent = |path: &&PathBuf| matches!(path.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
-        let absent: Vec<String> = files.filter(absent).map(|path| legible_name(&path.display().to_string())).collect();
+        let absent: Vec<String> = files.filter(absent).map(|path| legible_path(path)).collect();
         if !absent.is_empty() {
             return Err(Failure::Usage(format!("there is no file {}", absent.join(", nor "))).into());
         }
@@ -363,10 +359,7 @@ impl Gallery {
             let columns = format!("{:>4}  {:.4}  {:>3.0} %  ", hit.rank, hit.distance, 100.0 * hit.chance);
             let class = if class > 0 { format!("{:class$}  ", legible_name(&hit.label_name)) } else { String::new() };
             let split = if split > 0 { format!("{:split$}  ", legible_name(&hit.split)) } else { String::new() };
-            lines.push(format!(
-                "{columns}{class}{split}{}{copies}",
-                legible_name(&self.path(hit.id).display().to_string())
-            ));
+            lines.push(format!("{columns}{class}{split}{}{copies}", legible_path(&self.path(hit.id))));
         }
         lines.join("\n")
     }

@@ -79,8 +79,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     for (path, kind) in [(&arguments.summarize, Kind::Summary), (&arguments.events, Kind::Events)] {
         let Some(path) = path else { continue };
         if let Some(output) = wrong.note(Output::new(path, kind, false))? {
-            wrong.note(output.must_not_replace([&session.manifest]))?;
-            wrong.note(output.must_not_replace_results(&project))?;
+            wrong.note(output.must_spare::<&Path>(session, []))?;
         }
     }
     wrong.tell()?;

@@ -160,8 +160,9 @@ impl Arguments {
         let name = (!own.contains(&address)).then_some(&self.host);
         let hosts = self.names.iter().chain(name).map(|name| name.to_ascii_lowercase()).collect();
         let base = self.base_path.trim_end_matches('/');
-        let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
-        if !(base.is_empty() || (base.starts_with('/') && !base.contains("//") && base.chars().all(plain))) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+        let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
+        if !(base.is_empty() || base.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part))) {
             return usage(format!("--base-path {} is no path such as /pictures", self.base_path));
         }
         Ok(Access { hosts, token: self.token.as_deref().map(Token::new), base: base.to_owned() })

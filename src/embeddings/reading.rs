@@ -142,6 +142,9 @@ fn parse(bytes: Bytes) -> Result<(Embeddings, bool), String> {
     Ok((all, renumbered))
 }
 
+/// Of an embedding's values: the squares of a difference of two are at most four times as many.
+const MOST_SQUARES: f64 = f32::MAX as f64 / 8.0;
+
 const WANTED: &str = "a column `path` of strings and a column `embedding` of lists of floats, all of one length";
 
 /// What the crate says of a file, and what to write instead where it is sound.
@@ -157,7 +160,10 @@ fn why(said: &str) -> String {
 fn append(all: &mut Embeddings, batch: &RecordBatch) -> Result<bool, String> {
     let column = |name: &str| batch.column_by_name(name);
     let cast_to = |name: &str, kind: &DataType| -> Result<Option<ArrayRef>, String> {
-        let Some(found) = column(name) else { return Ok(None) };
+        // What a writer makes of a column without a value, such as pandas of `None` alone, may have any type.
+        let Some(found) = column(name).filter(|found| found.logical_null_count() < found.len()) else {
+            return Ok(None);
+        };
         let wrong = || format!("column `{name}` is {}, and should be {kind}", found.data_type());
         let made = cast(found, kind).map_err(|_| wrong())?;
         // What does not fit becomes null.
@@ -179,7 +185,8 @@ fn append(all: &mut Embeddings, batch: &RecordBatch) -> Result<bool, String> {
     all.splits.extend(texts("split")?.into_iter().map(Option::unwrap_or_default));
     let lists = column(EMBEDDING).ok_or("it has no column `embedding`")?;
     append_vectors(all, lists, first)?;
-    let ids = numbers("id")?;
+    // Those that are no numbers from 0 on are somebody's own, and are not needed.
+    let ids = numbers("id").unwrap_or_else(|_| vec![Some(-1)]);
     let counted = ids.iter().zip(first..).all(|(id, row)| id.is_none_or(|id| usize::try_from(id) == Ok(row)));
     Ok(!counted)
 }
@@ -224,6 +231,10 @@ fn append_vectors(all: &mut Embeddings, lists: &ArrayRef, first: usize) -> Resul
             "row {} has an embedding with a value that is no finite number",
             first + at / all.dimension
         ));
+    }
+    let squares = |row: &[f32]| row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+    if let Some(row) = floats.values().chunks_exact(all.dimension.max(1)).position(|row| squares(row) > MOST_SQUARES) {
+        return Err(format!("row {} has an embedding with values so large that distances overflow", first + row));
     }
     all.values.extend_from_slice(floats.values());
     Ok(())

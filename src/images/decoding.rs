@@ -18,8 +18,10 @@ use crate::worker::{Allowance, Lost, Task, call};
 const TABLES: u64 = 192 << 20;
 /// … and for each pixel: of a progressive JPEG, coefficients, colours and a copy that is turned.
 const A_PIXEL: u64 = 16;
-/// Pictures with more pixels are decoded one after the other.
+/// Pictures with more pixels are decoded one after the other …
 pub const LARGE: u64 = 4_000_000;
+/// … and files with more bytes.
+const LARGE_BYTES: usize = 32 << 20;
 static LARGE_ONE: Mutex<()> = Mutex::new(());
 /// Of one core, for any picture, and one more for so many pixels.
 const SECONDS: u32 = 10;
@@ -68,13 +70,14 @@ struct Reply {
 
 /// Decodes `bytes`, called `name` in messages; a large picture waits until no other one is decoded.
 pub fn decode_for(bytes: &[u8], name: &str, wanted: &Wanted) -> Result<Decoded, Unreadable> {
-    match decode_small(bytes, name, wanted, MOST_PIXELS) {
-        Err(Unreadable::Large) => {
-            let _turn = LARGE_ONE.lock().unwrap_or_else(PoisonError::into_inner);
-            decode_large(bytes, name, wanted, MOST_PIXELS)
+    if bytes.len() <= LARGE_BYTES {
+        match decode_small(bytes, name, wanted, MOST_PIXELS) {
+            Err(Unreadable::Large) => {}
+            decoded => return decoded,
         }
-        decoded => decoded,
     }
+    let _turn = LARGE_ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    decode_large(bytes, name, wanted, MOST_PIXELS)
 }
 
 /// The same for at most `most_pixels`, where [`Unreadable::Large`] sends the caller for [`decode_large`].

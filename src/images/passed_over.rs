@@ -39,8 +39,14 @@ pub enum Why {
     NotUnicode,
     /// A pipe, a socket or a device.
     Special,
+    /// Its name begins with a dot.
+    Hidden,
     /// Not where the pictures of a class are.
     Misplaced,
+    /// A folder within that of a class.
+    Subfolder,
+    /// A class of which no picture is read.
+    EmptyClass,
     /// Nothing that the name of a picture ends with.
     NoPicture,
     /// It should be read, but cannot be.
@@ -57,7 +63,16 @@ impl Why {
 
     /// Whether people would expect it to be read.
     fn is_expected(&self) -> bool {
-        *self != Self::NoPicture
+        !matches!(self, Self::NoPicture | Self::Hidden)
+    }
+
+    /// What it is that is passed over: one, and several.
+    fn things(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::LinkedFolder | Self::Subfolder | Self::EmptyClass => ("folder", "folders"),
+            Self::Hidden => ("hidden file or folder", "hidden files or folders"),
+            _ => ("file", "files"),
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -66,7 +81,10 @@ impl Why {
             Self::LinkedFolder => "linked-folder",
             Self::NotUnicode => "not-unicode",
             Self::Special => "special",
+            Self::Hidden => "hidden",
             Self::Misplaced => "misplaced",
+            Self::Subfolder => "subfolder",
+            Self::EmptyClass => "empty-class",
             Self::NoPicture => "no-picture",
             Self::Unreadable(_) => "unreadable",
         }
@@ -80,7 +98,10 @@ impl fmt::Display for Why {
             Self::LinkedFolder => f.write_str("links to folders are not followed; name the folder itself"),
             Self::NotUnicode => f.write_str("its name is not valid Unicode"),
             Self::Special => f.write_str("it is a pipe, a socket or a device"),
+            Self::Hidden => f.write_str("its name begins with a dot"),
             Self::Misplaced => f.write_str("it is not at <class>/<picture>"),
+            Self::Subfolder => f.write_str("folders within the folder of a class are not read"),
+            Self::EmptyClass => f.write_str("the class has no picture that is read here"),
             Self::NoPicture => f.write_str("its name does not end as that of a picture"),
             Self::Unreadable(why) => f.write_str(why),
         }
@@ -134,9 +155,12 @@ impl PassedOver {
     /// Tells people, a line for each reason.
     pub fn tell(&self) {
         for (why, paths) in &self.0 {
-            let (count, first) = (paths.len(), &paths[0]);
-            let files = if count == 1 { "1 file is".to_owned() } else { format!("{count} files are") };
-            let line = format!("{files} passed over, such as {first}: {why}");
+            let (one, several) = why.things();
+            let things = match paths.len() {
+                1 => format!("1 {one} is"),
+                count => format!("{count} {several} are"),
+            };
+            let line = format!("{things} passed over, such as {}: {why}", legible_name(&paths[0]));
             if why.is_expected() { tracing::warn!("{line}") } else { tracing::info!("{line}") }
         }
     }

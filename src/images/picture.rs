@@ -18,10 +18,12 @@ use super::preparation::Ground;
 use crate::{damaged, files, interrupt};
 
 /// What the names of picture files end with.
-const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
+const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp"];
 /// A larger file is not read as a picture …
-pub const MOST_BYTES: u64 = 1 << 30;
-/// … and one that claims more pixels is not decoded.
+pub const MOST_BYTES: u64 = 256 << 20;
+/// … nor any file that does not begin as one: its first bytes say enough.
+const HEAD: u64 = 4 << 10;
+/// One that claims more pixels is not decoded.
 pub const MOST_PIXELS: u64 = 120_000_000;
 /// Bytes that a pixel takes with the most of them.
 const MOST_A_PIXEL: u64 = 4;
@@ -47,14 +49,25 @@ pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
     interrupt::while_waiting(|| read_at_most(source, name))
 }
 
-fn read_at_most(source: impl Read, name: &str) -> Result<Vec<u8>> {
+fn read_at_most(mut source: impl Read, name: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let read = source.take(MOST_BYTES + 1).read_to_end(&mut bytes);
-    read.with_context(|| format!("cannot read {name}"))?;
+    let mut read = |most: u64| {
+        let read = source.by_ref().take(most).read_to_end(&mut bytes);
+        read.with_context(|| format!("cannot read {name}"))?;
+        anyhow::Ok(is_begun(&bytes))
+    };
+    if read(HEAD)? {
+        read(MOST_BYTES + 1 - HEAD)?;
+    }
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(damaged!("{name} has more than {MOST_BYTES} bytes: no picture that is read here"));
+        return Err(damaged!("{name} has more than {} MiB: no picture that is read here", MOST_BYTES >> 20));
     }
     Ok(bytes)
+}
+
+/// Whether it begins as a picture that is read here.
+fn is_begun(bytes: &[u8]) -> bool {
+    matches!(image::guess_format(bytes), Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP))
 }
 
 /// Why bytes are not taken for a picture, in words that say which.

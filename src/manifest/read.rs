@@ -23,6 +23,9 @@ fn folder_of_results(out: &str) -> Option<PathBuf> {
     (!climbs && path.file_name().is_some() && !path.starts_with(cache) && !cache.starts_with(&path)).then_some(path)
 }
 
+/// Of an instance: files of the cache are called by it.
+const LONGEST_NAME: usize = 100;
+
 /// Rounds of merges (`<<`) in merges.
 const MERGES: usize = 64;
 
@@ -244,8 +247,12 @@ impl Reader<'_> {
         for (name, settings) in stages.as_mapping().into_iter().flatten() {
             let name = name.as_str().unwrap_or_default();
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-            if name.is_empty() || name == "all" || !name.chars().all(plain) {
-                let message = format!("`{name}` is no name for an instance: letters, digits, - and _, and not `all`");
+            let sound = (1..=LONGEST_NAME).contains(&name.len()) && !name.starts_with('-') && name.chars().all(plain);
+            if !sound || name == "all" {
+                let message = format!(
+                    "`{name}` is no name for an instance: use at most {LONGEST_NAME} letters, digits, - and _; a name does not \
+                     begin with -, and `all` is taken"
+                );
                 return Err(self.error(message, &["stages", name], Side::Key));
             }
             let settings = self.mapping(settings, &["stages", name])?.into_iter().map(|(key, value)| {

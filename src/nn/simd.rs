@@ -19,8 +19,8 @@ pub(crate) enum Unit {
 pub struct Simd(pub(crate) Unit);
 
 static CHOSEN: LazyLock<Result<Simd, String>> = LazyLock::new(|| match std::env::var(VARIABLE) {
-    Ok(name) => Simd::named(&name),
-    Err(_) => Ok(Simd::available()[0]),
+    Ok(name) if !name.is_empty() => Simd::named(&name),
+    _ => Ok(Simd::available()[0]),
 });
 
 impl Simd {

@@ -1,6 +1,6 @@
 //! Where the results lie that people ask about.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -77,20 +77,6 @@ impl Project {
         }
         let name = &given.name;
         Err(damaged!("{file} is not the one that `{name}` made; run `similiai run {name}`"))
-    }
-
-    /// The instance whose result has the file at `path`.
-    pub fn owner(&self, path: &Path) -> Result<Option<String>> {
-        let Ok(path) = path.canonicalize() else { return Ok(None) };
-        for (name, laid) in self.store.all_laid()? {
-            let Ok(folder) = self.manifest.project.join(&laid.out).canonicalize() else { continue };
-            let below = path.strip_prefix(folder).ok().and_then(Path::to_str);
-            let contents = self.store.contents(&laid.digest);
-            if below.zip(contents).is_some_and(|(below, contents)| contents.find(below).is_some()) {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
     }
 
     /// Refuses a result whose inputs are not those any more that lie in their places.

@@ -19,6 +19,9 @@ impl Project {
     pub(super) fn select(&self, selection: &Selection) -> Result<Vec<Part>> {
         let instances = &self.manifest.instances;
         let all = selection.targets.iter().any(|target| target == "all");
+        let named = selection.targets.iter().filter(|target| *target != "all");
+        let named = named.chain(&selection.from).chain(&selection.until).map(String::as_str);
+        self.manifest.must_have(named)?;
         let named = selection.targets.iter().filter(|target| *target != "all").map(|name| self.manifest.find(name));
         let named = named.collect::<Result<Vec<usize>>>()?;
         let mut parts: Vec<Part> = (0..instances.len())

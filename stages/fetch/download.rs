@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{StatusCode, Url};
+use similiai::interrupt;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -68,7 +69,8 @@ impl Download {
             .context("cannot set up HTTP")?;
         let mut failed = 0;
         let response = loop {
-            match client.get(address.clone()).send().and_then(Response::error_for_status) {
+            let response = interrupt::while_waiting(|| client.get(address.clone()).send());
+            match response.and_then(Response::error_for_status) {
                 Ok(response) => break response,
                 Err(error) if failed < retries && worth_another_try(&error) => {
                     pause(failed, &address, &error);
@@ -93,7 +95,7 @@ impl Download {
         if let Some(tag) = &self.tag {
             request = request.header(IF_RANGE, tag);
         }
-        let response = request.send()?.error_for_status()?;
+        let response = interrupt::while_waiting(|| request.send())?.error_for_status()?;
         let continues = response.status() == StatusCode::PARTIAL_CONTENT;
         self.compare(&response, continues).map_err(Trouble::Lasting)?;
         self.response = response;
@@ -128,7 +130,7 @@ impl Download {
 impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let error = match self.response.read(buffer) {
+            let error = match interrupt::while_waiting(|| self.response.read(buffer)) {
                 Ok(0) if self.length > self.received && !buffer.is_empty() => io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     format!("ended after {} of {} bytes", self.received, self.length),
@@ -171,7 +173,7 @@ fn tag(headers: &HeaderMap) -> Option<&HeaderValue> {
 fn pause(failed: u32, address: &Url, error: &dyn std::fmt::Display) {
     let pause = FIRST_PAUSE * 2u32.pow(failed.min(6));
     tracing::warn!("{address}: {error}; trying again in {:.1} s", pause.as_secs_f64());
-    std::thread::sleep(pause);
+    interrupt::while_waiting(|| std::thread::sleep(pause));
 }
 
 fn worth_another_try(error: &reqwest::Error) -> bool {

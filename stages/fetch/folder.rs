@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use similiai::damaged;
 use similiai::failure::first_of;
-use similiai::images::{OnBadImage, PassedOver, Why, is_picture};
+use similiai::images::{MOST_BYTES, OnBadImage, PassedOver, Why, is_picture};
 use similiai::listing::{self, Skipped, is_list, part};
 use similiai::stage::{Context, Inputs};
+use similiai::text::legible_name;
 use unicode_normalization::UnicodeNormalization;
 
 use super::ARCHIVE;
@@ -38,7 +39,7 @@ struct Found {
     /// By name.
     pictures: Vec<Picture>,
     passed_over: PassedOver,
-    /// Classes of which something cannot be opened.
+    /// Classes of which something cannot be taken.
     spoilt: BTreeSet<String>,
 }
 
@@ -85,14 +86,19 @@ impl Found {
         for name in entries(folder)? {
             let path = folder.join(&name);
             if is_hidden(&name) {
+                self.hidden(&path);
                 continue;
             }
             match path.metadata() {
-                Err(error) => self.unreadable(&path, &error),
+                Err(error) => self.passed_over.add(&path, Why::Unreadable(error.to_string())),
                 Ok(metadata) if metadata.is_dir() => match name.to_str() {
                     None => self.passed_over.add(&path, Why::NotUnicode),
                     Some(class) => {
-                        self.class(&path, &part.map_or(class.to_owned(), |part| format!("{part}/{class}")))?
+                        let before = self.pictures.len();
+                        self.class(&path, &part.map_or(class.to_owned(), |part| format!("{part}/{class}")));
+                        if self.pictures.len() == before {
+                            self.passed_over.add(&path, Why::EmptyClass);
+                        }
                     }
                 },
                 Ok(_) if is_picture(&path) => self.passed_over.add(&path, Why::Misplaced),
@@ -106,7 +112,9 @@ impl Found {
     fn files_beside(&mut self, folder: &Path) -> Result<()> {
         for name in entries(folder)? {
             let path = folder.join(&name);
-            if !is_hidden(&name) && !path.is_dir() {
+            if is_hidden(&name) {
+                self.hidden(&path);
+            } else if !path.is_dir() {
                 let why = if is_picture(&path) { Why::Misplaced } else { Why::of_name(&path) };
                 self.passed_over.add(&path, why);
             }
@@ -115,58 +123,65 @@ impl Found {
     }
 
     /// The pictures of `class`, which lie in `folder`.
-    fn class(&mut self, folder: &Path, class: &str) -> Result<()> {
+    fn class(&mut self, folder: &Path, class: &str) {
         let names = match std::fs::read_dir(folder).and_then(|entries| entries.map(|it| Ok(it?.file_name())).collect())
         {
             Ok(names) => sorted(names),
             Err(error) => {
-                self.spoil(class, folder, &error);
-                return Ok(());
+                self.spoil(class, folder, &error.to_string());
+                return;
             }
         };
         for name in names {
             let path = folder.join(&name);
             if is_hidden(&name) {
+                self.hidden(&path);
                 continue;
             }
             // The file itself is opened later: a look is quick, and tells most of what can be wrong.
             match path.metadata() {
                 Err(error) if is_picture(&path) || error.kind() != std::io::ErrorKind::NotFound => {
-                    self.spoil(class, &path, &error);
+                    self.spoil(class, &path, &error.to_string());
                 }
                 Err(_) => self.passed_over.add(&path, Why::of_name(&path)),
-                Ok(metadata) if metadata.is_dir() => self.passed_over.add(&path, Why::Misplaced),
+                Ok(metadata) if metadata.is_dir() => self.passed_over.add(&path, Why::Subfolder),
                 Ok(_) if !is_picture(&path) => self.passed_over.add(&path, Why::of_name(&path)),
                 Ok(metadata) if !metadata.is_file() => self.passed_over.add(&path, Why::Special),
+                Ok(metadata) if metadata.len() > MOST_BYTES => {
+                    self.spoil(class, &path, &format!("it has more than {} MiB", MOST_BYTES >> 20));
+                }
                 Ok(_) => match name.to_str() {
                     None => self.passed_over.add(&path, Why::NotUnicode),
-                    Some(name) => {
-                        let name = plain(class, name).map_err(|why| damaged!("{}: {why}", path.display()))?;
-                        self.pictures.push(Picture { path, name });
-                    }
+                    Some(name) => match plain(class, name) {
+                        Ok(name) => self.pictures.push(Picture { path, name }),
+                        Err(why) => self.spoil(class, &path, &why),
+                    },
                 },
             }
         }
-        Ok(())
     }
 
-    fn unreadable(&mut self, path: &Path, error: &std::io::Error) {
-        self.passed_over.add(path, Why::Unreadable(error.to_string()));
+    /// Pictures and folders that are hidden may have been meant.
+    fn hidden(&mut self, path: &Path) {
+        if is_picture(path) || path.is_dir() {
+            self.passed_over.add(path, Why::Hidden);
+        }
     }
 
-    fn spoil(&mut self, class: &str, path: &Path, error: &std::io::Error) {
+    fn spoil(&mut self, class: &str, path: &Path, why: &str) {
         self.spoilt.insert(class.nfc().collect());
-        self.unreadable(path, error);
+        self.passed_over.add(path, Why::Unreadable(why.to_owned()));
     }
 
-    /// Fails where something cannot be opened, unless that is to be left out, and where nothing is left.
+    /// Fails where something cannot be taken, unless that is to be left out, and where nothing is left.
     fn judge(&self, source: &Path, on_bad_image: OnBadImage) -> Result<()> {
-        let bad = self.passed_over.each().into_iter().filter(|(_, why)| matches!(why, Why::Unreadable(_)));
-        let bad: Vec<String> = bad.map(|(path, why)| format!("{path}: {why}")).collect();
+        let is_bad = |why: &Why| matches!(why, Why::Unreadable(_) | Why::NotUnicode);
+        let bad = self.passed_over.each().into_iter().filter(|(_, why)| is_bad(why));
+        let bad: Vec<String> = bad.map(|(path, why)| format!("{}: {why}", legible_name(path))).collect();
         if !bad.is_empty() && on_bad_image == OnBadImage::Fail {
             let (count, named) = (bad.len(), first_of(NAMED, &bad));
             return Err(damaged!(
-                "{count} files or folders cannot be opened; mend or remove them, or leave them out with on_bad_image: \
+                "{count} files or folders cannot be used; repair or remove them, or leave them out with on_bad_image: \
                  skip:{named}"
             ));
         }
@@ -174,14 +189,16 @@ impl Found {
         if let Some(empty) = self.spoilt.iter().find(|class| !has_any(class)) {
             let named = first_of(NAMED, &bad);
             return Err(damaged!(
-                "no picture of class `{empty}` can be opened; mend them, or take the class away:{named}"
+                "no picture of class `{empty}` can be used; repair them, or remove the class:{named}"
             ));
         }
+        let classes = self.pictures.iter().filter_map(|picture| picture.class().rsplit('/').next());
+        listing::check_class_count(classes.collect::<BTreeSet<_>>().len())?;
         if self.pictures.is_empty() {
             self.passed_over.tell();
             let source = source.display();
             return Err(damaged!(
-                "{source}: there is no picture at <class>/<name>.png, .jpg, .jpeg or .webp: each class needs a folder of its \
+                "{source}: there is no picture at <class>/<name>.png, .jpg or .webp: each class needs a folder of its \
                  own"
             ));
         }
@@ -230,7 +247,7 @@ pub fn digest(source: &Path, on_bad_image: OnBadImage, inputs: &Inputs) -> Resul
                 found.pictures.push(picture);
             }
             Err(error) => match error.downcast::<std::io::Error>() {
-                Ok(error) => found.spoil(picture.class(), &picture.path, &error),
+                Ok(error) => found.spoil(picture.class(), &picture.path, &error.to_string()),
                 Err(error) => return Err(error),
             },
         }
@@ -272,7 +289,7 @@ pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Resul
                 context.outputs.write(&picture.name, &bytes)?;
                 found.pictures.push(picture);
             }
-            Err(error) => found.spoil(picture.class(), &picture.path, &error),
+            Err(error) => found.spoil(picture.class(), &picture.path, &error.to_string()),
         }
         bar.inc(1);
     }

@@ -2,16 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use similiai::damaged;
 use similiai::images::{LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, OnBadImage, PassedOver, Why, is_picture};
 use similiai::listing::part;
 use similiai::stage::Outputs;
-use similiai::text::legible_name;
+use similiai::text::legible_path as shown;
 use tar::{Archive, Entry, EntryType};
 
 use super::download::Lost;
@@ -22,6 +22,8 @@ const MOST_BYTES: u64 = 6 * 10_000 * 3_074 + (1 << 20);
 /// … and no other one to more than so many times its own length: pictures are compressed already.
 const MOST_TIMES: u64 = 100;
 const MOST_NAME_BYTES: u64 = 4096;
+/// The folder in which tar's POSIX format has what is left of a sparse file.
+const SPARSE: &str = "GNUSparseFile.";
 
 /// A member to take.
 enum Wanted {
@@ -37,14 +39,15 @@ enum Verdict {
     /// Nothing that people would miss.
     Leave,
     PassOver(Why),
+    /// It should be taken and cannot be, for this reason.
+    Refuse(String),
 }
 
 /// Unpacks the gzip-compressed tar `archive`, called `name` in messages, into `outputs`; gives what it passed over.
 pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, outputs: &Outputs) -> Result<PassedOver> {
     let packed = Cell::new(0);
     let counted = Counted { reader: archive, count: &packed };
-    // Of several members one after the other, as parallel compressors write (RFC 1952, section 2.2).
-    let mut gzip = MultiGzDecoder::new(BufReader::with_capacity(1 << 18, counted));
+    let mut gzip = Members::new(BufReader::with_capacity(1 << 18, counted));
     let mut found: HashSet<String> = HashSet::new();
     let mut pictures = Pictures { outputs, archive: name, packed: &packed, linked: 0, linkable: HashMap::new() };
     let mut passed_over = PassedOver::default();
@@ -55,27 +58,41 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
         for entry in entries {
             let mut entry = entry.map_err(|error| broken(name, &error))?;
             let path = entry.path().map_err(|error| broken(name, &error))?.into_owned();
-            let (member, wanted) = match verdict(&path, entry.header().entry_type(), name)? {
+            let refuse = |why: String| match on_bad_image {
+                OnBadImage::Skip => Ok(Why::Unreadable(why)),
+                OnBadImage::Fail => {
+                    let path = shown(&path);
+                    Err(damaged!("{name}: the member {path}: {why}; leave it out with on_bad_image: skip"))
+                }
+            };
+            let mut verdict = verdict(&path, entry.header().entry_type(), name)?;
+            if let Verdict::Take(member, wanted) = &verdict {
+                let place = if let Wanted::Picture(deep, of_part) = wanted { Some((*deep, *of_part)) } else { None };
+                // Where names differ only in case, some systems know one file.
+                if place.is_some_and(|place| *depth.get_or_insert(place) != place) {
+                    verdict = Verdict::Refuse("it is at another folder depth than the first picture".to_owned());
+                } else if !found.insert(member.to_lowercase()) {
+                    let why = "the archive has this name twice".to_owned();
+                    if place.is_none() {
+                        return Err(damaged!("{name}: the member {}: {why}", shown(&path)));
+                    }
+                    verdict = Verdict::Refuse(why);
+                }
+            }
+            let (member, wanted) = match verdict {
                 Verdict::Take(member, wanted) => (member, wanted),
                 Verdict::Leave => continue,
-                Verdict::PassOver(Why::NotUnicode) if on_bad_image == OnBadImage::Fail => {
-                    let (path, why) = (shown(&path), Why::NotUnicode);
-                    return Err(damaged!("{name}: {path}: {why}; leave it out with on_bad_image: skip"));
-                }
                 Verdict::PassOver(why) => {
                     passed_over.add(&path, why);
                     continue;
                 }
+                Verdict::Refuse(why) => {
+                    passed_over.add(&path, refuse(why)?);
+                    continue;
+                }
             };
-            // Where names differ only in case, some systems know one file.
-            if !found.insert(member.to_lowercase()) {
-                return Err(damaged!("{name}: the member {} stands there twice", shown(&path)));
-            }
             let of = match &wanted {
                 Wanted::Names(layout) | Wanted::Batch(layout) => Some(layout.names),
-                Wanted::Picture(deep, of_part) if *depth.get_or_insert((*deep, *of_part)) != (*deep, *of_part) => {
-                    return Err(damaged!("{name}: the picture {} is not as deep in folders as others", shown(&path)));
-                }
                 Wanted::Picture(..) => None,
             };
             if *layout.get_or_insert(of) != of {
@@ -86,15 +103,19 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
             match &wanted {
                 Wanted::Names(layout) if !is_link => member.names(layout, &mut entry)?,
                 Wanted::Batch(layout) if !is_link => member.batch(layout, &mut entry)?,
-                Wanted::Picture(..) => pictures.take(&member, &mut entry)?,
+                Wanted::Picture(..) => {
+                    if let Some(why) = pictures.take(&member, &mut entry)? {
+                        found.remove(&member.name.to_lowercase());
+                        passed_over.add(&path, refuse(why)?);
+                    }
+                }
                 _ => return Err(damaged!("{} is a link, where images should be", member.shown())),
             }
         }
         // The archive ends with zeros, whatever their number.
         let mut rest = tar.into_inner();
-        nothing_but(&mut rest, Some(0), name)?;
+        nothing_but_zeros(&mut rest, name)?;
     }
-    nothing_but(&mut gzip.into_inner(), None, name)?;
     match layout.flatten() {
         Some(names) if !found.contains(names) => {
             Err(damaged!("{name}: the member {names} with the class names is missing"))
@@ -112,25 +133,23 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
     }
 }
 
-fn shown(path: &Path) -> String {
-    legible_name(&path.display().to_string())
-}
-
 /// Where a member is to go, and what it is; an error for one that no honest archive has.
 fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
     if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(damaged!("{name}: the member {} would be written outside its folder", shown(path)));
     }
-    let is_file = matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::Link);
-    if !is_file && !matches!(kind, EntryType::Directory | EntryType::XGlobalHeader) {
-        return Err(damaged!(
-            "{name}: the member {} is a symbolic link, a device or another special file",
-            shown(path)
-        ));
-    }
     let parts: Vec<_> = path.iter().filter(|part| *part != ".").collect();
-    if !is_file || parts.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
+    if matches!(kind, EntryType::Directory | EntryType::XGlobalHeader) {
         return Ok(Verdict::Leave);
+    }
+    if parts.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
+        return Ok(if is_picture(path) { Verdict::PassOver(Why::Hidden) } else { Verdict::Leave });
+    }
+    if kind == EntryType::GNUSparse || parts.iter().any(|part| part.to_string_lossy().starts_with(SPARSE)) {
+        return Ok(Verdict::Refuse("it has holes (a sparse file), which is not read here".to_owned()));
+    }
+    if !matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::Link) {
+        return Ok(Verdict::Refuse("it is a symbolic link, a device or another special file".to_owned()));
     }
     let Some((file_name, folders)) = parts.split_last() else { return Ok(Verdict::Leave) };
     for layout in &LAYOUTS {
@@ -145,15 +164,17 @@ fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
         return Ok(Verdict::PassOver(Why::of_name(path)));
     }
     let Some((class, above)) = folders.split_last() else {
-        return Err(damaged!("{name}: the picture {} is in no folder that names its class", shown(path)));
+        return Ok(Verdict::Refuse("it is in no folder that names its class".to_owned()));
     };
     let (Some(class), Some(file_name)) = (class.to_str(), file_name.to_str()) else {
-        return Ok(Verdict::PassOver(Why::NotUnicode));
+        return Ok(Verdict::Refuse(Why::NotUnicode.to_string()));
     };
     let above = above.last().and_then(|above| above.to_str()).filter(|above| part(above).is_some());
     let class = above.map_or(class.to_owned(), |part| format!("{part}/{class}"));
-    let member = plain(&class, file_name).map_err(|why| damaged!("{name}: {why}"))?;
-    Ok(Verdict::Take(member, Wanted::Picture(parts.len(), above.is_some())))
+    Ok(match plain(&class, file_name) {
+        Ok(member) => Verdict::Take(member, Wanted::Picture(parts.len(), above.is_some())),
+        Err(why) => Verdict::Refuse(why),
+    })
 }
 
 /// The pictures of an archive.
@@ -168,14 +189,13 @@ struct Pictures<'a> {
 }
 
 impl Pictures<'_> {
-    /// As it is: whether it can be decoded is seen where it is decoded.
-    fn take(&mut self, member: &Member, entry: &mut Entry<impl Read>) -> Result<()> {
+    /// As it is: whether it can be decoded is seen where it is decoded. Gives why it cannot be taken, if so.
+    fn take(&mut self, member: &Member, entry: &mut Entry<impl Read>) -> Result<Option<String>> {
         let mut bytes = Vec::new();
         if entry.header().entry_type() == EntryType::Link {
             let target = entry.link_name().ok().flatten().unwrap_or_default().into_owned();
             let Some(name) = self.linkable.get(&plain_path(&target)) else {
-                let (member, target) = (member.shown(), shown(&target));
-                return Err(damaged!("{member} is a link to {target}, which is no picture before it"));
+                return Ok(Some(format!("it is a link to {}, which is no picture before it", shown(&target))));
             };
             bytes = self.outputs.read(name)?;
             self.linked += bytes.len() as u64;
@@ -184,17 +204,14 @@ impl Pictures<'_> {
             }
         } else {
             if member.size > MOST_PICTURE_BYTES {
-                return Err(damaged!(
-                    "{} has {} bytes, more than any picture that is read",
-                    member.shown(),
-                    member.size
-                ));
+                return Ok(Some(format!("it has {} bytes, more than any picture that is read", member.size)));
             }
             let read = entry.read_to_end(&mut bytes);
             read.map_err(|error| fault(&error, format!("{} ends before its time", member.shown())))?;
         }
         self.linkable.insert(plain_path(member.path), member.name.to_owned());
-        self.outputs.write(member.name, &bytes).with_context(|| format!("cannot unpack {}", self.archive))
+        self.outputs.write(member.name, &bytes).with_context(|| format!("cannot unpack {}", self.archive))?;
+        Ok(None)
     }
 }
 
@@ -272,8 +289,8 @@ fn fault(error: &std::io::Error, what: String) -> anyhow::Error {
     }
 }
 
-/// Reads to the end; anything but `filler` is an error.
-fn nothing_but(reader: &mut impl Read, filler: Option<u8>, name: &str) -> Result<()> {
+/// Reads to the end; anything but zeros is an error.
+fn nothing_but_zeros(reader: &mut impl Read, name: &str) -> Result<()> {
     let mut buffer = vec![0; 1 << 16];
     loop {
         let count = reader.read(&mut buffer).map_err(|error| {
@@ -283,7 +300,7 @@ fn nothing_but(reader: &mut impl Read, filler: Option<u8>, name: &str) -> Result
         if count == 0 {
             return Ok(());
         }
-        if buffer[..count].iter().any(|byte| Some(*byte) != filler) {
+        if buffer[..count].iter().any(|byte| *byte != 0) {
             return Err(damaged!("{name}: there are bytes after the end of the archive"));
         }
     }
@@ -292,6 +309,41 @@ fn nothing_but(reader: &mut impl Read, filler: Option<u8>, name: &str) -> Result
 /// Bytes that an honest archive holds, of which so many are read.
 fn most_unpacked(packed: &Cell<u64>) -> u64 {
     MOST_BYTES.max(MOST_TIMES * packed.get())
+}
+
+/// Of several gzip members one after the other, as parallel compressors write (RFC 1952, section 2.2), what is in them;
+/// zeros at the end, as tapes and some copies have, are nothing.
+struct Members<R>(Option<GzDecoder<R>>);
+
+impl<R: BufRead> Members<R> {
+    fn new(reader: R) -> Self {
+        Self(Some(GzDecoder::new(reader)))
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while let Some(member) = &mut self.0 {
+            let count = member.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            let reader = member.get_mut();
+            loop {
+                let rest = reader.fill_buf()?;
+                if rest.is_empty() {
+                    return Ok(0);
+                }
+                let (zeros, all) = (rest.iter().take_while(|byte| **byte == 0).count(), rest.len());
+                reader.consume(zeros);
+                if zeros < all {
+                    break;
+                }
+            }
+            self.0 = self.0.take().map(|member| GzDecoder::new(member.into_inner()));
+        }
+        Ok(0)
+    }
 }
 
 /// Counts what passes.

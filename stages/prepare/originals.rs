@@ -140,10 +140,7 @@ fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<P
         let pictures = classes.entry(class).or_default();
         pictures.push((pictures.len(), file.path, part));
     }
-    let most = usize::from(u8::MAX) + 1;
-    if classes.len() > most {
-        return Err(damaged!("there are {} classes; at most {most} can be told apart", classes.len()));
-    }
+    listing::check_class_count(classes.len())?;
     for (class, pictures) in &mut classes {
         selection.suffices(class, pictures.len())?;
         let end = selection.per_class.map_or(pictures.len(), |count| selection.skip + count);

@@ -47,10 +47,11 @@ fn paths_that_lead_outside() {
 fn pictures_that_lead_outside_or_clash() {
     let refused = |extra: Member, reasons| refused(&archive(&[Member::file("cups/a.png", "x"), extra]), reasons);
     refused(Member::file("../cups/b.png", "x"), &["../cups/b.png", "outside its folder"]);
-    refused(Member::file("Cups/A.png", "x"), &["Cups/A.png stands there twice"]);
-    refused(Member::file("more/cups/b.png", "x"), &["more/cups/b.png is not as deep"]);
+    refused(Member::file("Cups/A.png", "x"), &["Cups/A.png: the archive has this name twice"]);
+    refused(Member::file("more/cups/b.png", "x"), &["more/cups/b.png: it is at another folder depth"]);
     refused(Member::file("cups/a\nb.png", "x"), &["is no name for a class or a picture"]);
-    refused(Member::file("cups/b.png", vec![0; 300 << 20]), &["it unpacks to more than"]);
+    refused(Member::file("cups/b.png", vec![0; 250 << 20]), &["it unpacks to more than"]);
+    refused(Member::file("cups/b.png", vec![0; 300 << 20]), &["cups/b.png: it has 314572800 bytes, more than any"]);
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn special_files() {
 
 #[test]
 fn duplicate_members() {
-    refused_with(sound()[1].clone(), &["data_batch_1.bin stands there twice"]);
+    refused_with(sound()[1].clone(), &["data_batch_1.bin: the archive has this name twice"]);
 }
 
 #[test]
@@ -115,6 +116,46 @@ fn bytes_after_the_end_of_the_tar() {
     gzip.write_all(&plain).unwrap();
     gzip.write_all(b"hidden").unwrap();
     refused(&gzip.finish().unwrap(), &["bytes after the end"]);
+}
+
+#[test]
+fn zeros_after_the_end_of_the_gzip_are_nothing() {
+    let padded = [archive(&sound()), vec![0; 700]].concat();
+    Project::with(&padded).succeed("run fetch");
+}
+
+#[test]
+fn odd_members_are_passed_over_where_that_is_asked_for() {
+    let odd = |path: &str, kind| Member { path: path.into(), kind, bytes: Vec::new() };
+    let members = [
+        Member::file("cups/a.png", "x"),
+        Member::file("cups/A.png", "y"),
+        Member::file("more/cups/b.png", "x"),
+        Member::file("cups/a\nb.png", "x"),
+        Member::file("cups/.hidden.png", "x"),
+        Member::file("alone.png", "x"),
+        odd("cups/link.png", tar::EntryType::Symlink),
+        odd("cups/pipe.png", tar::EntryType::Fifo),
+        Member::file("deep/er/hats/c.png", "other"),
+        Member::file("hats/c.png", "z"),
+    ];
+    let project = Project::with(&archive(&members));
+    project.succeed("run fetch --set fetch.on_bad_image=skip");
+    let found = similiai::files::list(&project.path("artifacts/fetch")).unwrap();
+    assert_eq!(found, ["cups/a.png", "hats/c.png", "skipped.csv"]);
+    assert_eq!(std::fs::read_to_string(project.path("artifacts/fetch/hats/c.png")).unwrap(), "z");
+    let skipped = std::fs::read_to_string(project.path("artifacts/fetch/skipped.csv")).unwrap();
+    assert_eq!(skipped.matches("has this name twice").count(), 1, "{skipped}");
+    for odd in ["more/cups/b.png", "alone.png", "cups/link.png", "cups/pipe.png", "cups/.hidden.png"] {
+        assert!(skipped.contains(odd), "{odd}: {skipped}");
+    }
+}
+
+#[test]
+fn an_archive_of_which_nothing_is_left() {
+    let link = Member { path: "cups/a.png".into(), kind: tar::EntryType::Link, bytes: Vec::new() };
+    let outcome = Project::with(&archive(&[link])).similiai("run fetch --set fetch.on_bad_image=skip");
+    assert!(outcome.status == 4 && outcome.stderr.contains("there are neither batches"), "{}", outcome.stderr);
 }
 
 #[test]

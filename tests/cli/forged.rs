@@ -201,6 +201,105 @@ fn every_file_of_the_cache_is_checked_and_repaired() {
 }
 
 #[test]
+fn a_link_within_the_cache_leads_to_nothing_of_peoples() {
+    let project = Project::new();
+    project.succeed("run train");
+    let home = project.path("home");
+    fs::create_dir_all(home.join("items")).unwrap();
+    for name in ["diary.txt", "data.json", "seen", "items/letters.txt"] {
+        fs::write(home.join(name), "[1, 2]").unwrap();
+    }
+    fs::write(home.join("items").join("a".repeat(64)), "mine").unwrap();
+    let before = contents(&home);
+    let cache = |name: &str| project.path(&format!("artifacts/.cache/{name}"));
+    for name in ["altered", "blobs", "items", "laid", "people", "results", "scratch"] {
+        let aside = project.path("aside");
+        let was_there = fs::rename(cache(name), &aside).is_ok();
+        symlink(&home, cache(name)).unwrap();
+        for command in ["verify --repair", "gc --max-size 1", "run split --set split.test=0.3"] {
+            let outcome = project.similiai(command);
+            assert!(
+                outcome.status == 4 && outcome.stderr.contains(&format!("{name} must be a folder")),
+                "{}",
+                outcome.stderr
+            );
+        }
+        fs::remove_file(cache(name)).unwrap();
+        if was_there {
+            fs::rename(aside, cache(name)).unwrap();
+        }
+    }
+    // Deeper ones are replaced by folders.
+    let shelf = fs::read_dir(cache("blobs")).unwrap().next().unwrap().unwrap().path();
+    for path in [shelf, cache("scratch/train")] {
+        fs::remove_dir_all(&path).unwrap();
+        symlink(&home, &path).unwrap();
+    }
+    project.similiai("verify --repair");
+    project.succeed("run train --set train.epochs=2");
+    project.succeed("verify --repair");
+    let stdout = project.succeed("verify");
+    assert!(stdout.contains(": 0 damaged"), "{stdout}");
+    // Nor through one that stands there already.
+    fs::create_dir_all(cache("altered")).unwrap();
+    symlink(&home, cache("altered/split")).unwrap();
+    fs::write(project.path("artifacts/split/split.csv"), "mine").unwrap();
+    assert!(project.succeed("run split").contains("altered/split.2/split.csv"));
+    fs::remove_file(cache("altered/split")).unwrap();
+    // What is kept aside goes not through a link that was kept aside.
+    let out = project.path("artifacts/split");
+    symlink(&home, out.join("kept")).unwrap();
+    project.succeed("run split");
+    assert!(cache("altered/split/kept").is_symlink());
+    fs::create_dir(out.join("kept")).unwrap();
+    fs::write(out.join("kept/note"), "mine too").unwrap();
+    project.succeed("run split");
+    assert!(contents(&home) == before);
+}
+
+#[test]
+fn what_is_no_file_in_the_cache_is_damaged_and_not_waited_for() {
+    let project = Project::new();
+    fs::write(project.path("a.png"), fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png")).unwrap())
+        .unwrap();
+    project.succeed("run embed");
+    (0..2).for_each(|_| drop(project.succeed("query a.png --in .")));
+    let cache = project.path("artifacts/.cache");
+    for kind in [
+        "seen",
+        "laid/split.json",
+        "results/",
+        "items/",
+        "people/seen",
+        "history.jsonl",
+        "scrub",
+        "laid/split.index",
+        "scratch/train/",
+        "blobs/",
+    ] {
+        for make in ["mkfifo", "mkdir", "ln -s /nowhere"] {
+            let all = similiai::files::list(&cache).unwrap();
+            let file = all.iter().find(|file| file.starts_with(kind)).unwrap_or_else(|| panic!("{kind}: {all:?}"));
+            let path = cache.join(file);
+            let bytes = fs::read(&path).unwrap();
+            fs::remove_file(&path).unwrap();
+            let mut words = make.split(' ');
+            let mut command = std::process::Command::new(words.next().unwrap());
+            assert!(command.args(words).arg(&path).status().unwrap().success());
+            assert_ne!(project.similiai("status").status, -1, "{make} {file}");
+            let outcome = project.similiai("verify");
+            assert_eq!(outcome.status, 4, "{make} {file}: {}{}", outcome.stdout, outcome.stderr);
+            project.succeed("verify --repair");
+            let stdout = project.succeed("verify");
+            assert!(stdout.contains(": 0 damaged"), "{make} {file}: {stdout}");
+            if !path.exists() {
+                fs::write(&path, bytes).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
 fn verify_writes_nothing() {
     let project = Project::new();
     project.succeed("run split");

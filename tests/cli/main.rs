@@ -8,6 +8,7 @@ mod cache;
 mod download;
 mod fixture;
 mod forged;
+mod impossible;
 mod killed;
 mod outside;
 mod own;

@@ -51,6 +51,14 @@ fn a_picture_that_needs_gigabytes_costs_itself() {
     let outcome = project.similiai("duplicates photos --json");
     let found: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!((found["pictures"].as_u64(), found["bad"].as_array().unwrap().len()), (Some(1), 1));
+    // What does not begin as a picture is not read to its end, however far that is.
+    fs::File::create(project.path("zeros.png")).unwrap().set_len(1 << 40).unwrap();
+    let outcome = project.similiai("query zeros.png");
+    assert!(outcome.status == 4 && outcome.stderr.contains("it begins neither as PNG"), "{}", outcome.stderr);
+    fs::rename(project.path("zeros.png"), project.path("photos/zeros.png")).unwrap();
+    let outcome = project.similiai("query photos/good.png --in photos");
+    assert!(outcome.status == 4 && outcome.stderr.contains("zeros.png"), "{}", outcome.stderr);
+    fs::remove_file(project.path("photos/zeros.png")).unwrap();
     // A few groups are only unusual.
     fs::write(project.path("photos/few.webp"), bomb::webp(3)).unwrap();
     project.succeed("query photos/few.webp");
@@ -110,6 +118,11 @@ fn what_fetch_passes_over_is_listed() {
     write_classes(&project.path("photos"), &["cups", "shoes"], 10);
     fs::write(project.path("photos/cups/x.heic"), "x").unwrap();
     fs::write(project.path("photos/notes.txt"), "x").unwrap();
+    fs::write(project.path("photos/cups/.hidden.png"), "x").unwrap();
+    for folder in ["empty", "only", "cups/deep"] {
+        fs::create_dir(project.path(&format!("photos/{folder}"))).unwrap();
+    }
+    fs::write(project.path("photos/only/y.heic"), "x").unwrap();
     symlink("/nowhere/object.png", project.path("photos/shoes/annexed.png")).unwrap();
     let own = "--set fetch.source=photos --set prepare.images_per_class=null";
     let outcome = project.similiai(&format!("run prepare {own}"));
@@ -122,11 +135,19 @@ fn what_fetch_passes_over_is_listed() {
     let outcome = project.similiai(&format!("run prepare {own} --set fetch.on_bad_image=skip --json"));
     assert_eq!(outcome.status, 0, "{}", outcome.stderr);
     let skipped = fs::read_to_string(project.path("artifacts/fetch/skipped.csv")).unwrap();
-    for row in ["cups/x.heic,HEIC pictures", "notes.txt,", "shoes/annexed.png,No such file"] {
+    for row in [
+        "cups/x.heic,HEIC pictures",
+        "notes.txt,",
+        "shoes/annexed.png,No such file",
+        "cups/.hidden.png,",
+        "cups/deep,",
+        "empty,the class has no picture",
+        "only,the class has no picture",
+    ] {
         assert!(skipped.contains(row), "{row}: {skipped}");
     }
     let last: Value = serde_json::from_str(outcome.stdout.lines().last().unwrap()).unwrap();
-    assert_eq!(last["stages"][0]["passed_over"].as_array().unwrap().len(), 3, "{last}");
+    assert_eq!(last["stages"][0]["passed_over"].as_array().unwrap().len(), 6, "{last}");
     assert_eq!(fs::read_to_string(project.path("artifacts/prepare/images.csv")).unwrap().lines().count(), 21);
 }
 
@@ -143,10 +164,28 @@ fn one_bad_item_does_not_lose_the_rest() {
     let outcome = project.similiai("query a.png no.png neither.png -k 1");
     assert!(outcome.status == 2 && outcome.stdout.is_empty());
     assert!(outcome.stderr.contains("no.png, nor neither.png"), "{}", outcome.stderr);
+    fs::create_dir(project.path("bad")).unwrap();
+    fs::write(project.path("bad/e.png"), "").unwrap();
+    let outcome = project.similiai("query a.png --in bad");
+    assert!(outcome.status == 4 && outcome.stderr.contains("bad/e.png"), "{}", outcome.stderr);
+    photo(&project, "bad/f.png", 4);
+    let outcome = project.similiai("query a.png --in bad -k 9");
+    assert!(outcome.status == 2 && outcome.stderr.contains("bad/e.png"), "{}", outcome.stderr);
+    let answer: Value = serde_json::from_str(&project.similiai("query a.png --in bad --json").stdout).unwrap();
+    assert!(answer["bad"][0].as_str().unwrap().contains("bad/e.png"), "{answer}");
+    let outcome = project.similiai("duplicates bad folder");
+    assert!(outcome.status == 2 && outcome.stderr.contains("WebP picture in folder"), "{}", outcome.stderr);
     let outcome = project.similiai("query --id 3 --id 1000 --id 2000");
     assert!(outcome.status == 2 && outcome.stderr.contains("no picture 1000, nor 2000"), "{}", outcome.stderr);
     let outcome = project.similiai("embed a.png no.png neither.png -o x.parquet");
     assert!(outcome.status == 2 && outcome.stderr.contains("no.png, nor neither.png"), "{}", outcome.stderr);
+    let outcome = project.similiai("embed no.png --model missing -o no/such/x.parquet");
+    for said in ["no.png", "missing", "there is no folder no;"] {
+        assert!(outcome.stderr.contains(said), "{said}: {}", outcome.stderr);
+    }
+    let outcome = project.similiai("run nosuch neither");
+    assert!(outcome.status == 2 && outcome.stderr.contains("`nosuch`, `neither`"), "{}", outcome.stderr);
+    assert_eq!(project.similiai("--threads 60000 status").status, 2);
 }
 
 #[test]
@@ -198,7 +237,7 @@ fn a_signal_ends_what_waits_for_its_input() {
     let mut command = project.command();
     let mut child = command.args(["query", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
-    input.write_all(b"some").unwrap();
+    input.write_all(b"\x89PNG\r\n\x1a\n").unwrap();
     // It has begun to read once this fits no longer into the pipe beside it.
     input.write_all(&vec![0; 1 << 17]).unwrap();
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -392,7 +431,33 @@ fn an_output_replaces_nothing_else() {
     let mut command = project.command();
     let output = command.args(["embed", "2.png", "-o", "/dev/stdout"]).stdout(Stdio::piped()).output().unwrap();
     assert!(output.stdout.starts_with(b"PAR1") && output.stdout.ends_with(b"PAR1"), "nothing else goes there");
+    let mut command = project.command();
+    let output = command.args(["embed", "2.png", "-o", "-"]).stdout(Stdio::piped()).output().unwrap();
+    assert!(output.stdout.starts_with(b"PAR1") && !project.path("-").exists());
     project.succeed("embed -o 1.png 2.png 3.png --force");
+    // Nor what it is made of, or what the pipeline made.
+    fs::copy(project.path("artifacts/train/model.safetensors"), project.path("net")).unwrap();
+    project.succeed("embed 2.png -o part.parquet");
+    photo(&project, "album/4.png", 2);
+    assert_eq!(project.similiai("run split --events -").status, 2);
+    for (arguments, lost) in [
+        ("embed 2.png --model net -o net --force", "net"),
+        ("embed --join part.parquet -o part.parquet", "part.parquet"),
+        ("run split --events pipeline.yaml", "pipeline.yaml"),
+        ("embed 2.png -o artifacts/embed/embeddings.parquet", "artifacts/embed/embeddings.parquet"),
+        ("run split --summarize artifacts/split/split.csv", "artifacts/split/split.csv"),
+        ("run split --summarize artifacts/.cache/seen", "artifacts/.cache/seen"),
+        ("embed 2.png --model net -o artifacts/embed/embeddings.parquet", "artifacts/embed/embeddings.parquet"),
+        ("embed --join part.parquet -o artifacts/embed/embeddings.parquet", "artifacts/embed/embeddings.parquet"),
+        ("embed album -o album/4.png --force", "album/4.png"),
+        ("duplicates album --html album/4.png --force", "album/4.png"),
+        ("query 2.png --in album --html album/4.png --force", "album/4.png"),
+    ] {
+        let before = fs::read(project.path(lost)).unwrap();
+        let outcome = project.similiai(arguments);
+        assert_eq!(outcome.status, 2, "{arguments}: {}", outcome.stderr);
+        assert!(fs::read(project.path(lost)).unwrap() == before, "{arguments}");
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn an_archive_of_a_folder_gives_the_same_pictures() {
     std::fs::write(project.path("photos.tar.gz"), archive(&nowhere)).unwrap();
     let outcome = project.similiai("run fetch --set fetch.source=photos.tar.gz");
     assert_eq!(outcome.status, 4);
-    assert!(outcome.stderr.contains("alone.png is in no folder that names its class"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("alone.png: it is in no folder that names its class"), "{}", outcome.stderr);
 }
 
 #[test]

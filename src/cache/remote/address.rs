@@ -36,7 +36,7 @@ pub fn open(remote: &str, mode: Mode, project: &Path) -> Result<Result<(Box<dyn 
     let address = Url::parse(remote).map_err(|error| error.to_string());
     let known = address.and_then(|address| match ObjectStoreScheme::parse(&address) {
         Ok((scheme, prefix)) if is_known(&scheme) => Ok((address, scheme, prefix)),
-        _ => Err("an address starts with s3, gs, az, abfs or file; a folder has none of them".to_owned()),
+        _ => Err("use s3://BUCKET/PREFIX (or gs, az, abfs, file), or the path of a folder".to_owned()),
     });
     let usage = |why| Failure::Usage(format!("the remote cache {}: {why}", shown(remote)));
     let (address, scheme, prefix) = known.map_err(usage)?;

@@ -63,6 +63,7 @@ enum Step {
     /// … and among the cache's own.
     DeleteOwn(usize),
     OverwriteOwn(usize),
+    LinkOwn(usize),
     /// A cleaner comes.
     Clean,
 }
@@ -84,6 +85,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::StrangerLaid),
         2 => any::<usize>().prop_map(Step::DeleteOwn),
         2 => any::<usize>().prop_map(Step::OverwriteOwn),
+        1 => any::<usize>().prop_map(Step::LinkOwn),
         1 => Just(Step::Clean),
     ]
 }
@@ -236,12 +238,20 @@ impl World {
                 }
             }
             Step::StrangerLaid => {
-                if self.path("p/artifacts/one").is_dir() && !self.path("p/artifacts/one").is_symlink() {
-                    fs::write(self.path("p/artifacts/one/stranger.txt"), "stranger")?;
+                let (folder, file) = (self.path("p/artifacts/one"), self.path("p/artifacts/one/stranger.txt"));
+                if crate::files::is_folder(&folder) && !file.is_symlink() {
+                    fs::write(file, "stranger")?;
                 }
             }
             Step::DeleteOwn(number) => remove(self.pick("p/artifacts/.cache", *number)),
             Step::OverwriteOwn(number) => overwrite(self.pick("p/artifacts/.cache", *number)),
+            Step::LinkOwn(number) => {
+                // A folder that is a link is refused; what becomes of a file that is one is for the engine to mend.
+                if let Some(path) = self.pick("p/artifacts/.cache", *number).filter(|path| path.is_file()) {
+                    fs::remove_file(&path)?;
+                    symlink(self.path("home/diary.txt"), path)?;
+                }
+            }
             Step::Clean => crate::files::remove_folder(&self.path("p/artifacts/.cache/tmp"))?,
         }
         self.write();

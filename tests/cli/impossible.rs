@@ -1,0 +1,88 @@
+//! What cannot work by the manifest alone, or by what is there of it: refused before any work is done.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::fixture::Project;
+use crate::pictures::write_classes;
+
+const TRAIN: &str = "uses: train, needs: [prepare, split]";
+
+/// Runs `target` of the manifest with some more lines, which must be refused before the training with these words.
+fn refused(project: &Project, more: &str, target: &str, said: &str) {
+    let path = project.path("pipeline.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{text}{more}")).unwrap();
+    let outcome = project.similiai(&format!("run {target}"));
+    assert!(outcome.status != 0 && outcome.stderr.contains(said), "{said}: {}{}", outcome.stdout, outcome.stderr);
+    for training in ["train", "short", "a-1", "b-2", "btwo"] {
+        assert!(!project.path(&format!("artifacts/{training}")).exists(), "{training}: {}", outcome.stdout);
+    }
+    fs::write(&path, text).unwrap();
+}
+
+#[test]
+fn an_out_that_is_no_folder() {
+    let project = Project::new();
+    fs::write(project.path("notes"), "mine").unwrap();
+    symlink("no/such/folder", project.path("nowhere")).unwrap();
+    for out in ["notes", "notes/below", "nowhere"] {
+        let outcome = project.similiai(&format!("run all --set benchmark.out={out}"));
+        assert!(outcome.status == 2 && outcome.stderr.contains("is no folder"), "{out}: {}", outcome.stderr);
+        assert!(!project.path("artifacts/fetch").exists());
+    }
+    assert_eq!(fs::read_to_string(project.path("notes")).unwrap(), "mine");
+    assert!(project.path("nowhere").is_symlink());
+}
+
+#[test]
+fn variants_without_their_baseline() {
+    let project = Project::new();
+    let variants = |names: [&str; 2], baseline: &str| {
+        let [one, two] = names;
+        format!(
+            "  {one}: {{{TRAIN}}}\n  {two}: {{{TRAIN}, seed: 2}}\n  sum: {{uses: compare, needs: [{one}, {two}], baseline: \
+             {baseline}}}\n"
+        )
+    };
+    refused(&project, &variants(["a-1", "b-2"], "a"), "sum", "there is no `a-2`");
+    refused(&project, &variants(["a-1", "b-2"], "full"), "sum", "no instance is called `full-");
+    refused(&project, &variants(["a-1", "btwo"], "a"), "sum", "is not called");
+}
+
+#[test]
+fn trainings_that_cannot_be_measured_together() {
+    let project = Project::new();
+    let short = format!("  short: {{{TRAIN}, epochs: 1}}\n");
+    let two = "  two: {uses: benchmark, needs: [prepare, train, short, embed], out: two}\n";
+    refused(&project, &(short + two), "two", "no embeddings of it");
+    // The other split stands before the training, so that it is there when the question comes.
+    let path = project.path("pipeline.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let other = "  split2: {uses: split, needs: [prepare], seed: 9}\n";
+    fs::write(&path, text.replace("  train:", &format!("{other}  train:"))).unwrap();
+    let two = "  embed2: {uses: embed, needs: [prepare, split2, train]}\n  two: {uses: benchmark, needs: [prepare, train, embed, \
+               embed2], out: two}\n";
+    refused(&project, two, "two", "cannot be compared");
+}
+
+#[test]
+fn parts_without_a_class_in_common() {
+    let project = Project::new();
+    write_classes(&project.path("parted/train"), &["a", "b", "c", "d"], 8);
+    fs::create_dir(project.path("parted/test")).unwrap();
+    for class in ["c", "d"] {
+        let [from, to] = ["train", "test"].map(|part| project.path(&format!("parted/{part}/{class}")));
+        fs::rename(from, to).unwrap();
+    }
+    let own = "--set fetch.source=parted --set prepare.images_per_class=null --set split.method=official";
+    refused(&project, "", &format!("all {own}"), "no class has both training and test pictures");
+}
+
+#[test]
+fn names_and_values_out_of_range() {
+    let project = Project::new();
+    refused(&project, &format!("  {}: {{uses: fetch}}\n", "a".repeat(101)), "all", "is no name for an instance");
+    refused(&project, "  -x: {uses: fetch}\n", "all", "is no name for an instance");
+    refused(&project, "", "all --set train.cross_entropy.mixup=1e-9", "a mixup of 0 or of 0.01");
+}
