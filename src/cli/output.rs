@@ -129,10 +129,27 @@ const PAGES: [&[u8]; 3] = [b"<!DOCTYPE html", b"<!doctype html", b"<html"];
 
 /// Whether it is of a kind that is told by its first bytes.
 fn is_known(start: &[u8]) -> bool {
-    let starts: [&[u8]; 8] =
-        [b"PAR1", b"PK\x03\x04", b"\x1F\x8B", b"SQLite format 3", b"%PDF", b"\x7FELF", b"ARROW1", b"\x93NUMPY"];
+    let starts: [&[u8]; 15] = [
+        b"PAR1",
+        b"PK\x03\x04",
+        b"\x1F\x8B",
+        b"BZh",
+        b"\xFD7zXZ",
+        b"\x28\xB5\x2F\xFD",
+        b"RIFF",
+        b"ID3",
+        b"#!",
+        b"-----BEGIN",
+        b"SQLite format 3",
+        b"%PDF",
+        b"\x7FELF",
+        b"ARROW1",
+        b"\x93NUMPY",
+    ];
     image::guess_format(start).is_ok()
         || known_as(start).is_some()
+        // A tar says so in its first header.
+        || start.get(257..262) == Some(b"ustar")
         || starts.iter().chain(&PAGES).any(|known| start.trim_ascii_start().starts_with(known))
 }
 
@@ -180,7 +197,10 @@ impl Output {
             Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), Vec::new()),
             ends => ends.with_context(|| format!("cannot read {shown}"))?,
         };
-        if !start.is_empty() && !kind.is_told_by(&start, &end) && !force {
+        // What has neither an ending nor a known beginning may be what an earlier run wrote, whatever it was.
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_plain = ending.is_empty() && !is_hidden && !is_known(&start);
+        if !(start.is_empty() || is_plain || kind.is_told_by(&start, &end) || force) {
             let (what, or_force) = (kind.name(), kind.or_force());
             return usage(format!("{shown} holds something else than {what}; choose another name{or_force}"));
         }
@@ -303,6 +323,8 @@ mod tests {
         fs::write(at("payroll.parquet"), b"PAR1... name, salary ...PAR1").unwrap();
         fs::write(at("page.html"), b"\n<!DOCTYPE html>").unwrap();
         fs::write(at("notes.md"), "# Notes, é").unwrap();
+        fs::write(at(".env"), "TOKEN=1").unwrap();
+        fs::write(at("key"), "-----BEGIN OPENSSH PRIVATE KEY-----").unwrap();
         fs::write(at("old"), "what it is cannot be told").unwrap();
         fs::write(at("thesis.tex"), "\\documentclass{article}").unwrap();
         fs::write(at("other.ndjson"), "{\"name\": 1}").unwrap();
@@ -312,6 +334,8 @@ mod tests {
             ("old.parquet", Kind::Embeddings),
             ("new.parquet", Kind::Embeddings),
             ("without-ending", Kind::Embeddings),
+            ("old", Kind::Embeddings),
+            ("old", Kind::Events),
             ("empty.tex", Kind::Embeddings),
             ("events.ndjson", Kind::Events),
             ("page.html", Kind::Page),
@@ -322,8 +346,8 @@ mod tests {
         }
         for (name, kind, said) in [
             ("photo", Kind::Embeddings, "holds something else"),
-            ("old", Kind::Embeddings, "holds something else"),
-            ("old", Kind::Events, "holds something else"),
+            (".env", Kind::Embeddings, "holds something else"),
+            ("key", Kind::Events, "holds something else"),
             ("payroll.parquet", Kind::Embeddings, "holds something else"),
             ("new.png", Kind::Embeddings, "another kind of file"),
             ("new.HEIC", Kind::Page, "another kind of file"),
