@@ -4,10 +4,11 @@
 //! | --- | --- |
 //! | `key`, `reason` | the document that a key is the digest of; what differs between two, and how that is worded |
 //! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
-//! | `place`, `index`, `signature` | laying files where people look; how they looked when they were known to be right |
+//! | `place`, `laid`, `index`, `signature` | laying files where people look, and noting what lies where; how they looked when they were known to be right |
 //! | `elsewhere`, `remote` | results that other machines share; in a bucket or a folder |
 //! | `sealed`, `work` | the cache's own files with their checksums; folders to work in |
 //! | `items` | what a stage made of each single item |
+//! | `history` | when and how fast instances ran |
 //! | `seen` | files outside the store, and facts worked out once |
 //! | `verify`, `gc` | finding damage; making room |
 
@@ -15,9 +16,11 @@ mod blobs;
 mod contents;
 mod elsewhere;
 mod gc;
+mod history;
 mod index;
 mod items;
 mod key;
+mod laid;
 mod place;
 mod reason;
 #[cfg(feature = "cloud")]
@@ -33,13 +36,15 @@ pub use blobs::Blobs;
 pub use contents::{Changes, Contents, File, Written};
 pub use elsewhere::{Elsewhere, Mode, Settings};
 pub use gc::{Budget, Collected};
+pub use history::Finished;
 pub use items::{Made, Table};
 pub use key::KeyDocument;
-pub use place::{Laid, Laying, Look, Place};
+pub use laid::Laid;
+pub use place::{Laying, Look, Place};
 pub use reason::{Fault, Reason};
 #[cfg(feature = "cloud")]
 pub use remote::Remote;
 pub use sealed::{Found, is_below};
 pub use seen::Seen;
-pub use store::{Finished, Record, Store};
+pub use store::{Record, Store};
 pub use verify::{Damage, read_kept, write_kept};

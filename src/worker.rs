@@ -22,7 +22,7 @@ use thiserror::Error;
 pub const ARGUMENT: &str = "decode-worker";
 /// Of a pipe: a picture mostly goes through it at once.
 const PIPE: usize = 1 << 20;
-/// A small picture and what is said of it are one write: a second one would wake the other process twice.
+/// Header and small picture go in one write: each write wakes the other process.
 const BUFFER: usize = 64 << 10;
 /// Workers that try one request.
 const TRIES: usize = 2;

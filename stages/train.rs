@@ -25,7 +25,7 @@ use super::prepare::PREPARATION;
 
 pub use log::{Epoch, LOG, Panel, panels};
 
-/// Below it, Jöhnk's algorithm would draw without end: powers of its numbers are 0.
+/// Below this, Jöhnk's algorithm hardly ever ends: the powers of its random numbers round to 0.
 const LEAST_MIXUP: f64 = 0.01;
 
 pub const CURVES: &str = "training_curves.png";

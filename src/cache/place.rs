@@ -1,18 +1,17 @@
 //! The place where people find an instance's files, and where other instances read them: looking whether they are
-//! right, and laying what is not.
+//! right, and laying what is not. Which result lies where is noted in `laid.rs`.
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::index::Index;
-use super::sealed::{self, Found, is_below, is_digest};
+use super::sealed::is_below;
 use super::signature::{Signature, time_after};
-use super::{Contents, Fault, Reason, Record, Store};
+use super::{Contents, Fault, Laid, Reason, Record, Store};
 use crate::failure::Failure;
 use crate::{fault, files};
 
@@ -87,29 +86,12 @@ fn below(folder: &Path, name: &str) -> PathBuf {
 }
 
 /// `None` where nothing is; anything else that keeps a file from being looked at is an error.
-fn there<T>(found: std::io::Result<T>, path: &Path) -> Result<Option<T>> {
+pub(super) fn there<T>(found: std::io::Result<T>, path: &Path) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot look at {}", path.display())),
     }
-}
-
-/// Whether results may lie at `out`: below the project, or at an absolute path.
-fn is_place(out: &Path) -> bool {
-    let climbs = |part: Component| matches!(part, Component::ParentDir | Component::CurDir);
-    out.file_name().is_some() && !out.components().any(climbs) && !out.starts_with("artifacts/.cache")
-}
-
-/// Which result lies where.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Laid {
-    pub key: String,
-    pub digest: String,
-    pub out: PathBuf,
-    /// What lay where before, while its files are taken away.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    leaving: Vec<(String, PathBuf)>,
 }
 
 /// What a look at a place showed.
@@ -124,15 +106,6 @@ pub struct Look {
     folders: Vec<Signature>,
     /// Something had to be read that need not be read again.
     learned: bool,
-}
-
-impl Laid {
-    /// Whoever wrote it may be anybody.
-    fn is_plain(&self) -> bool {
-        let outs = self.leaving.iter().map(|(_, out)| out).chain([&self.out]);
-        let digests = self.leaving.iter().map(|(digest, _)| digest).chain([&self.digest, &self.key]);
-        outs.into_iter().all(|out| is_place(out)) && digests.into_iter().all(|digest| is_digest(digest))
-    }
 }
 
 impl Look {
@@ -174,90 +147,6 @@ struct Known<'a> {
 }
 
 impl Store {
-    fn laid_path(&self, instance: &str) -> PathBuf {
-        self.root.join("laid").join(format!("{instance}.json"))
-    }
-
-    fn index_path(&self, instance: &str) -> PathBuf {
-        self.root.join("laid").join(format!("{instance}.index"))
-    }
-
-    /// The result that lies at `instance`'s place now.
-    pub fn laid(&self, instance: &str) -> Result<Option<Laid>> {
-        Ok(self.find_laid(instance)?.or_warn(&self.laid_path(instance)))
-    }
-
-    fn find_laid(&self, instance: &str) -> Result<Found<Laid>> {
-        let parse = |bytes: &[u8]| sealed::from_json(&name(instance), bytes).filter(Laid::is_plain);
-        sealed::read(&self.laid_path(instance), parse)
-    }
-
-    fn put_laid(&self, instance: &str, laid: &Laid) -> Result<()> {
-        let json = sealed::to_json(&name(instance), laid)?.to_string();
-        files::write_atomically(&self.laid_path(instance), json.as_bytes())
-    }
-
-    /// Forgets that a result lies at `instance`'s place; its files stay.
-    pub fn forget_laid(&self, instance: &str) -> Result<()> {
-        for path in [self.laid_path(instance), self.index_path(instance)] {
-            if there(fs::remove_file(&path), &path)?.is_some() {
-                files::sync_folder(&self.root.join("laid"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The files that say what lies where, and are not as they were written.
-    pub(super) fn damaged_laid(&self) -> Result<Vec<PathBuf>> {
-        let folder = self.root.join("laid");
-        let mut damaged = Vec::new();
-        for name in files::names(&folder)? {
-            let path = folder.join(&name);
-            let is_damaged = match name.rsplit_once('.') {
-                Some((instance, "json")) => matches!(self.find_laid(instance)?, Found::Damaged),
-                Some((_, "index")) => Index::is_damaged(&path)?,
-                _ => false,
-            };
-            damaged.extend(is_damaged.then_some(path));
-        }
-        Ok(damaged)
-    }
-
-    /// What lies where, by instance.
-    pub fn all_laid(&self) -> Result<Vec<(String, Laid)>> {
-        let names = files::names(&self.root.join("laid"))?;
-        let instances = names.iter().filter_map(|name| name.strip_suffix(".json"));
-        let laid = instances.map(|name| Ok(self.laid(name)?.map(|laid| (name.to_owned(), laid))));
-        laid.filter_map(Result::transpose).collect()
-    }
-
-    /// The instance whose result has the file at `path`, or whose own folder it would be in.
-    pub fn owner(&self, project: &Path, path: &Path) -> Result<Option<String>> {
-        let Ok(folder) = files::folder_of(path).canonicalize() else { return Ok(None) };
-        let Some(path) = path.file_name().map(|name| folder.join(name)) else { return Ok(None) };
-        for (name, laid) in self.all_laid()? {
-            let Ok(folder) = project.join(&laid.out).canonicalize() else { continue };
-            let Ok(below) = path.strip_prefix(folder) else { continue };
-            let is_own = laid.out == Path::new("artifacts").join(&name);
-            let has = || below.to_str().and_then(|below| self.contents(&laid.digest)?.find(below)).is_some();
-            if is_own || has() {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Changes whenever something is laid, and once more when it lies there.
-    pub fn laid_version(&self) -> Result<String> {
-        let line = |(name, laid): (String, Laid)| {
-            let path = self.laid_path(&name);
-            let changed = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
-            let changed = changed.with_context(|| format!("cannot look at {}", path.display()))?;
-            Ok(format!("{name} {} {changed:?}\n", laid.digest))
-        };
-        self.all_laid()?.into_iter().map(line).collect()
-    }
-
     /// What the index tells of the files of `contents`, where `earlier` was laid when it was written.
     fn known<'a>(&self, place: &Place, contents: &Contents, earlier: &'a Contents) -> Result<Known<'a>> {
         let unknown = Known { as_of: 0, files: vec![None; contents.len()], folders: Vec::new() };
@@ -554,10 +443,6 @@ impl Store {
 fn leads_to(folder: &Path, name: &str) -> bool {
     let mut ways = Path::new(name).ancestors().skip(1).map(|way| below(folder, &way.to_string_lossy()));
     ways.all(|way| way.symlink_metadata().map_or(true, |metadata| metadata.is_dir()))
-}
-
-fn name(instance: &str) -> String {
-    format!("laid/{instance}.json")
 }
 
 /// The names in a folder, but for those that are no Unicode.

@@ -1,6 +1,7 @@
 //! What the commands share that are about pictures: the trained network, people's pictures, and where they lie.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,13 +12,13 @@ use crate::cache::Store;
 use crate::collection::{self, Collection, Memory, Search};
 use crate::damaged;
 use crate::embeddings::{self, Embeddings};
-use crate::failure::first_of;
+use crate::failure::{Failure, first_of};
 use crate::images::{Wanted, decode_for, read_picture};
 use crate::model::{self, Model};
 use crate::pipeline::{Given, Project};
 use crate::search::{Graph, INDEX};
 use crate::stage::Gives;
-use crate::text::legible_name;
+use crate::text::{legible_name, legible_path};
 
 /// How to say which, of what no option names.
 pub const ONE: &str = "a manifest with one of them";
@@ -84,6 +85,16 @@ pub fn embed(session: &Session, store: &Store, model: &Model, search: Search) ->
     collection.passed_over.tell();
     tracing::info!("{} pictures, {} of them embedded now", collection.embeddings.len(), collection.made);
     Ok(collection)
+}
+
+/// Fails if one of the files that the command line names is not there.
+pub fn must_exist<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let absent = |path: &&PathBuf| matches!(path.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
+    let absent: Vec<String> = files.into_iter().filter(absent).map(|path| legible_path(path)).collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("there is no file {}", absent.join(", nor "))).into())
 }
 
 /// Fails if there are any, once everything else is done.

@@ -10,7 +10,7 @@ use anyhow::Result;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::asking::{self, Trained, judge};
+use super::asking::{self, Trained, judge, must_exist};
 use super::output::{Kind, Output};
 use super::{Session, Variation};
 use crate::cache::Store;
@@ -19,7 +19,6 @@ use crate::embeddings::Embeddings;
 use crate::failure::{Failure, Wrong};
 use crate::images::{PassedOver, is_picture};
 use crate::model::Model;
-use crate::text::legible_path;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -75,7 +74,7 @@ pub struct Arguments {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let mut wrong = Wrong::default();
-    wrong.note(arguments.model.as_deref().map_or(Ok(()), must_exist))?;
+    wrong.note(must_exist(&arguments.model))?;
     #[cfg(feature = "cloud")]
     if arguments.arrow.is_asked_for() {
         wrong.tell()?;
@@ -107,13 +106,6 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     judge(&bad)
 }
 
-fn must_exist(path: &Path) -> Result<()> {
-    match path.exists() {
-        true => Ok(()),
-        false => Err(Failure::Usage(format!("there is no file {}", legible_path(path))).into()),
-    }
-}
-
 /// A network, and where embeddings are remembered.
 struct Network {
     model: Model,
@@ -137,7 +129,7 @@ impl Arguments {
     /// What is named; parts are read later.
     fn search(&self) -> Result<Search> {
         if self.join {
-            self.sources.iter().try_for_each(|part| must_exist(part))?;
+            must_exist(&self.sources)?;
             return Ok(Search::default());
         }
         collection::find(&self.sources)

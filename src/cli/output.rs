@@ -102,7 +102,7 @@ impl Kind {
     fn is_told_by(self, start: &[u8], end: &[u8]) -> bool {
         let text = start.trim_ascii_start();
         match self {
-            // A table of somebody else has none of the facts that stand at the end of ours.
+            // Only our files have facts of these names in the footer.
             Self::Embeddings => start.starts_with(b"PAR1") && end.windows(FACTS.len()).any(|bytes| bytes == FACTS),
             Self::Page => PAGES.iter().any(|page| text.starts_with(page)),
             Self::Events => text.starts_with(b"{\"event\":"),
@@ -197,7 +197,7 @@ impl Output {
             Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), Vec::new()),
             ends => ends.with_context(|| format!("cannot read {shown}"))?,
         };
-        // What has neither an ending nor a known beginning may be what an earlier run wrote, whatever it was.
+        // A file without an ending whose content is of no known kind may come from an earlier run.
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let is_plain = ending.is_empty() && !is_hidden && !is_known(&start);
         if !(start.is_empty() || is_plain || kind.is_told_by(&start, &end) || force) {

@@ -2,7 +2,6 @@
 
 mod draw;
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -10,7 +9,7 @@ use image::RgbImage;
 use maud::html;
 use serde::Serialize;
 
-use super::asking::{Trained, judge, thumbnail};
+use super::asking::{Trained, judge, must_exist, thumbnail};
 use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
 use crate::collection::{self, Search, is_no_fault_of_it};
@@ -181,13 +180,7 @@ impl Arguments {
         if gallery.is_some() && self.approximate.is_some() {
             return Err(Failure::Usage("a file has no index: leave out --approximate".to_owned()).into());
         }
-        let files = self.images.iter().filter(|image| !is_stdin(image)).chain(gallery);
-        let absent = |path: &&PathBuf| matches!(path.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
-        let absent: Vec<String> = files.filter(absent).map(|path| legible_path(path)).collect();
-        if !absent.is_empty() {
-            return Err(Failure::Usage(format!("there is no file {}", absent.join(", nor "))).into());
-        }
-        Ok(())
+        must_exist(self.images.iter().filter(|image| !is_stdin(image)).chain(gallery))
     }
 }
 
@@ -258,7 +251,7 @@ impl Gallery {
         Ok(Self { finder, graph, folder, prepared: !own, bad, passed_over })
     }
 
-    /// An answer to all that is asked, each with the picture to be shown beside it.
+    /// The answer to each question, with the picture to show beside it.
     fn answers(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<(Answer, Option<RgbImage>)>> {
         let questions = self.questions(arguments, trained)?;
         let ef = |graph: &Graph| arguments.ef.unwrap_or(graph.parameters().ef);

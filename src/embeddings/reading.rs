@@ -142,7 +142,8 @@ fn parse(bytes: Bytes) -> Result<(Embeddings, bool), String> {
     Ok((all, renumbered))
 }
 
-/// Of an embedding's values: the squares of a difference of two are at most four times as many.
+/// The squares of an embedding's values sum to at most this. Those of the difference of two embeddings sum to at most four
+/// times as much, so that every distance is finite.
 const MOST_SQUARES: f64 = f32::MAX as f64 / 8.0;
 
 const WANTED: &str = "a column `path` of strings and a column `embedding` of lists of floats, all of one length";
@@ -160,7 +161,7 @@ fn why(said: &str) -> String {
 fn append(all: &mut Embeddings, batch: &RecordBatch) -> Result<bool, String> {
     let column = |name: &str| batch.column_by_name(name);
     let cast_to = |name: &str, kind: &DataType| -> Result<Option<ArrayRef>, String> {
-        // What a writer makes of a column without a value, such as pandas of `None` alone, may have any type.
+        // A column without any value may have any type: pandas writes `None` alone as a null type.
         let Some(found) = column(name).filter(|found| found.logical_null_count() < found.len()) else {
             return Ok(None);
         };
@@ -185,7 +186,7 @@ fn append(all: &mut Embeddings, batch: &RecordBatch) -> Result<bool, String> {
     all.splits.extend(texts("split")?.into_iter().map(Option::unwrap_or_default));
     let lists = column(EMBEDDING).ok_or("it has no column `embedding`")?;
     append_vectors(all, lists, first)?;
-    // Those that are no numbers from 0 on are somebody's own, and are not needed.
+    // Ids of another kind are those of another program. They are not needed.
     let ids = numbers("id").unwrap_or_else(|_| vec![Some(-1)]);
     let counted = ids.iter().zip(first..).all(|(id, row)| id.is_none_or(|id| usize::try_from(id) == Ok(row)));
     Ok(!counted)

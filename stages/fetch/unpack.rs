@@ -311,8 +311,8 @@ fn most_unpacked(packed: &Cell<u64>) -> u64 {
     MOST_BYTES.max(MOST_TIMES * packed.get())
 }
 
-/// Of several gzip members one after the other, as parallel compressors write (RFC 1952, section 2.2), what is in them;
-/// zeros at the end, as tapes and some copies have, are nothing.
+/// Reads gzip members that follow one another, as parallel compressors write them (RFC 1952, section 2.2). Zeros after the
+/// last one are ignored: tapes and some copies pad a file with them.
 struct Members<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Members<R> {
