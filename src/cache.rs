@@ -15,6 +15,7 @@
 mod blobs;
 mod contents;
 mod elsewhere;
+mod folders;
 mod gc;
 mod history;
 mod index;

@@ -13,6 +13,8 @@ pub struct Contents {
     text: String,
     /// Where each file's path begins and ends, and its digest begins.
     spans: Vec<(u32, u32, u32)>,
+    /// Where each folder's path begins and ends, sorted by path.
+    folders: Vec<(u32, u32)>,
     digest: String,
 }
 
@@ -70,8 +72,9 @@ impl Contents {
             start += digest + DIGEST + 1;
         }
         let digest = blake3::hash(text.as_bytes()).to_hex().to_string();
-        let contents = Self { text, spans, digest };
-        let both = contents.folders().into_iter().find(|folder| contents.find(folder).is_some());
+        let folders = folders(&text, &spans);
+        let contents = Self { text, spans, folders, digest };
+        let both = contents.folders().find(|folder| contents.find(folder).is_some());
         ensure!(both.is_none(), "a list of files has {:?} as a file and as a folder", both.unwrap_or_default());
         Ok(contents)
     }
@@ -119,21 +122,12 @@ impl Contents {
     }
 
     /// Every folder that holds a file or a folder, as sorted relative paths; the first is the empty one.
-    pub fn folders(&self) -> Vec<&str> {
-        let mut folders = vec![""];
-        let mut last = "";
-        for place in 0..self.len() {
-            let path = self.path(place);
-            let folder = path.rfind('/').map_or("", |end| &path[..end]);
-            if folder != last {
-                last = folder;
-                let parents = folder.match_indices('/').map(|(end, _)| &folder[..end]);
-                folders.extend(parents.chain([folder]));
-            }
-        }
-        folders.sort_unstable();
-        folders.dedup();
-        folders
+    pub fn folders(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.folders.iter().map(|(start, end)| &self.text[*start as usize..*end as usize])
+    }
+
+    pub fn has_folder(&self, path: &str) -> bool {
+        self.folders.binary_search_by(|(start, end)| self.text[*start as usize..*end as usize].cmp(path)).is_ok()
     }
 
     /// Paths that only `self` has, that only `earlier` has, and whose content differs.
@@ -150,6 +144,29 @@ impl Contents {
         changes.removed.extend(removed.map(|file| file.path.to_owned()));
         changes
     }
+}
+
+/// Where the path of each folder stands in `text`, once.
+fn folders(text: &str, spans: &[(u32, u32, u32)]) -> Vec<(u32, u32)> {
+    let mut folders = vec![(0, 0)];
+    let mut last = "";
+    for (start, end, _) in spans {
+        let folder = folder_of(&text[*start as usize..*end as usize]);
+        if folder != last {
+            last = folder;
+            let parents = folder.match_indices('/').map(|(length, _)| length).chain([folder.len()]);
+            folders.extend(parents.map(|length| (*start, start + length as u32)));
+        }
+    }
+    let path = |(start, end): &(u32, u32)| &text[*start as usize..*end as usize];
+    folders.sort_unstable_by(|one, two| path(one).cmp(path(two)));
+    folders.dedup_by(|one, two| path(one) == path(two));
+    folders
+}
+
+/// The folder of a path with `/` between its parts.
+pub(super) fn folder_of(path: &str) -> &str {
+    path.rfind('/').map_or("", |end| &path[..end])
 }
 
 #[derive(Debug, Default, Clone, PartialEq, serde::Serialize)]
@@ -195,7 +212,7 @@ mod tests {
     #[test]
     fn folders_have_their_parents() {
         let files = ["a/b/c.txt", "a/d.txt", "e.txt"].map(|path| (path.to_owned(), 0));
-        assert_eq!(contents(&files.into()).folders(), ["", "a", "a/b"]);
+        assert_eq!(contents(&files.into()).folders().collect::<Vec<_>>(), ["", "a", "a/b"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
+use super::folders::NoFolders;
 use super::index::Index;
 use super::sealed::is_below;
 use super::signature::{Signature, time_after};
@@ -33,7 +34,7 @@ impl Place<'_> {
     }
 
     /// A folder that holds nothing but results. One that the manifest names may hold files of people too.
-    fn is_owned(&self) -> bool {
+    pub(super) fn is_owned(&self) -> bool {
         self.owns(self.out)
     }
 
@@ -60,28 +61,10 @@ impl Place<'_> {
         }
         Ok(())
     }
-
-    /// The `folders` of a result that are none at the place: a file is there, a link, or nothing. Sorted, as they are.
-    /// What lies behind a link is not the result's, so no link is followed; but a folder that the manifest names may be one.
-    pub(super) fn alien<'a>(&self, folders: &[&'a str]) -> Result<Vec<&'a str>> {
-        let root = self.folder();
-        let mut alien: Vec<&str> = Vec::new();
-        for name in folders {
-            let parent = name.rfind('/').map_or("", |end| &name[..end]);
-            let path = below(&root, name);
-            let followed = name.is_empty() && !self.is_owned();
-            let metadata = if followed { path.metadata() } else { path.symlink_metadata() };
-            let is_folder = there(metadata, &path)?.is_some_and(|metadata| metadata.is_dir());
-            if !is_folder || (!name.is_empty() && alien.binary_search(&parent).is_ok()) {
-                alien.push(name);
-            }
-        }
-        Ok(alien)
-    }
 }
 
 /// Without a `/` at its end, which would follow a link.
-fn below(folder: &Path, name: &str) -> PathBuf {
+pub(super) fn below(folder: &Path, name: &str) -> PathBuf {
     if name.is_empty() { folder.to_owned() } else { folder.join(name) }
 }
 
@@ -174,50 +157,50 @@ impl Store {
     }
 
     fn look_knowing(&self, place: &Place, contents: &Contents, known: &Known) -> Result<Look> {
-        let (folder, folders) = (place.folder(), contents.folders());
-        let alien = place.alien(&folders)?;
-        let looked = (0..contents.len()).into_par_iter().with_min_len(512).map(|at| -> Result<_> {
+        let folder = place.folder();
+        let no_folders = NoFolders::at(place, contents)?;
+        let places = (0..contents.len()).into_par_iter().with_min_len(512);
+        // One path for all files of a thread: 100,000 allocations would wait for each other.
+        let looked = places.map_init(PathBuf::new, |path, at| -> Result<_> {
             let file = contents.file(at);
-            let path = folder.join(file.path);
-            let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
-            let metadata =
-                if alien.binary_search(&parent).is_ok() { None } else { there(path.symlink_metadata(), &path)? };
+            path.clone_from(&folder);
+            path.push(file.path);
+            let metadata = if no_folders.is_above(file.path) { None } else { there(path.symlink_metadata(), path)? };
             let Some(metadata) = metadata else { return Ok((None, Some(Fault::Missing), false)) };
             let looks = Signature::from(&metadata);
             let (right, learned) = match known.files[at] {
                 Some((then, digest)) if then == looks && !looks.is_racy(known.as_of) => (digest == file.digest, false),
                 _ => {
                     let may = metadata.is_file() && looks.bytes == file.bytes;
-                    (may && files::digest(&path)? == file.digest, true)
+                    (may && files::digest(path)? == file.digest, true)
                 }
             };
             Ok((Some(looks), (!right).then_some(Fault::Altered), learned))
         });
         let mut look = Look::default();
         let nothing = Signature { bytes: 0, modified: 0, changed: 0, inode: 0, device: 0 };
-        for (at, (looks, fault, learned)) in looked.collect::<Result<Vec<_>>>()?.into_iter().enumerate() {
+        // A `Result` of the whole would be gathered behind a lock.
+        for (at, looked) in looked.collect::<Vec<_>>().into_iter().enumerate() {
+            let (looks, fault, learned) = looked?;
             look.signatures.push(looks.unwrap_or(nothing));
             look.faults.extend(fault.map(|fault| (at, fault)));
             look.learned |= learned;
         }
-        for (at, name) in folders.iter().enumerate() {
+        for (at, name) in contents.folders().enumerate() {
             let path = below(&folder, name);
-            let parent = name.rfind('/').map_or("", |end| &name[..end]);
             let looks = Signature::of(&path);
-            let hidden = !name.is_empty() && alien.binary_search(&parent).is_ok();
-            if looks.is_some() && !hidden && alien.binary_search(name).is_ok() {
+            if looks.is_some() && !no_folders.is_above(name) && no_folders.has(name) {
                 // The thing that stands where a folder of the result should.
-                look.strays.push((*name).to_owned());
+                look.strays.push(name.to_owned());
             }
             look.folders.push(looks.unwrap_or(nothing));
             let same = known.folders.get(at).is_some_and(|then| looks == Some(*then) && !then.is_racy(known.as_of));
-            if same || !place.is_owned() || alien.binary_search(name).is_ok() {
+            if same || !place.is_owned() || no_folders.has(name) {
                 continue;
             }
             look.learned = true;
             let named = |entry: String| if name.is_empty() { entry } else { format!("{name}/{entry}") };
-            let strange =
-                |path: &String| contents.find(path).is_none() && folders.binary_search(&path.as_str()).is_err();
+            let strange = |path: &String| contents.find(path).is_none() && !contents.has_folder(path);
             look.strays.extend(entries(&path).into_iter().map(named).filter(strange));
         }
         Ok(look)
@@ -345,13 +328,9 @@ impl Store {
         // What somebody altered in a folder that is not this instance's any more is theirs, and stays.
         let may_move = out == place.out || place.owns(out);
         let former = Place { out, ..*place };
-        let (folders, mut hidden) = (old.folders(), Vec::new());
-        if folder.exists() {
-            hidden = former.alien(&folders)?;
-        }
+        let no_folders = if folder.exists() { NoFolders::at(&former, &old)? } else { NoFolders::default() };
         for file in old.iter().filter(|file| !stays(file.path)) {
-            let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
-            if hidden.binary_search(&parent).is_ok() {
+            if no_folders.is_above(file.path) {
                 continue;
             }
             let path = folder.join(file.path);

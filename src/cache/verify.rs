@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 use walkdir::WalkDir;
 
+use super::folders::NoFolders;
 use super::sealed::{self, Found};
 use super::signature::Signature;
 use super::work::own_folder;
@@ -146,13 +147,12 @@ impl Store {
         damage: &mut Damage,
     ) -> Result<Vec<(String, Fault)>> {
         let folder = place.folder();
-        let alien = place.alien(&contents.folders())?;
+        let no_folders = NoFolders::at(place, contents)?;
         let blobs = &damage.blobs;
         let faults = (0..contents.len()).into_par_iter().filter_map(|at| {
             let file = contents.file(at);
             let path = folder.join(file.path);
-            let parent = file.path.rfind('/').map_or("", |end| &file.path[..end]);
-            let looks = if alien.binary_search(&parent).is_ok() { None } else { Signature::of(&path) };
+            let looks = if no_folders.is_above(file.path) { None } else { Signature::of(&path) };
             let fault = match looks {
                 None => Some(Fault::Missing),
                 Some(looks) if self.blobs.signature(file.digest).is_some_and(|blob| blob.same_file(&looks)) => {
