@@ -51,6 +51,13 @@ pub fn is_no_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
+/// Whether this process may write in `folder`, as far as the system can tell.
+pub fn check_writable(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?;
+    Ok(())
+}
+
 /// Removes a folder with all that is in it, if there is one.
 pub fn remove_folder(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {

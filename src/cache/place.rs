@@ -42,8 +42,9 @@ impl Place<'_> {
         out == Path::new("artifacts").join(self.instance)
     }
 
-    /// Fails where the folder that the manifest names, or one above it, is none: what stands there is somebody else's.
-    pub fn check(&self) -> Result<()> {
+    /// Fails where the folder that the manifest names, or one above it, is none, for what stands there is somebody
+    /// else's; and where nothing of this instance lies yet, if it cannot be written.
+    pub fn check(&self, is_new: bool) -> Result<()> {
         let folder = self.folder();
         if self.is_owned() {
             return Ok(());
@@ -51,7 +52,10 @@ impl Place<'_> {
         for way in folder.ancestors().filter(|way| !way.as_os_str().is_empty()) {
             let is_link_to_nothing = way.is_symlink() && !way.exists();
             let why = match there(way.metadata(), way) {
-                Ok(Some(metadata)) if metadata.is_dir() => break,
+                Ok(Some(metadata)) if metadata.is_dir() => match files::check_writable(way) {
+                    Err(error) if is_new => format!("{}: {error}", way.display()),
+                    _ => break,
+                },
                 Ok(None) if !is_link_to_nothing => continue,
                 Ok(_) => format!("{} is no folder", way.display()),
                 Err(error) => format!("{error:#}"),
@@ -212,7 +216,7 @@ impl Store {
         let Some(contents) = self.contents(&record.digest) else {
             return Ok(Laying::Broken(vec![Reason::lost_list()]));
         };
-        place.check()?;
+        place.check(false)?;
         let earlier = self.laid(place.instance)?;
         let now = Laid {
             key: record.key.clone(),

@@ -17,21 +17,37 @@ pub struct Place {
     pub text: String,
 }
 
+/// Of several errors so many are shown.
+const SHOWN: usize = 10;
+
 #[derive(Debug)]
 pub struct ManifestError {
     pub message: String,
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     pub help: Option<String>,
+    /// What else is wrong.
+    pub others: Vec<ManifestError>,
 }
 
 impl ManifestError {
     pub fn new(message: impl Into<String>, place: Option<Place>) -> Self {
-        Self { message: message.into(), place, help: None }
+        Self { message: message.into(), place: place.map(Box::new), help: None, others: Vec::new() }
     }
 
     pub fn help(mut self, help: Option<String>) -> Self {
         self.help = help;
         self
+    }
+
+    /// Fails if there are errors, with all of them.
+    pub fn tell(errors: Vec<Self>) -> Result<(), Self> {
+        let each = |mut error: Self| {
+            let others = std::mem::take(&mut error.others);
+            std::iter::once(error).chain(others)
+        };
+        let mut errors = errors.into_iter().flat_map(each);
+        let Some(first) = errors.next() else { return Ok(()) };
+        Err(Self { others: errors.collect(), ..first })
     }
 }
 
@@ -51,6 +67,13 @@ impl fmt::Display for ManifestError {
         }
         if let Some(help) = &self.help {
             write!(f, "\n = help: {help}")?;
+        }
+        for other in self.others.iter().take(SHOWN - 1) {
+            write!(f, "\nerror: {other}")?;
+        }
+        match (self.others.len() + 1).saturating_sub(SHOWN) {
+            0 => {}
+            more => write!(f, "\nand {more} more errors")?,
         }
         Ok(())
     }

@@ -147,9 +147,8 @@ pub(super) fn parse(
     if let Some(profile) = profile {
         reader.overlay_profile(root.get("profiles"), profile, &mut drafts, &mut seed)?;
     }
-    for set in sets {
-        reader.overlay_set(set, &mut drafts, &mut seed)?;
-    }
+    let wrong = sets.iter().filter_map(|set| reader.overlay_set(set, &mut drafts, &mut seed).err()).collect();
+    ManifestError::tell(wrong)?;
     let instances = reader.instances(drafts, seed)?;
     Ok(Manifest { project, seed, profile: profile.map(str::to_owned), cache, instances })
 }
@@ -361,31 +360,47 @@ impl Reader<'_> {
         let names: Vec<String> = drafts.iter().map(|draft| draft.name.clone()).collect();
         let places: HashMap<&str, usize> =
             names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
-        let mut instances = Vec::new();
-        let mut needs_at = Vec::new();
-        for mut draft in drafts {
-            let kind = self.kind(&mut draft)?;
-            let (needs, at) = self.needs(&mut draft, &names, &places)?;
-            let out = match draft.settings.remove("out") {
-                None => PathBuf::from("artifacts").join(&draft.name),
-                Some((value, origin)) => value.as_str().and_then(folder_of_results).ok_or_else(|| {
-                    let message = "`out` must be a folder below the project's, or an absolute one, without `..`";
-                    self.error_at(message, &origin, Side::Value)
-                })?,
-            };
-            let seed = match draft.settings.remove("seed") {
-                None => seed,
-                Some((value, origin)) => self.seed(&value, &origin)?,
-            };
-            let stage = self.stage(kind, draft.settings, &draft.name)?;
-            instances.push(Instance { name: draft.name, stage, seed, needs, out });
-            needs_at.push(at);
+        let (mut instances, mut needs_at, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+        for draft in drafts {
+            match self.instance(draft, seed, &names, &places) {
+                Ok((instance, at)) => {
+                    instances.push(instance);
+                    needs_at.push(at);
+                }
+                Err(error) => wrong.push(error),
+            }
         }
+        ManifestError::tell(wrong)?;
         for (place, instance) in instances.iter().enumerate() {
             self.check_provided(instance, &instances, &needs_at[place])?;
         }
         self.check_folders(&instances)?;
         self.ordered(instances, &needs_at)
+    }
+
+    /// The instance of a draft, and where its needs are written.
+    fn instance(
+        &self,
+        mut draft: Draft,
+        seed: u64,
+        names: &[String],
+        places: &HashMap<&str, usize>,
+    ) -> Checked<(Instance, Origin)> {
+        let kind = self.kind(&mut draft)?;
+        let (needs, at) = self.needs(&mut draft, names, places)?;
+        let out = match draft.settings.remove("out") {
+            None => PathBuf::from("artifacts").join(&draft.name),
+            Some((value, origin)) => value.as_str().and_then(folder_of_results).ok_or_else(|| {
+                let message = "`out` must be a folder below the project's, or an absolute one, without `..`";
+                self.error_at(message, &origin, Side::Value)
+            })?,
+        };
+        let seed = match draft.settings.remove("seed") {
+            None => seed,
+            Some((value, origin)) => self.seed(&value, &origin)?,
+        };
+        let stage = self.stage(kind, draft.settings, &draft.name)?;
+        Ok((Instance { name: draft.name, stage, seed, needs, out }, at))
     }
 
     /// Refuses two instances of which one would write into the folder of the other.
@@ -486,10 +501,11 @@ impl Reader<'_> {
     ) -> Checked<Box<dyn AnyStage>> {
         let parameters = self.parameters(kind)?;
         let known = &parameters.names;
-        if let Some((key, (_, origin))) = settings.iter().find(|(key, _)| !known.contains(key)) {
+        let unknown = settings.iter().filter(|(key, _)| !known.contains(key)).map(|(key, (_, origin))| {
             let error = self.error_at(format!("stage `{}` has no parameter `{key}`", kind.name), origin, Side::Key);
-            return Err(error.help(did_you_mean(key, known.iter().map(String::as_str))));
-        }
+            error.help(did_you_mean(key, known.iter().map(String::as_str)))
+        });
+        ManifestError::tell(unknown.collect())?;
         for (key, (value, origin)) in &settings {
             if let Some(path) = null_in(value, parameters.at([key.as_str()])) {
                 let path: Vec<&str> = [key.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect();

@@ -60,6 +60,29 @@ fn fault(stages: &str, sets: &[&str]) -> (String, Option<(usize, usize, usize)>)
     (format!("{} {}", error.message, error.help.unwrap_or_default()), place)
 }
 
+#[test]
+fn all_errors_are_told_together() {
+    let told = |stages: &str, sets: &[&str]| {
+        let error = parse(stages, None, sets).err().expect("an error").to_string();
+        error.lines().filter(|line| !line.starts_with(' ')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(GOOD, &["rows", "rwos.rows=1", "rows.rows=1"]),
+        ["--set rows: `=` is missing", "error: there is no stage instance `rwos`"]
+    );
+    assert_eq!(
+        told("  a: {uses: source, b: 1, c: 2}\n  d: {uses: sorce}\n", &["a.rows=5"]),
+        [
+            "stage `source` has no parameter `b`",
+            "error: stage `source` has no parameter `c`",
+            "error: there is no stage `sorce`"
+        ]
+    );
+    let many: String = (0..30).map(|i| format!("  a{i}: {{uses: x}}\n")).collect();
+    let many = told(&many, &[]);
+    assert_eq!((many.len(), many[10].as_str()), (11, "and 20 more errors"));
+}
+
 const GOOD: &str = "  total: {uses: sum, needs: [rows]}\n  rows: {uses: source, rows: 5}\n";
 
 #[test]

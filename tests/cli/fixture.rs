@@ -142,6 +142,22 @@ impl Project {
         outcome.stdout
     }
 
+    /// Its exit status and stderr for somebody for whom modes of files count: for root nothing is read-only.
+    pub fn as_nobody(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        use std::os::unix::process::CommandExt;
+        let program = self.path("similiai");
+        std::fs::copy(assert_cmd::cargo::cargo_bin!("similiai"), &program).unwrap();
+        let mut command = std::process::Command::new(&program);
+        command.current_dir(self.path("")).args(arguments);
+        if std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+            std::fs::set_permissions(self.path(""), PermissionsExt::from_mode(0o777)).unwrap();
+            command.uid(65_534).gid(65_534);
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     /// `name state` of each instance, from the last line of `run --json`.
     pub fn states(&self, arguments: &str) -> Vec<String> {
         let stdout = self.similiai(&format!("{arguments} --json")).stdout;

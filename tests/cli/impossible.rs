@@ -1,7 +1,7 @@
 //! What cannot work by the manifest alone, or by what is there of it: refused before any work is done.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use crate::fixture::Project;
 use crate::pictures::write_classes;
@@ -33,6 +33,23 @@ fn an_out_that_is_no_folder() {
     }
     assert_eq!(fs::read_to_string(project.path("notes")).unwrap(), "mine");
     assert!(project.path("nowhere").is_symlink());
+}
+
+#[test]
+fn an_out_that_cannot_be_written() {
+    let project = Project::new();
+    let closed = project.path("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, PermissionsExt::from_mode(0o555)).unwrap();
+    let (status, stderr) = project.as_nobody(&["run", "split", "--set", "split.out=closed/split"]);
+    assert!(status == Some(2) && stderr.contains("closed: Permission denied"), "{stderr}");
+    assert!(!project.path("artifacts/fetch").exists());
+    // What lies there already needs no writing.
+    fs::set_permissions(&closed, PermissionsExt::from_mode(0o777)).unwrap();
+    assert_eq!(project.as_nobody(&["run", "split", "--set", "split.out=closed/split"]).0, Some(0));
+    fs::set_permissions(&closed, PermissionsExt::from_mode(0o555)).unwrap();
+    assert_eq!(project.as_nobody(&["run", "split", "--set", "split.out=closed/split"]).0, Some(0));
+    fs::set_permissions(&closed, PermissionsExt::from_mode(0o777)).unwrap();
 }
 
 #[test]

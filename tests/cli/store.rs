@@ -151,28 +151,14 @@ fn a_full_disk_ends_a_run_with_a_clear_error_and_nothing_wrong() {
 
 #[test]
 fn a_store_that_cannot_be_written_is_a_clear_error_and_still_readable() {
-    use std::os::unix::process::CommandExt;
     let (project, _) = with_split();
-    let program = project.path("similiai");
-    fs::copy(assert_cmd::cargo::cargo_bin!("similiai"), &program).unwrap();
-    fs::set_permissions(project.path(""), PermissionsExt::from_mode(0o755)).unwrap();
     let cache = project.path("artifacts/.cache");
     fs::set_permissions(&cache, PermissionsExt::from_mode(0o555)).unwrap();
     fs::set_permissions(cache.join("lock"), PermissionsExt::from_mode(0o444)).unwrap();
-    let run = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(&program);
-        command.current_dir(project.path("")).args(arguments);
-        // For root nothing is read-only.
-        if fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
-            command.uid(65_534).gid(65_534);
-        }
-        let output = command.output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    let (status, stderr) = run(&["run", "split", "--set", "split.test=0.5"]);
+    let (status, stderr) = project.as_nobody(&["run", "split", "--set", "split.test=0.5"]);
     assert_eq!(status, Some(1), "{stderr}");
     assert!(stderr.contains("cannot open") && stderr.contains("lock") && stderr.contains("denied"), "{stderr}");
-    assert_eq!(run(&["status"]).0, Some(0));
+    assert_eq!(project.as_nobody(&["status"]).0, Some(0));
     fs::set_permissions(&cache, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
