@@ -176,48 +176,42 @@ with Weed(root / "weed") as weed:
     asked = json.loads(checks.run(SIMILIAI, "query", "--id=7", "--json").stdout)
     check("LanceDB in the bucket finds the same five", [row["id"] for row in found] == [hit["id"] for hit in asked["results"]])
 
-    # What may be wrong with a server.
-    def goes_on(what, says, *arguments, within=60, **options):
-        ran = Ran(clone(what), *arguments, "--until", "split", mode="rw", **options)
-        check(f"{what}: a warning, no failure, within {within} s",
-              ran.status == 0 and set(ran.states) == {"ran"} and len(ran.warnings) == 1 and says in ran.said
-              and ran.seconds < within and without_secrets(ran), f"{ran.seconds:.1f} s {ran.states} {ran.said}")
-        print("        ", ran.warnings[0].strip()[:300] if ran.warnings else "")
-
+    # What may be wrong with a server: a full bucket, a connection that is cut within each answer, one on which nothing comes.
     weed.fill("full")
-    goes_on("a full bucket", "500", "s3://full/ci")
-    goes_on("a wrong secret", "403", "s3://cache/ci", who=(weed.writer[0], "wrong"))
-    goes_on("an unknown key", "403", "s3://cache/ci", who=("nobody", "wrong"))
-    goes_on("no such bucket", "404", "s3://nowhere/ci")
     [closed] = free_ports(1)
-    goes_on("nobody there", "", "s3://cache/ci", url=f"http://127.0.0.1:{closed}")
 
-    # A connection that is cut within each answer, and one on which nothing comes.
     def listen(answer):
         server = socket.create_server(("127.0.0.1", 0))
 
         def serve():
             while True:
-                try:
-                    one, _ = server.accept()
-                except OSError:
-                    return
-                threading.Thread(target=answer, args=[one], daemon=True).start()
+                threading.Thread(target=answer, args=[server.accept()[0]], daemon=True).start()
         threading.Thread(target=serve, daemon=True).start()
-        return server, f"http://127.0.0.1:{server.getsockname()[1]}"
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
 
     def cut(one):
         with one:
             one.recv(65536)
             one.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\nETag: \"x\"\r\nLast-Modified: Wed, 25 Nov 2026 00:00:00 GMT\r\n\r\n{\"key\":")
 
-    server, url = listen(cut)
-    goes_on("connections that are cut", "", "s3://cache/ci", url=url)
-    server.close()
-
-    server, url = listen(lambda one: time.sleep(600))
-    goes_on("a server that says nothing", "", "s3://cache/ci", url=url, within=120)
-    server.close()
+    # They mostly wait, so all at once.
+    wrong = {
+        "a full bucket": ("500", 60, "s3://full/ci", {}),
+        "a wrong secret": ("403", 60, "s3://cache/ci", {"who": (weed.writer[0], "wrong")}),
+        "an unknown key": ("403", 60, "s3://cache/ci", {"who": ("nobody", "wrong")}),
+        "no such bucket": ("404", 60, "s3://nowhere/ci", {}),
+        "nobody there": ("", 60, "s3://cache/ci", {"url": f"http://127.0.0.1:{closed}"}),
+        "connections that are cut": ("", 60, "s3://cache/ci", {"url": listen(cut)}),
+        "a server that says nothing": ("", 120, "s3://cache/ci", {"url": listen(lambda one: time.sleep(600))}),
+    }
+    with concurrent.futures.ThreadPoolExecutor(len(wrong)) as pool:
+        go = lambda what: Ran(clone(what), wrong[what][2], "--until", "split", mode="rw", **wrong[what][3])
+        for what, ran in zip(wrong, pool.map(go, wrong)):
+            says, within, *_ = wrong[what]
+            check(f"{what}: a warning, no failure, within {within} s",
+                  ran.status == 0 and set(ran.states) == {"ran"} and len(ran.warnings) == 1 and says in ran.said
+                  and ran.seconds < within and without_secrets(ran), f"{ran.seconds:.1f} s {ran.states} {ran.said}")
+            print("        ", ran.warnings[0].strip()[:300] if ran.warnings else "")
 
 # A folder that is shared.
 third = clone("third", first)
