@@ -8,8 +8,36 @@ use anyhow::{Context, Result, bail};
 
 use crate::interrupt;
 
+/// So much is read of what is no file: a pipe or a device, which may have no end.
+const MOST_OF_A_PIPE: u64 = 1 << 30;
+
+/// # Errors
+/// If it cannot be read, or is a pipe or a device that gives more than a gibibyte.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    interruptible(path, || fs::read(path)).with_context(|| format!("cannot read {}", path.display()))
+    let is_pipe = path.exists() && !path.is_file();
+    let all = || {
+        if !is_pipe {
+            return fs::read(path);
+        }
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MOST_OF_A_PIPE + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = interruptible(path, all).with_context(|| format!("cannot read {}", path.display()))?;
+    if is_pipe && bytes.len() as u64 > MOST_OF_A_PIPE {
+        bail!("{} is no file and gives more than 1 GiB; store it in a file", path.display());
+    }
+    Ok(bytes)
+}
+
+/// Whether the file at `path` begins with `start`; a pipe is not asked.
+pub fn begins_with(path: &Path, start: &[u8]) -> Result<bool> {
+    let mut bytes = Vec::new();
+    if path.is_file() {
+        let read = File::open(path).and_then(|file| file.take(start.len() as u64).read_to_end(&mut bytes));
+        read.with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(!path.is_file() || bytes == start)
 }
 
 /// Does `act` with what `path` leads to: a pipe may be waited for without end.

@@ -33,6 +33,8 @@ const METADATA_KEY: &str = "similiai";
 pub const MOST_SHIFT: usize = 8;
 /// Images embedded at a time: bounds the memory of feature maps.
 const BATCH: usize = 64;
+/// Of a model's file; networks here have a few megabytes.
+const MOST_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -196,6 +198,9 @@ impl Model {
     /// # Errors
     /// If it is not one that training here could have made: whoever wrote it may be anybody.
     pub fn load(path: &Path) -> Result<Self> {
+        if path.is_file() && files::length(path)? > MOST_BYTES {
+            return Err(damaged!("{} is no model: it has more than {} MiB", path.display(), MOST_BYTES >> 20));
+        }
         Self::parse(&files::read(path)?, path)
     }
 

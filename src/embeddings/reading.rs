@@ -56,8 +56,12 @@ impl Embeddings {
     /// # Errors
     /// If it has not the columns `path` and `embedding`, or is not what it says. It may lack the others.
     pub fn read_foreign(path: &Path) -> Result<Self> {
-        let bytes = files::read(path)?;
         let wrong = |why: &str| damaged!("{}: {why}", path.display());
+        // Whatever its length, nothing else is read on.
+        if !files::begins_with(path, b"PAR1")? {
+            return Err(wrong("it is no Parquet file"));
+        }
+        let bytes = files::read(path)?;
         let length = bytes.len() as u64;
         let allowance = Allowance {
             memory: MEMORY + MEMORY_TIMES * length,

@@ -147,9 +147,13 @@ pub(super) fn parse(
     if let Some(profile) = profile {
         reader.overlay_profile(root.get("profiles"), profile, &mut drafts, &mut seed)?;
     }
-    let wrong = sets.iter().filter_map(|set| reader.overlay_set(set, &mut drafts, &mut seed).err()).collect();
+    let set = |set: &String| reader.overlay_set(set, &mut drafts, &mut seed).err();
+    let mut wrong: Vec<ManifestError> = sets.iter().filter_map(set).collect();
+    let instances = reader.instances(drafts, seed).unwrap_or_else(|error| {
+        wrong.push(error);
+        Vec::new()
+    });
     ManifestError::tell(wrong)?;
-    let instances = reader.instances(drafts, seed)?;
     Ok(Manifest { project, seed, profile: profile.map(str::to_owned), cache, instances })
 }
 

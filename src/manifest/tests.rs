@@ -67,8 +67,12 @@ fn all_errors_are_told_together() {
         error.lines().filter(|line| !line.starts_with(' ')).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(
-        told(GOOD, &["rows", "rwos.rows=1", "rows.rows=1"]),
-        ["--set rows: `=` is missing", "error: there is no stage instance `rwos`"]
+        told(GOOD, &["rows", "rwos.rows=1", "rows.rows=0"]),
+        [
+            "--set rows: `=` is missing",
+            "error: there is no stage instance `rwos`",
+            "error: parameter `rows` of `rows` must be 1 or more"
+        ]
     );
     assert_eq!(
         told("  a: {uses: source, b: 1, c: 2}\n  d: {uses: sorce}\n", &["a.rows=5"]),

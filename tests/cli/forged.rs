@@ -316,6 +316,26 @@ fn verify_writes_nothing() {
 }
 
 #[test]
+fn files_without_end_are_not_read_into_memory() {
+    let project = Project::new();
+    project.succeed("run train");
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png"), project.path("a.png")).unwrap();
+    for name in ["huge.parquet", "huge.safetensors"] {
+        fs::File::create(project.path(name)).unwrap().set_len(1 << 40).unwrap();
+    }
+    for (command, status, said) in [
+        ("query a.png --gallery huge.parquet", 4, "huge.parquet: it is no Parquet file"),
+        ("embed --join huge.parquet -o x.parquet", 4, "huge.parquet: it is no Parquet file"),
+        ("embed a.png --model huge.safetensors -o x.parquet", 4, "huge.safetensors is no model: it has more than"),
+        ("query a.png --gallery /dev/zero", 1, "/dev/zero is no file and gives more than 1 GiB"),
+        ("query /dev/zero", 4, "/dev/zero is no picture"),
+    ] {
+        let outcome = project.similiai(command);
+        assert!(outcome.status == status && outcome.stderr.contains(said), "{command}: {}", outcome.stderr);
+    }
+}
+
+#[test]
 fn models_that_training_does_not_make_are_refused() {
     let project = Project::new();
     project.succeed("run train");
