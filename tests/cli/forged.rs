@@ -318,7 +318,7 @@ fn verify_writes_nothing() {
 #[test]
 fn files_without_end_are_not_read_into_memory() {
     let project = Project::new();
-    project.succeed("run train");
+    project.succeed("run embed");
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png"), project.path("a.png")).unwrap();
     for name in ["huge.parquet", "huge.safetensors"] {
         fs::File::create(project.path(name)).unwrap().set_len(1 << 40).unwrap();
