@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 use super::draft::{Draft, Origin};
 use super::position::{DEPTH, Positions, Side};
@@ -510,20 +510,25 @@ impl Reader<'_> {
             error.help(did_you_mean(key, known.iter().map(String::as_str)))
         });
         ManifestError::tell(unknown.collect())?;
-        for (key, (value, origin)) in &settings {
-            if let Some(path) = null_in(value, parameters.at([key.as_str()])) {
-                let path: Vec<&str> = [key.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect();
-                let message = format!("parameter `{}` of `{name}` is null, or has nothing behind it", path.join("."));
-                let help = "leave it out for the default, or give a value".to_owned();
-                return Err(self.error_at(message, origin, Side::Value).help(Some(help)));
-            }
-        }
-        let values = settings.iter().map(|(key, (value, _))| (Value::from(key.as_str()), value.clone()));
+        let nulls = settings.iter().filter_map(|(key, (value, origin))| {
+            let path = null_in(value, parameters.at([key.as_str()]))?;
+            let path: Vec<&str> = [key.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect();
+            let message = format!("parameter `{}` of `{name}` is null, or has nothing behind it", path.join("."));
+            let help = "leave it out for the default, or give a value".to_owned();
+            Some(self.error_at(message, origin, Side::Value).help(Some(help)))
+        });
+        ManifestError::tell(nulls.collect())?;
         let origin_of = |parameter: &str| match settings.get(parameter) {
             Some((_, origin)) => origin.clone(),
             None => Origin::Text(vec!["stages".into(), name.into(), parameter.into()]),
         };
-        let stage = (kind.parse)(Value::Mapping(values.collect())).map_err(|error| {
+        let values = settings.iter().map(|(key, (value, _))| (Value::from(key.as_str()), value.clone()));
+        let (mut values, mut wrong): (Mapping, _) = (values.collect(), Vec::new());
+        let stage = loop {
+            let error = match (kind.parse)(Value::Mapping(values.clone())) {
+                Ok(stage) => break stage,
+                Err(error) => error,
+            };
             let path = error.path().to_string();
             let parts: Vec<&str> = path.split('.').collect();
             let origin = match origin_of(parts[0]) {
@@ -533,8 +538,14 @@ impl Reader<'_> {
                 set => set,
             };
             let message = error.into_inner().to_string();
-            self.error_at(format!("parameter `{path}` of `{name}`: {message}"), &origin, Side::Value)
-        })?;
+            let error = self.error_at(format!("parameter `{path}` of `{name}`: {message}"), &origin, Side::Value);
+            // Without this one, the others can be judged.
+            if values.remove(parts[0]).is_none() {
+                return Err(error);
+            }
+            wrong.push(error);
+        };
+        ManifestError::tell(wrong)?;
         stage.check().map_err(|invalid| {
             let message = format!("parameter `{}` of `{name}` {}", invalid.parameter, invalid.message);
             self.error_at(message, &origin_of(invalid.parameter), Side::Value)

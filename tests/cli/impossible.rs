@@ -22,6 +22,20 @@ fn refused(project: &Project, more: &str, target: &str, said: &str) {
 }
 
 #[test]
+fn wrong_settings_are_told_together() {
+    let project = Project::new();
+    let sets = ["train.epochs=x", "train.classes_per_batch=y", "prepare.size=-1", "nosuch.a=1", "nothing"];
+    let outcome = project.similiai(&format!("run all --set {}", sets.join(" --set ")));
+    assert_eq!(outcome.status, 2);
+    for said in
+        ["`epochs` of `train`", "`classes_per_batch` of `train`", "`size` of `prepare`", "`nosuch`", "`=` is missing"]
+    {
+        assert!(outcome.stderr.contains(said), "{said}: {}", outcome.stderr);
+    }
+    assert!(!project.path("artifacts").exists());
+}
+
+#[test]
 fn an_out_that_is_no_folder() {
     let project = Project::new();
     fs::write(project.path("notes"), "mine").unwrap();
