@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | `key`, `reason` | the document that a key is the digest of; what differs between two, and how that is worded |
 //! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
-//! | `place`, `laid`, `index`, `signature` | laying files where people look, and noting what lies where; how they looked when they were known to be right |
+//! | `place`, `folders` | laying files where people look; which folders on the way are none |
+//! | `laid`, `index`, `signature` | what lies where; how its files looked when they were known to be right |
 //! | `elsewhere`, `remote` | results that other machines share; in a bucket or a folder |
 //! | `sealed`, `work` | the cache's own files with their checksums; folders to work in |
 //! | `items` | what a stage made of each single item |

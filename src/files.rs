@@ -11,6 +11,8 @@ use crate::interrupt;
 /// So much is read of what is no file: a pipe or a device, which may have no end.
 const MOST_OF_A_PIPE: u64 = 1 << 30;
 
+/// All bytes of a file.
+///
 /// # Errors
 /// If it cannot be read, or is a pipe or a device that gives more than a gibibyte.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
