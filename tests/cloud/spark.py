@@ -152,19 +152,16 @@ if WORKERS:
     shutil.rmtree(root)
     checks.finish()
 
+# The first `embed` of all stops before it begins, so its task cannot end: the kill hits one midway.
+stopping, stopped = root / "similiai", root / "stopped"
+stopping.write_text(f"#!/bin/sh\nmkdir '{stopped}' 2>/dev/null && echo $$ >'{stopped}/pid' && kill -STOP $$\nexec '{SIMILIAI}' \"$@\"\n")
+stopping.chmod(0o755)
+
 with Cluster(root / "cluster", 2) as cluster:
-    job = cluster.submit(table, target, SIMILIAI, model)
+    job = cluster.submit(table, target, stopping, model)
     cluster.until("a task is done", lambda: len(list(target.glob("_temporary/0/task_*"))) >= 3)
-    victim = cluster.workers[1]
-
-    def held():
-        """A stopped process cannot end, so its task cannot: the kill hits one midway."""
-        for pid, command in processes(victim.pid).items():
-            if "embed --arrow" in command and command.startswith(SIMILIAI):
-                os.kill(pid, signal.SIGSTOP)
-                return True
-
-    cluster.until("the worker has a task", held)
+    held = int((stopped / "pid").read_text())
+    [victim] = [worker for worker in cluster.workers if held in processes(worker.pid)]
     killed = processes(victim.pid)
     kill(victim)
     done = len(list(target.glob("_temporary/0/task_*")))
