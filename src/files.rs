@@ -113,7 +113,7 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<(
     let file = filled_beside(path, write)?;
     let failed = || format!("cannot write {}", path.display());
     file.as_file().sync_all().with_context(failed)?;
-    file.persist(path).with_context(failed)?;
+    file.persist(path).map_err(|error| error.error).with_context(failed)?;
     sync_folder(folder_of(path))
 }
 
@@ -121,7 +121,8 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<(
 /// It takes no time to sync.
 pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     let file = filled_beside(path, |path| write(path, bytes))?;
-    file.persist(path).map(drop).with_context(|| format!("cannot write {}", path.display()))
+    file.persist(path).map_err(|error| error.error).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(())
 }
 
 /// A temporary file in the folder of `path`.

@@ -160,6 +160,7 @@ impl Store {
                     damaged.ok().map(|_| Fault::Altered)
                 }
                 Some(_) if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) => Some(Fault::Altered),
+                Some(looks) if looks.bytes != file.bytes => Some(Fault::Altered),
                 Some(_) => match files::digest(&path) {
                     Ok(digest) => (digest != file.digest).then_some(Fault::Altered),
                     Err(error) => return Some(Err(format!("{error:#}"))),
