@@ -27,6 +27,7 @@ mod place;
 mod reason;
 #[cfg(feature = "cloud")]
 mod remote;
+mod result_files;
 mod sealed;
 mod seen;
 mod signature;
@@ -46,6 +47,7 @@ pub use place::{Laying, Look, Place};
 pub use reason::{Fault, Reason};
 #[cfg(feature = "cloud")]
 pub use remote::Remote;
+pub use result_files::ResultFiles;
 pub use sealed::{Found, is_below};
 pub use seen::Seen;
 pub use store::{Record, Store};

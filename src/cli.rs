@@ -152,7 +152,7 @@ pub fn main(kinds: &'static [Kind]) -> ExitCode {
         return done;
     }
     worker::start_from_this_program();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     match run_command(cli, kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -165,6 +165,17 @@ pub fn main(kinds: &'static [Kind]) -> ExitCode {
             ExitCode::from(exit_status(&error))
         }
     }
+}
+
+/// Ends with what is wrong with the arguments, or with the help that they ask for.
+fn refuse(error: &clap::Error) -> ! {
+    let is_plain = |argument: std::ffi::OsString| argument.to_str().is_some_and(|text| legible(text) == text);
+    if std::env::args_os().all(is_plain) {
+        error.exit();
+    }
+    // An argument that it repeats would steer the terminal.
+    drop(write!(std::io::stderr(), "{}", legible(&error.render().to_string())));
+    std::process::exit(error.exit_code());
 }
 
 fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {

@@ -17,7 +17,7 @@ pub use shards::{Shard, join};
 use crate::cache::{Made, Seen, Store, Table};
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
-use crate::images::{MOST_BYTES, PassedOver, Unreadable, Wanted, Why, decode_for, is_picture, read_picture};
+use crate::images::{MOST_BYTES, PassedOver, Wanted, Why, decode_for, is_no_fault_of_it, is_picture, read_picture};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::text::legible_path;
@@ -28,7 +28,7 @@ const BATCH: usize = 64;
 /// What is embedded is kept so often, should the program be ended.
 const KEPT_EVERY: Duration = Duration::from_secs(10);
 /// Raise it whenever a picture is decoded, prepared or embedded otherwise than before.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A picture file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +113,10 @@ impl Finder {
                 false => Ok(entry.file_type()),
             };
             match kind {
-                Err(error) if is_picture(path) => self.bad.push(format!("cannot read {}: {error}", path.display())),
+                // A link to nowhere may have led to a folder of pictures.
+                Err(error) if is_picture(path) || path.extension().is_none() || error.kind() != ErrorKind::NotFound => {
+                    self.bad.push(format!("cannot read {}: {error}", path.display()));
+                }
                 Err(_) => self.passed_over.add(path, Why::of_name(path)),
                 Ok(kind) if kind.is_dir() && entry.path_is_symlink() && entry.depth() > 0 => {
                     self.passed_over.add(path, Why::LinkedFolder);
@@ -228,11 +231,6 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
         facts: model.facts()?,
     };
     Ok(Collection { embeddings, bad, passed_over, made })
-}
-
-/// Whether no other picture can be read either.
-pub fn is_no_fault_of_it(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(Unreadable::NoDecoder(_)))
 }
 
 /// The place of each name among those there are, sorted; -1 where it is empty.

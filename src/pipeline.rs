@@ -4,6 +4,7 @@ mod apart;
 mod assess;
 mod given;
 mod job;
+mod places;
 mod run;
 mod select;
 #[cfg(test)]

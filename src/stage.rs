@@ -40,6 +40,8 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
     const ABOUT: &'static str;
     /// The stages whose results this one reads; `needs` in the manifest names an instance of each.
     const NEEDS: &'static [&'static str] = &[];
+    /// Those of them of which `needs` may name several instances.
+    const MANY: &'static [&'static str] = &[];
     /// Parameters that cannot change the output, and so stay out of the key.
     const UNKEYED: &'static [&'static str] = &[];
 
@@ -55,6 +57,12 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
     /// part of an input, or something outside the project, digests that instead.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         Ok(inputs.digests())
+    }
+
+    /// What it reads outside the project's results: no result may be laid there. `project` is the manifest's folder.
+    fn outside(&self, project: &Path) -> Vec<PathBuf> {
+        let _ = project;
+        Vec::new()
     }
 
     /// Refuses early what [`Stage::run`] would refuse in the end. `ready` has those results that are there of all that
@@ -290,6 +298,7 @@ pub trait AnyStage: Send + Sync {
     fn keyed_parameters(&self) -> Result<serde_json::Value>;
     fn check(&self) -> Result<(), Invalid>;
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>>;
+    fn outside(&self, project: &Path) -> Vec<PathBuf>;
     fn foresee(&self, ready: &Inputs) -> Result<()>;
     fn run(&self, context: &Context) -> Result<()>;
 }
@@ -303,6 +312,7 @@ pub struct Kind {
     pub version: u32,
     pub about: &'static str,
     pub needs: &'static [&'static str],
+    pub many: &'static [&'static str],
     pub gives: Option<Gives>,
     /// Every parameter with its default.
     pub defaults: fn() -> Result<serde_yaml::Value>,
@@ -318,6 +328,7 @@ pub const fn kind<S: Stage>() -> Kind {
         version: S::VERSION,
         about: S::ABOUT,
         needs: S::NEEDS,
+        many: S::MANY,
         gives: S::GIVES,
         defaults: || Ok(serde_yaml::to_value(S::default())?),
         schema: || schema::<S>(),
@@ -356,6 +367,10 @@ impl<S: Stage> AnyStage for Typed<S> {
 
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         self.0.reads(inputs)
+    }
+
+    fn outside(&self, project: &Path) -> Vec<PathBuf> {
+        self.0.outside(project)
     }
 
     fn foresee(&self, ready: &Inputs) -> Result<()> {

@@ -9,12 +9,13 @@ use anyhow::{Context, Result, anyhow};
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, ListArray, RecordBatch, StringArray};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::images::{Wanted, decode_for};
+use crate::images::{Unreadable, Wanted, decode_for, is_no_fault_of_it};
 use crate::model::Model;
 use crate::{damaged, interrupt};
 
@@ -71,19 +72,35 @@ pub fn filter(
         for batch in reader {
             let broken = batch.is_err();
             // Nobody listens once the other side has failed.
-            if sender.send(batch).is_err() || broken {
+            if sender.send(batch.map(Some)).is_err() || broken {
                 return;
             }
         }
+        drop(sender.send(Ok(None)));
     });
-    for batch in batches {
-        let batch = batch.map_err(|error| damaged!("the input breaks off after {} rows: {error}", passed.pictures))?;
+    loop {
+        let broken = |why: &str| damaged!("the input breaks off after {} rows: {why}", passed.pictures);
+        let batch = match batches.recv() {
+            Ok(Ok(Some(batch))) => batch,
+            Ok(Ok(None)) => break,
+            Ok(Err(error)) => return Err(broken(&said(&error))),
+            // Its reader panics on some damage.
+            Err(_) => return Err(broken("it is damaged")),
+        };
         let embedded = embed(model, &batch, &schema, options, &mut passed)?;
         writer.write(&embedded).and_then(|()| writer.flush()).context(failed)?;
         passing(batch.num_rows());
     }
     writer.finish().context(failed)?;
     Ok(passed)
+}
+
+fn said(error: &ArrowError) -> String {
+    let said = error.to_string();
+    if said.contains("IPC decompression requires") {
+        return "it is compressed; write it without compression".to_owned();
+    }
+    said
 }
 
 /// That of the input, which goes through as it is.
@@ -145,7 +162,10 @@ fn embed(
         let prepare = |(place, bytes): (usize, &Option<&[u8]>)| -> Result<RgbImage> {
             let name = format!("row {}", first + place);
             let bytes = bytes.ok_or_else(|| damaged!("{name} is null"))?;
-            let decoded = decode_for(bytes, &name, &wanted).map_err(|why| damaged!("{why}"))?;
+            let decoded = decode_for(bytes, &name, &wanted).map_err(|why| match why {
+                Unreadable::NoDecoder(_) => why.into(),
+                why => damaged!("{why}"),
+            })?;
             decoded.prepared.context("it was not prepared")
         };
         let prepared: Vec<Result<RgbImage>> = pictures.par_iter().enumerate().map(prepare).collect();
@@ -157,7 +177,7 @@ fn embed(
                     good.push(image);
                     errors.push(None);
                 }
-                Err(error) if options.strict => return Err(error),
+                Err(error) if options.strict || is_no_fault_of_it(&error) => return Err(error),
                 Err(error) => errors.push(Some(format!("{error:#}"))),
             }
         }

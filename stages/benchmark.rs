@@ -32,6 +32,8 @@ use pictures::Pictures;
 use protocols::Protocol;
 use queries::{Example, Shown};
 
+use super::split::must_be_prepared;
+
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Benchmark {
@@ -50,6 +52,7 @@ impl Stage for Benchmark {
     const VERSION: u32 = 5;
     const ABOUT: &'static str = "measures retrieval and writes the report";
     const NEEDS: &'static [&'static str] = &["prepare", "train", "embed"];
+    const MANY: &'static [&'static str] = &["train", "embed"];
     const GIVES: Option<Gives> = Some(Gives::Figures);
 
     fn check(&self) -> Result<(), Invalid> {
@@ -68,6 +71,7 @@ impl Stage for Benchmark {
 
     fn foresee(&self, ready: &Inputs) -> Result<()> {
         runs::foresee(ready)?;
+        must_be_prepared(ready, ready.needs.iter().filter(|need| need.stage == "embed").flat_map(|need| &need.needs))?;
         let Ok(split) = ready.folder("split") else { return Ok(()) };
         let rows: Vec<Split> = listing::read(&split.join(super::split::LIST))?;
         let counts = |side: Side| {

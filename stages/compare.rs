@@ -40,6 +40,7 @@ impl Stage for Compare {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "compares variants of a training by held-out pictures";
     const NEEDS: &'static [&'static str] = &["train"];
+    const MANY: &'static [&'static str] = &["train"];
 
     fn check(&self) -> Result<(), Invalid> {
         require(

@@ -10,7 +10,9 @@ use similiai::embeddings::{self, Row, Writer};
 use similiai::images::read_png;
 use similiai::listing::{self, Split};
 use similiai::model::{self, Model};
-use similiai::stage::{Context, Gives, Invalid, Stage, require};
+use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+
+use super::split::must_be_prepared;
 
 /// Written at a time: the pages of the file depend on it.
 const ROWS: usize = 256;
@@ -48,6 +50,10 @@ impl Stage for Embed {
     fn check(&self) -> Result<(), Invalid> {
         require(self.formats.contains(&Format::Parquet), "formats", "must contain parquet, which other stages read")?;
         require((1..=8192).contains(&self.batch), "batch", "must be 1 to 8192")
+    }
+
+    fn foresee(&self, ready: &Inputs) -> Result<()> {
+        must_be_prepared(ready, ready.needs.iter().map(|need| &need.instance))
     }
 
     fn run(&self, context: &Context) -> Result<()> {

@@ -86,7 +86,7 @@ fn hexadecimal(text: &Option<String>, digits: usize) -> bool {
 
 impl Stage for Fetch {
     const NAME: &'static str = "fetch";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "downloads or opens the images, verifies and unpacks them";
     // Where it came from does not matter: its content, or its address, stands in `reads`.
     const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries"];
@@ -111,6 +111,13 @@ impl Stage for Fetch {
             Source::Address(address) => address.to_string(),
         };
         Ok([(ARCHIVE.to_owned(), content)].into())
+    }
+
+    fn outside(&self, project: &Path) -> Vec<PathBuf> {
+        match self.source(project) {
+            Ok(Source::File(path)) => vec![path],
+            _ => Vec::new(),
+        }
     }
 
     fn run(&self, context: &Context) -> Result<()> {

@@ -60,7 +60,7 @@ struct Source<'a> {
 
 impl Stage for Prepare {
     const NAME: &'static str = "prepare";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "crops, resizes and sharpens the images and writes them as PNG";
     const NEEDS: &'static [&'static str] = &["fetch"];
     const GIVES: Option<Gives> = Some(Gives::Pictures);

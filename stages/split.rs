@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::listing::{self, Listed, Side};
-use similiai::stage::{Context, Invalid, Stage, require};
+use similiai::stage::{Context, Inputs, Invalid, Stage, require};
 
 /// The list that says which side each image is on.
 pub const LIST: &str = "split.csv";
@@ -101,6 +101,22 @@ impl Split {
         }
         sides
     }
+}
+
+/// Refuses early a split with pictures that the instance of `prepare` in `needs` does not have. `splits` are names of
+/// instances; others are left alone.
+pub fn must_be_prepared<'a>(ready: &Inputs, splits: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let of = |name: &String| ready.results.iter().find(|input| input.instance == *name);
+    let prepare = ready.needs.iter().find(|need| need.stage == "prepare");
+    let Some(prepare) = prepare.and_then(|need| of(&need.instance)) else { return Ok(()) };
+    for split in splits.into_iter().filter_map(of).filter(|input| input.stage == Split::NAME) {
+        let rows: Vec<listing::Split> = listing::read(&split.folder.join(LIST))?;
+        if let Some(row) = rows.iter().find(|row| prepare.contents.find(&row.path).is_none()) {
+            let (path, split, prepare) = (&row.path, &split.instance, &prepare.instance);
+            bail!("`{split}` has the picture {path}, and `{prepare}` has not; name in `needs` what `{split}` is of");
+        }
+    }
+    Ok(())
 }
 
 /// Moves equal pictures to the side of the first of them; gives the pairs.

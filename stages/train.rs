@@ -12,9 +12,10 @@ mod watch;
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use similiai::damaged;
 use similiai::files;
 use similiai::model::{
     Configuration, DIMENSION, MOST_SHIFT, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
@@ -22,11 +23,17 @@ use similiai::model::{
 use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
 
 use super::prepare::PREPARATION;
+use super::split::must_be_prepared;
 
 pub use log::{Epoch, LOG, Panel, panels};
 
 /// Below this, Jöhnk's algorithm hardly ever ends: the powers of its random numbers round to 0.
 const LEAST_MIXUP: f64 = 0.01;
+
+/// Drawn triplets are all in memory, with their batches …
+const MOST_TRIPLETS: usize = 1_000_000;
+/// … and so are the embeddings of those that are held out.
+const MOST_HELD_OUT: usize = 100_000;
 
 pub const CURVES: &str = "training_curves.png";
 
@@ -194,9 +201,11 @@ impl Stage for Train {
         require((2..=256).contains(&self.images_per_class), "images_per_class", "must be 2 to 256")?;
         let Drawn { train, validation, batch } = self.triplets;
         require(
-            train > 0 && validation > 0 && (1..=512).contains(&batch),
+            (1..=MOST_TRIPLETS).contains(&train)
+                && (1..=MOST_HELD_OUT).contains(&validation)
+                && (1..=512).contains(&batch),
             "triplets",
-            "must be 1 or more, batch at most 512",
+            format!("needs train of 1 to {MOST_TRIPLETS}, validation of 1 to {MOST_HELD_OUT}, and batch of 1 to 512"),
         )?;
         let CrossEntropy { weight, scale, mixup, cutmix } = self.cross_entropy;
         let sound = (0.0..=100.0).contains(&weight)
@@ -227,10 +236,14 @@ impl Stage for Train {
         Ok([("pictures".to_owned(), pictures)].into())
     }
 
+    fn foresee(&self, ready: &Inputs) -> Result<()> {
+        must_be_prepared(ready, ready.needs.iter().map(|need| &need.instance))
+    }
+
     fn run(&self, context: &Context) -> Result<()> {
         let preparation = context.input("prepare")?.join(PREPARATION);
         let preparation = serde_json::from_slice(&files::read(&preparation)?)
-            .with_context(|| format!("{} is damaged", preparation.display()))?;
+            .map_err(|error| damaged!("{}: {error}", preparation.display()))?;
         let configuration = Configuration {
             preparation,
             network: self.network,

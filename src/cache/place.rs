@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
@@ -34,7 +35,7 @@ impl Place<'_> {
     }
 
     /// A folder that holds nothing but results. One that the manifest names may hold files of people too.
-    pub(super) fn is_owned(&self) -> bool {
+    pub(crate) fn is_owned(&self) -> bool {
         self.owns(self.out)
     }
 
@@ -263,12 +264,16 @@ impl Store {
         for looks in look.signatures.iter_mut().filter(|looks| looks.is_racy(as_of)) {
             looks.distrust();
         }
-        let mut last = 0;
+        let (mut last, mut former) = (0, None);
         for (at, fault) in &look.faults {
             let file = contents.file(*at);
             let path = place.folder().join(file.path);
             if *fault == Fault::Altered {
-                self.clear(place, &path, file.path, &mut aside)?;
+                let former = match &mut former {
+                    Some(former) => former,
+                    none => none.insert(self.former(place, &announced)?),
+                };
+                self.clear(place, &path, file.path, former, &mut aside)?;
             }
             path.parent().map_or(Ok(()), files::create_folder)?;
             self.blobs.lay(file.digest, &path)?;
@@ -286,6 +291,13 @@ impl Store {
         fault::point("place-settled");
         reasons.extend((!aside.is_empty()).then_some(Reason::KeptAside(aside)));
         Ok(Laying::Done(reasons))
+    }
+
+    /// What was laid at `place` before, by any instance.
+    fn former(&self, place: &Place, now: &Laid) -> Result<Vec<Arc<Contents>>> {
+        let all = self.all_laid()?.into_iter().map(|(_, laid)| laid).chain([now.clone()]);
+        let all = all.flat_map(|laid| laid.leaving.into_iter().chain([(laid.digest, laid.out)]));
+        Ok(all.filter(|(_, out)| out == place.out).filter_map(|(digest, _)| self.contents(&digest)).collect())
     }
 
     fn write_index(&self, place: &Place, digest: &str, as_of: i64, look: Look) -> Result<()> {
@@ -329,8 +341,14 @@ impl Store {
         let stays = |path: &str| {
             (out == place.out && now.find(path).is_some()) || others.iter().any(|other| other.find(path).is_some())
         };
-        // What somebody altered in a folder that is not this instance's any more is theirs, and stays.
-        let may_move = out == place.out || place.owns(out);
+        if out != place.out && !place.owns(out) {
+            // The manifest does not name this folder any more, and whoever wrote that we did may be anybody.
+            if old.iter().any(|file| !stays(file.path) && folder.join(file.path).exists()) {
+                let (instance, folder) = (place.instance, folder.display());
+                tracing::info!("what `{instance}` wrote to {folder} before stays there; remove it if nobody needs it");
+            }
+            return Ok(());
+        }
         let former = Place { out, ..*place };
         let no_folders = if folder.exists() { NoFolders::at(&former, &old)? } else { NoFolders::default() };
         for file in old.iter().filter(|file| !stays(file.path)) {
@@ -338,11 +356,7 @@ impl Store {
                 continue;
             }
             let path = folder.join(file.path);
-            if may_move {
-                self.clear(place, &path, file.path, aside)?;
-            } else if self.is_stored(&path)? {
-                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-            }
+            self.clear(&former, &path, file.path, std::slice::from_ref(&old), aside)?;
             fault::point("file-taken-away");
             // Folders go as they empty; one that still holds something stays.
             let mut folder_of = path.parent();
@@ -353,26 +367,38 @@ impl Store {
         Ok(())
     }
 
-    /// Makes way at `path`: what the store has goes, anything else is kept aside.
-    fn clear(&self, place: &Place, path: &Path, name: &str, aside: &mut Vec<String>) -> Result<()> {
+    /// Makes way at `path`, called `name` below the folder of `place`: what the store has goes, anything else is kept aside.
+    /// In a folder that may hold files of people, only what was laid as one of the `former` goes.
+    fn clear(
+        &self,
+        place: &Place,
+        path: &Path,
+        name: &str,
+        former: &[Arc<Contents>],
+        aside: &mut Vec<String>,
+    ) -> Result<()> {
         let Ok(metadata) = path.symlink_metadata() else { return Ok(()) };
         if metadata.is_dir() && fs::remove_dir(path).is_ok() {
             return Ok(());
         }
-        if self.is_stored(path)? {
-            return fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
+        if let Some(digest) = self.stored(path)? {
+            let was_laid = |it: &Arc<Contents>| it.find(name).is_some_and(|at| it.file(at).digest == digest);
+            if place.is_owned() || former.iter().any(was_laid) {
+                return fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
+            }
         }
         self.keep_aside(place, path, name, aside)
     }
 
-    /// Whether the store has what the file at `path` holds.
-    fn is_stored(&self, path: &Path) -> Result<bool> {
+    /// The digest of the file at `path`, if the store has what it holds.
+    fn stored(&self, path: &Path) -> Result<Option<String>> {
         let Some(metadata) = there(path.symlink_metadata(), path)?.filter(fs::Metadata::is_file) else {
-            return Ok(false);
+            return Ok(None);
         };
         let digest = files::digest(path)?;
-        let Some(blob) = self.blobs.signature(&digest) else { return Ok(false) };
-        Ok(blob.same_file(&Signature::from(&metadata)) || self.blobs.check(&digest)?)
+        let Some(blob) = self.blobs.signature(&digest) else { return Ok(None) };
+        let is_stored = blob.same_file(&Signature::from(&metadata)) || self.blobs.check(&digest)?;
+        Ok(is_stored.then_some(digest))
     }
 
     /// Moves what stands at `path`, called `name` below the folder of `place`, to where people find it again.

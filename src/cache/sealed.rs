@@ -96,9 +96,14 @@ pub fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// Whether a path with `/` between its parts stays below the folder that it starts at.
+/// Of a file of a result, in bytes: what every system takes, of one part and of the whole path.
+const LONGEST_PART: usize = 255;
+const LONGEST_PATH: usize = 1024;
+
+/// Whether a path with `/` between its parts stays below the folder that it starts at, and is no longer than may be.
 pub fn is_below(path: &str) -> bool {
-    path.split('/').all(|part| !matches!(part, "" | "." | "..")) && !(cfg!(windows) && path.contains(['\\', ':']))
+    let sound = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= LONGEST_PART;
+    path.len() <= LONGEST_PATH && path.split('/').all(sound) && !(cfg!(windows) && path.contains(['\\', ':']))
 }
 
 #[cfg(test)]

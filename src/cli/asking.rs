@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 
 use super::Session;
-use crate::cache::Store;
+use crate::cache::{ResultFiles, Store};
 use crate::collection::{self, Collection, Memory, Search};
 use crate::damaged;
 use crate::embeddings::{self, Embeddings};
@@ -57,10 +57,11 @@ impl Trained {
         Ok(found)
     }
 
-    /// Where the paths in the embeddings start.
-    pub fn pictures(&self, project: &Project) -> Result<PathBuf> {
+    /// The pictures that the embeddings name.
+    pub fn pictures(&self, project: &Project) -> Result<ResultFiles> {
         let given = project.given(Gives::Pictures, None, Some(self.given.place), ONE)?;
-        Ok(given.folder)
+        let contents = project.contents(&given)?;
+        Ok(ResultFiles { folder: given.folder, contents, store: project.store.clone() })
     }
 
     /// The index called `name`, or the only one of these embeddings.
@@ -112,6 +113,13 @@ pub fn judge(bad: &[String]) -> Result<()> {
 
 /// A picture for people to look at.
 pub fn thumbnail(path: &Path, side: u32) -> Result<RgbImage> {
+    // Whoever wrote the path may have named a pipe.
+    ensure!(path.is_file(), "{} is no file", path.display());
+    thumbnail_of(&read_picture(path)?, &path.display().to_string(), side)
+}
+
+/// The same of a picture's bytes.
+pub fn thumbnail_of(bytes: &[u8], name: &str, side: u32) -> Result<RgbImage> {
     let wanted = Wanted { thumbnail: Some(side), ..Wanted::default() };
-    decode_for(&read_picture(path)?, &path.display().to_string(), &wanted)?.thumbnail.context("it has no small picture")
+    decode_for(bytes, name, &wanted)?.thumbnail.context("it has no small picture")
 }

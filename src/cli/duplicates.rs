@@ -7,7 +7,7 @@ use maud::html;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::asking::{Trained, judge};
+use super::asking::{Trained, judge, thumbnail};
 use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
 use crate::collection::{self, Search};
@@ -145,7 +145,11 @@ fn show(session: &Session, paths: &[String], groups: &[Vec<Neighbour>]) -> Strin
     let bar = session.screen.progress("duplicates").bar("pictures of the page", pictures as u64);
     let figure = |it: &Neighbour| {
         bar.inc(1);
-        figures::figure(Path::new(&paths[it.id]), &paths[it.id], &[format!("{:.4}", it.distance)])
+        figures::figure(
+            thumbnail(Path::new(&paths[it.id]), figures::SIDE),
+            &paths[it.id],
+            &[format!("{:.4}", it.distance)],
+        )
     };
     let drawn: Vec<Vec<maud::Markup>> = shown.iter().map(|(_, group)| group.par_iter().map(figure).collect()).collect();
     let all: usize = groups.iter().map(Vec::len).sum();

@@ -1,13 +1,10 @@
 //! Small pages of pictures with captions.
 
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use maud::{Markup, html};
 
-use super::asking::thumbnail;
 use crate::page;
 
 /// Of a picture on a page, in pixels.
@@ -28,9 +25,9 @@ pub fn page(title: &str, about: &str, body: Markup) -> String {
     page::whole(title, STYLE, html! { h1 { (title) } p.soft { (about) } (body) })
 }
 
-/// The picture at `path`, or that it cannot be shown.
-pub fn figure(path: &Path, name: &str, caption: &[String]) -> Markup {
-    match thumbnail(path, SIDE).and_then(|picture| shown(&picture, name, caption)) {
+/// A picture of at most [`SIDE`], or that it cannot be shown.
+pub fn figure(picture: Result<RgbImage>, name: &str, caption: &[String]) -> Markup {
+    match picture.and_then(|picture| shown(&picture, name, caption)) {
         Ok(figure) => figure,
         Err(_) => html! { figure { p { "(cannot be shown)" } (captions(name, caption)) } },
     }

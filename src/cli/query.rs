@@ -4,22 +4,23 @@ mod draw;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::RgbImage;
 use maud::html;
 use serde::Serialize;
 
-use super::asking::{Trained, judge, must_exist, thumbnail};
+use super::asking::{Trained, judge, must_exist, thumbnail, thumbnail_of};
 use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
-use crate::collection::{self, Search, is_no_fault_of_it};
+use crate::cache::ResultFiles;
+use crate::collection::{self, Search};
 #[cfg(feature = "cloud")]
 use crate::database::Table;
 use crate::embeddings::{self, Embeddings};
 use crate::failure::{Failure, Wrong};
 use crate::files;
 use crate::finder::{Answer, Asked, Finder, Wish};
-use crate::images::{Counted, Decoded, PassedOver, Wanted, decode_for, read_from, read_picture};
+use crate::images::{Counted, Decoded, PassedOver, Wanted, decode_for, is_no_fault_of_it, read_from, read_picture};
 use crate::interrupt;
 use crate::pipeline::Project;
 use crate::search::Graph;
@@ -90,10 +91,8 @@ const DATABASES: [&str; 2] = ["postgres://", "postgresql://"];
 struct Gallery {
     finder: Finder,
     graph: Option<Graph>,
-    /// Where its paths start.
-    folder: PathBuf,
-    /// Its pictures are prepared already.
-    prepared: bool,
+    /// What its paths name, where that is prepared already.
+    pictures: Option<ResultFiles>,
     bad: Vec<String>,
     passed_over: PassedOver,
 }
@@ -137,7 +136,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             session.print_json(&Row { answer, bad: &gallery.bad, passed_over: &passed_over })?;
         } else {
             session.screen.print(&gallery.table(answer));
-            draw::strip(picture.as_ref(), &answer.results, &gallery.folder);
+            draw::strip(picture.as_ref(), &answer.results, |hit, side| gallery.thumbnail(hit.id, side));
         }
     }
     if let Some(page) = page {
@@ -217,15 +216,15 @@ impl Gallery {
         trained: &Trained,
         search: Search,
     ) -> Result<Self> {
-        let (mut folder, mut bad, mut graph) = (PathBuf::new(), Vec::new(), None);
+        let (mut pictures, mut bad, mut graph) = (None, Vec::new(), None);
         let mut passed_over = PassedOver::default();
         let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
         if let Some(address) = arguments.database() {
             let (finder, digest) = arguments.published(address, trained)?;
             // Paths of a gallery of the pipeline's are those of its pictures.
             let prepared = files::digest(&trained.given.folder.join(embeddings::FILE)).is_ok_and(|own| own == digest);
-            let folder = if prepared { trained.pictures(project)? } else { folder };
-            return Ok(Self { finder, graph: None, folder, prepared, bad, passed_over });
+            let pictures = prepared.then(|| trained.pictures(project)).transpose()?;
+            return Ok(Self { finder, graph: None, pictures, bad, passed_over });
         }
         let embeddings = if let Some(path) = &arguments.gallery {
             let embeddings = Embeddings::read_foreign(path)?;
@@ -241,14 +240,14 @@ impl Gallery {
             (bad, passed_over) = (collection.bad, collection.passed_over);
             collection.embeddings
         } else {
-            folder = trained.pictures(project)?;
+            pictures = Some(trained.pictures(project)?);
             if let Some(name) = &arguments.approximate {
                 graph = Some(trained.graph(project, name.as_deref())?);
             }
             trained.embeddings(project)?
         };
         let finder = Finder::new(embeddings, trained.model.calibration.clone())?;
-        Ok(Self { finder, graph, folder, prepared: !own, bad, passed_over })
+        Ok(Self { finder, graph, pictures, bad, passed_over })
     }
 
     /// The answer to each question, with the picture to show beside it.
@@ -278,7 +277,7 @@ impl Gallery {
             return Err(Failure::Usage(why).into());
         }
         for id in &arguments.ids {
-            let picture = thumbnail(&self.path(*id), figures::SIDE).ok();
+            let picture = self.thumbnail(*id, figures::SIDE).ok();
             let vector = self.finder.vector(*id)?.into_owned();
             questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
         }
@@ -311,14 +310,24 @@ impl Gallery {
     }
 
     fn path(&self, id: usize) -> PathBuf {
-        self.folder.join(&self.finder.embeddings.paths[id])
+        let path = Path::new(&self.finder.embeddings.paths[id]);
+        self.pictures.as_ref().map_or(path.to_owned(), |pictures| pictures.folder.join(path))
+    }
+
+    /// A picture for people to look at: of the pipeline's, only what the embeddings are of.
+    fn thumbnail(&self, id: usize, side: u32) -> Result<RgbImage> {
+        let path = self.path(id);
+        let Some(pictures) = &self.pictures else { return thumbnail(&path, side) };
+        let bytes = pictures.read(&self.finder.embeddings.paths[id]);
+        let bytes = bytes.with_context(|| format!("{} is not as it was prepared", path.display()))?;
+        thumbnail_of(&bytes, &path.display().to_string(), side)
     }
 
     /// Where the gallery has this very file, and whether it is a prepared one.
     fn place(&self, path: &Path) -> (Option<usize>, bool) {
         let (Ok(path), paths) = (path.canonicalize(), &self.finder.embeddings.paths) else { return (None, false) };
-        if self.prepared {
-            let Ok(folder) = self.folder.canonicalize() else { return (None, false) };
+        if let Some(pictures) = &self.pictures {
+            let Ok(folder) = pictures.folder.canonicalize() else { return (None, false) };
             let Ok(below) = path.strip_prefix(&folder) else { return (None, false) };
             return (paths.iter().position(|other| Path::new(other) == below), true);
         }
@@ -364,7 +373,7 @@ impl Gallery {
                     format!("{:.3} · {:.0} %", hit.distance, 100.0 * hit.chance),
                     format!("{} {}", hit.label_name, hit.split).trim().to_owned(),
                 ];
-                Ok(figures::figure(&self.path(hit.id), &hit.path, &caption))
+                Ok(figures::figure(self.thumbnail(hit.id, figures::SIDE), &hit.path, &caption))
             });
             let hits = hits.collect::<Result<Vec<_>>>()?;
             Ok(html! {

@@ -14,6 +14,7 @@ use super::{Session, Variation};
 use crate::cache::Elsewhere;
 use crate::failure::{Failure, Wrong};
 use crate::files;
+use crate::interrupt;
 use crate::lock::{self, LockFile};
 use crate::pipeline::{Event, Options, Project, Selection};
 use crate::text::legible_json;
@@ -204,7 +205,9 @@ impl Events {
 }
 
 fn append(path: &Path, text: &str) -> Result<()> {
-    let written =
-        File::options().create(true).append(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    let append =
+        || File::options().create(true).append(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    // Opening a pipe waits for whoever reads from it.
+    let written = if path.exists() && !path.is_file() { interrupt::while_waiting(append) } else { append() };
     written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -15,12 +15,15 @@ use crate::failure::Failure;
 use crate::finder::Finder;
 use crate::metrics::RESULTS;
 use crate::pipeline::Project;
-use crate::serve::{Access, Drawn, Limits, Options, Pictures, Shown, Source, Token, serve};
+use crate::serve::{Access, Drawn, Limits, Options, Shown, Source, Token, serve};
 use crate::stage::Gives;
 use crate::{damaged, embeddings, files, model, page};
 
 /// A token that is shorter can be guessed.
 const SHORTEST: usize = 16;
+
+/// What addresses of the server begin with: a proxy that takes a prefix away would make them others.
+const OWN: [&str; 4] = ["api", "report", "metrics", "healthz"];
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -137,21 +140,23 @@ impl Arguments {
     }
 
     fn access(&self, address: IpAddr) -> Result<Access> {
-        let usage = |why: String| Err(Failure::Usage(why).into());
+        let mut wrong = Vec::new();
         // It must be able to stand in a header.
         if let Some(token) = &self.token
             && (token.len() < SHORTEST || !token.chars().all(|c| c.is_ascii_graphic()))
         {
-            return usage(format!(
+            wrong.push(format!(
                 "a token needs at least {SHORTEST} characters, ASCII letters, digits or signs, such as \
                  `openssl rand -hex 16` gives"
             ));
         }
-        if let Some(name) = self.names.iter().find(|name| name.contains([':', '/'])) {
-            return usage(format!("--allow-host {name} is no bare name: leave out port and scheme"));
+        let is_name =
+            |name: &&String| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-._".contains(c));
+        if let Some(name) = self.names.iter().find(|name| !is_name(name)) {
+            wrong.push(format!("--allow-host {name} is no bare name: leave out port and scheme"));
         }
         if !address.is_loopback() && self.token.is_none() && !self.insecure {
-            return usage(format!(
+            wrong.push(format!(
                 "{} can be reached by others: give them a --token, or let everybody in with --insecure",
                 self.host
             ));
@@ -163,7 +168,17 @@ impl Arguments {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
         let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
         if !(base.is_empty() || base.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part))) {
-            return usage(format!("--base-path {} is no path such as /pictures", self.base_path));
+            wrong.push(format!("--base-path {} is no path such as /pictures", self.base_path));
+        }
+        if let Some(first) = base.split('/').nth(1).filter(|first| OWN.contains(first)) {
+            wrong
+                .push(format!("--base-path {base} begins as an address of the server's own, /{first}; choose another"));
+        }
+        if let Err(error) = self.limits() {
+            wrong.push(error.to_string());
+        }
+        if !wrong.is_empty() {
+            return Err(Failure::Usage(wrong.join("\nerror: ")).into());
         }
         Ok(Access { hosts, token: self.token.as_deref().map(Token::new), base: base.to_owned() })
     }
@@ -224,7 +239,6 @@ impl Source for Pipeline<'_> {
     fn open(&self) -> Result<Shown> {
         let project = self.session.project(&Variation::default())?;
         let (network, given) = Trained::given(&project, self.of)?;
-        let near = Some(given.place);
         // Before they are read: what is replaced afterwards is another version.
         project.must_be_current(&given)?;
         project.must_be_as_laid(&network, model::FILE)?;
@@ -233,9 +247,7 @@ impl Source for Pipeline<'_> {
         let own = digest.clone();
         let (finder, digest) = self.gallery(&project, &trained, digest)?;
         let is_own = digest == own;
-        let given = project.given(Gives::Pictures, None, near, ONE)?;
-        let contents = project.contents(&given)?;
-        let pictures = Pictures { folder: given.folder, contents, store: project.store.clone() };
+        let pictures = trained.pictures(&project)?;
         let mut shown = Shown::new(trained.model, finder, digest, pictures)?;
         if !is_own {
             // The report and its map are of other pictures.

@@ -102,7 +102,9 @@ fn ask(bytes: &[u8], name: &str, wanted: &Wanted, most_pixels: u64, large: bool)
     let failed = |error: serde_json::Error| Unreadable::NoDecoder(error.to_string());
     let request = serde_json::to_vec(&request).map_err(failed)?;
     let reply = call(&TASK, &request, bytes, allowance).map_err(|lost| match lost {
-        Lost::Unavailable(why) => Unreadable::NoDecoder(format!("no picture can be decoded here: its process {why}")),
+        Lost::Unavailable(why) => {
+            Unreadable::NoDecoder(format!("no picture can be decoded here: its process cannot be had: {why}"))
+        }
         lost => demanding(name, &lost),
     })?;
     parse(&reply).unwrap_or_else(|| Err(demanding(name, &Lost::Nonsense)))

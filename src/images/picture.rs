@@ -91,6 +91,11 @@ pub enum Unreadable {
     NoDecoder(String),
 }
 
+/// Whether no other picture can be read either.
+pub fn is_no_fault_of_it(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Unreadable::NoDecoder(_)))
+}
+
 /// A picture as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel, on a ground where it is
 /// transparent, grey as equal red, green and blue. In this process: for pictures made here.
 ///

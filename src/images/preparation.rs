@@ -24,10 +24,19 @@ pub struct Preparation {
 #[serde(rename_all = "lowercase")]
 pub enum Ground {
     White,
-    /// Black behind what is light, white behind what is dark: so that a white drawing is not lost on white.
+    /// White, black or grey: the first on which hardly anything of the drawing is lost.
     #[default]
     Contrast,
 }
+
+/// In this order, where a drawing can stand on several.
+const GROUNDS: [u8; 3] = [255, 0, 128];
+/// A tone that is no further from its ground is lost on it …
+const ALIKE: u64 = 48;
+/// … one that is further than this is not, and in between partly.
+const UNLIKE: u64 = 96;
+/// One in so many may be lost.
+const HARDLY: u64 = 50;
 
 impl Ground {
     fn white() -> Self {
@@ -39,12 +48,19 @@ impl Ground {
         if self == Self::White {
             return 255;
         }
-        let (mut seen, mut light) = (0, 0);
+        let (mut all, mut lost) = (0, [0; GROUNDS.len()]);
         for [red, green, blue, alpha] in image.pixels().map(|pixel| pixel.0.map(u64::from)) {
-            seen += 3 * alpha;
-            light += alpha * (red + green + blue);
+            let tone = (red + green + blue) / 3;
+            all += alpha * (UNLIKE - ALIKE);
+            for (lost, ground) in lost.iter_mut().zip(GROUNDS) {
+                *lost += alpha * (UNLIKE.saturating_sub(tone.abs_diff(ground.into()))).min(UNLIKE - ALIKE);
+            }
         }
-        if light > 128 * seen { 0 } else { 255 }
+        let least = lost.iter().min().copied().unwrap_or_default();
+        // So that resizing or saving a drawing anew seldom changes its ground.
+        let is_good = |lost: u64| (lost - least) * HARDLY <= all;
+        let ground = GROUNDS.into_iter().zip(lost).find(|(_, lost)| is_good(*lost));
+        ground.map_or(255, |(ground, _)| ground)
     }
 }
 
@@ -120,6 +136,26 @@ impl Sharpen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_drawing_stands_apart_from_its_ground() {
+        let behind = |tones: &[u8]| {
+            let drawing = RgbaImage::from_fn(10, 10, |x, y| {
+                let tone = tones[y as usize % tones.len()];
+                image::Rgba([tone, tone, tone, if x < 5 { 255 } else { 0 }])
+            });
+            Ground::Contrast.behind(&drawing)
+        };
+        let of_one: Vec<u8> = (0..=255).map(|tone| behind(&[tone])).collect();
+        for (tone, ground) in of_one.iter().enumerate() {
+            assert!(tone.abs_diff(usize::from(*ground)) > 90, "{tone} on {ground}");
+        }
+        // The most common grey, and what resizing makes of it.
+        assert!(of_one[120..140].iter().all(|ground| *ground == 255));
+        // Black and white are both seen, however small one of them is.
+        assert_eq!([behind(&[0, 255]), behind(&[0, 0, 0, 0, 255])], [128; 2]);
+        assert_eq!(behind(&[250, 255]), 0);
+    }
 
     #[test]
     fn the_square_is_from_the_middle() {

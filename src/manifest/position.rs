@@ -25,14 +25,55 @@ pub struct Positions<'a> {
     spans: HashMap<(Path, Side), Span>,
     /// Where it goes too deep to be a manifest.
     pub too_deep: Option<Place>,
+    /// Where aliases (`*name`) have come to stand for more than [`ALIASED`] values.
+    pub too_large: Option<Place>,
 }
 
 /// Lists and mappings in each other: a manifest needs five.
 pub const DEPTH: usize = 64;
 
+/// What all aliases together may stand for, in values: a short text can have each stand for many of the last.
+pub const ALIASED: usize = 100_000;
+
 enum Open {
     Mapping { key: Option<String> },
     Sequence { next: usize },
+}
+
+/// How many values each anchor (`&name`) stands for, aliases in it counted as what they stand for.
+#[derive(Default)]
+struct Sizes {
+    of: HashMap<usize, usize>,
+    /// Lists and mappings that are open: their anchors, 0 for none, and how many values there were before them.
+    open: Vec<(usize, usize)>,
+    all: usize,
+    aliased: usize,
+}
+
+impl Sizes {
+    fn count(&mut self, event: &Event) {
+        match event {
+            Event::Scalar(_, _, anchor, _) => {
+                self.all += 1;
+                self.of.insert(*anchor, 1);
+            }
+            Event::Alias(anchor) => {
+                let size = self.of.get(anchor).copied().unwrap_or(1);
+                self.all = self.all.saturating_add(size);
+                self.aliased = self.aliased.saturating_add(size);
+            }
+            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
+                self.open.push((*anchor, self.all));
+                self.all += 1;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some((anchor, before)) = self.open.pop() {
+                    self.of.insert(anchor, self.all - before);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl<'a> Positions<'a> {
@@ -41,11 +82,17 @@ impl<'a> Positions<'a> {
         let mut spans = HashMap::new();
         let mut open: Vec<Open> = Vec::new();
         let mut path: Path = Vec::new();
-        let mut too_deep = None;
+        let (mut too_deep, mut too_large) = (None, None);
+        let mut sizes = Sizes::default();
         for event in Parser::new_from_str(text) {
             let Ok((event, span)) = event else { break };
             if open.len() > DEPTH {
                 too_deep = Some(span);
+                break;
+            }
+            sizes.count(&event);
+            if sizes.aliased > ALIASED {
+                too_large = Some(span);
                 break;
             }
             match event {
@@ -80,9 +127,10 @@ impl<'a> Positions<'a> {
                 _ => {}
             }
         }
-        let mut positions = Self { source, text, spans, too_deep: None };
-        positions.too_deep = too_deep.map(|span| positions.at(span.start.line(), span.start.col() + 1, 1));
-        positions
+        let positions = Self { source, text, spans, too_deep: None, too_large: None };
+        let at = |span: Span| positions.at(span.start.line(), span.start.col() + 1, 1);
+        let (too_deep, too_large) = (too_deep.map(at), too_large.map(at));
+        Self { too_deep, too_large, ..positions }
     }
 
     /// The place of `path`, or of the nearest thing around it that stands in the text.

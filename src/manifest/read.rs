@@ -9,7 +9,7 @@ use std::rc::Rc;
 use serde_yaml::{Mapping, Value};
 
 use super::draft::{Draft, Origin};
-use super::position::{DEPTH, Positions, Side};
+use super::position::{ALIASED, DEPTH, Positions, Side};
 use super::{Instance, Manifest, ManifestError, Place, did_you_mean};
 use crate::files;
 use crate::stage::{AnyStage, Kind};
@@ -25,6 +25,12 @@ fn folder_of_results(out: &str) -> Option<PathBuf> {
 
 /// Of an instance: files of the cache are called by it.
 const LONGEST_NAME: usize = 100;
+
+/// In a `--set`: instance, parameter and what is in it.
+const LONGEST_KEY: usize = 2 * LONGEST_NAME;
+
+/// Of a text in a message that is longer than anybody reads, so many characters.
+const SHOWN: usize = 50;
 
 /// Rounds of merges (`<<`) in merges.
 const MERGES: usize = 64;
@@ -125,6 +131,10 @@ pub(super) fn parse(
         let message = format!("lists and mappings stand in each other more than {DEPTH} deep here");
         return Err(ManifestError::new(message, Some(place)));
     }
+    if let Some(place) = reader.positions.too_large.clone() {
+        let message = format!("aliases stand for more than {ALIASED} values in all");
+        return Err(ManifestError::new(message, Some(place)));
+    }
     let root = reader.yaml(text)?;
     let root = reader.mapping(&root, &[])?;
     reader.known_keys(&root, &[], &["version", "seed", "cache", "stages", "profiles"])?;
@@ -171,7 +181,9 @@ impl Reader<'_> {
                     Side::Key => (1, *key),
                     Side::Value => (key + 2, text.chars().count() - key - 1),
                 };
-                Some(Place { source: "--set".into(), line: 0, column, length, text: text.clone() })
+                let text: String = text.chars().take(LONGEST_KEY + SHOWN).collect();
+                let length = length.min(text.chars().count() + 1 - column);
+                Some(Place { source: "--set".into(), line: 0, column, length, text })
             }
         };
         ManifestError::new(message, place)
@@ -310,7 +322,13 @@ impl Reader<'_> {
             let error = ManifestError::new(format!("--set {set}: `=` is missing"), None);
             return Err(error.help(Some("write --set INSTANCE.PARAMETER=VALUE, such as train.epochs=5".into())));
         };
-        let origin = Origin::Set { text: set.to_owned(), key: key.chars().count() };
+        let length = key.chars().count();
+        if length > LONGEST_KEY {
+            let start: String = key.chars().take(SHOWN).collect();
+            let message = format!("--set {start}…: no parameter has a name of {length} characters");
+            return Err(ManifestError::new(message, None));
+        }
+        let origin = Origin::Set { text: set.to_owned(), key: length };
         if key == "seed" {
             *seed = self.seed(&self.value(value, &origin)?, &origin)?;
             return Ok(());
@@ -481,6 +499,15 @@ impl Reader<'_> {
 
     fn check_provided(&self, instance: &Instance, all: &[Instance], at: &Origin) -> Checked<()> {
         let kind = instance.stage.kind();
+        for stage in kind.needs.iter().filter(|stage| !kind.many.contains(stage)) {
+            let mut named = instance.needs.iter().filter(|need| all[**need].stage.kind().name == *stage);
+            if let (Some(first), Some(second)) = (named.next(), named.next()) {
+                let (first, second) = (&all[*first].name, &all[*second].name);
+                let message = format!("`{}` needs one instance of `{stage}`, and `needs` names two", instance.name);
+                let help = format!("leave `{first}` or `{second}` out");
+                return Err(self.error_at(message, at, Side::Value).help(Some(help)));
+            }
+        }
         let provided = |stage: &&&str| instance.needs.iter().any(|need| all[*need].stage.kind().name == **stage);
         match kind.needs.iter().find(|stage| !provided(stage)) {
             None => Ok(()),

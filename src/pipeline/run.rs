@@ -109,10 +109,7 @@ impl Project {
         let mut results: Vec<Option<Record>> = vec![None; instances.len()];
         let mut reports: Vec<Option<Report>> = vec![None; instances.len()];
         let mut waiting: Vec<usize> = (0..instances.len()).filter(|place| parts[*place].active).collect();
-        for place in waiting.iter().map(|place| self.manifest.place(*place)) {
-            let lies_there = self.store.laid(place.instance)?.is_some_and(|laid| laid.out == place.out);
-            place.check(!lies_there)?;
-        }
+        self.check_places(&waiting)?;
         let mut stopping = false;
         if !options.dry_run {
             for digest in self.store.scrub()? {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
@@ -35,7 +36,7 @@ pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
         .routes(routes!(about::health))
         .routes(routes!(about::metrics));
     let (router, mut document) = documented.split_for_parts();
-    let base = access.base.clone();
+    let (base, prefix) = (access.base.clone(), access.base.clone());
     openapi::complete(&mut document, access.token.is_some(), &base);
     let document = Bytes::from(document.to_json()?);
     let tag = page::tag(&document);
@@ -47,7 +48,7 @@ pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
         .route("/api/openapi.json", get(description))
         .route("/report", get(about::report))
         .merge(page::routes())
-        .fallback(async || Problem::missing("there is nothing at this address; /api/openapi.json says what there is"))
+        .fallback(move |uri: Uri| async move { nothing_at(&uri, &prefix) })
         .method_not_allowed_fallback(async || {
             let why = "this address does not take this method; /api/openapi.json says which";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", why)
@@ -63,22 +64,26 @@ pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
     Ok(Router::new().fallback(move |request: Request| below(router.clone(), request, base.clone())))
 }
 
-/// The same address without what it begins with.
+/// The same address without what it begins with; the server that it names stays, for the guard to judge.
 async fn below(router: Router, mut request: Request, base: String) -> Response {
-    let rest = request.uri().path().strip_prefix(&base).filter(|rest| rest.is_empty() || rest.starts_with('/'));
-    match rest.map(str::to_owned) {
-        // Relative addresses on the page start behind the slash.
-        Some(rest) if rest.is_empty() => {
-            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-            return Redirect::to(&format!("{base}/{query}")).into_response();
+    let mut parts = request.uri().clone().into_parts();
+    let whole = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
+    if let Some(rest) =
+        whole.strip_prefix(&base).filter(|rest| rest.starts_with('/')).and_then(|rest| rest.parse().ok())
+    {
+        parts.path_and_query = Some(rest);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
         }
-        Some(rest) => {
-            let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-            if let Ok(uri) = format!("{rest}{query}").parse() {
-                *request.uri_mut() = uri;
-            }
-        }
-        None => {}
     }
     router.oneshot(request).await.into_response()
+}
+
+fn nothing_at(uri: &Uri, base: &str) -> Response {
+    if !base.is_empty() && uri.path() == base {
+        // Relative addresses on the page start behind the slash.
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        return Redirect::to(&format!("{base}/{query}")).into_response();
+    }
+    Problem::missing("there is nothing at this address; /api/openapi.json says what there is").into_response()
 }

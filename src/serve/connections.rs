@@ -46,7 +46,8 @@ pub async fn serve(
 ) {
     let room = Arc::new(Semaphore::new(MOST));
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
+    // A client may close its side once it has asked, and still waits for the answer.
+    http.half_close(true).timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -116,7 +116,7 @@ impl Access {
         if path == OPEN || is_told(token, headers) {
             return None;
         }
-        if path == "/" && asked_with(request, token) {
+        if (path == "/" || path == self.base) && asked_with(request, token) {
             // Later requests of the page bring the cookie, also those that follow a shared link (which is all that
             // `Lax` lets other pages do); the token leaves the address.
             let base = &self.base;

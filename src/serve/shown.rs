@@ -7,8 +7,8 @@ use axum::body::Bytes;
 
 use super::map::{Drawn, Map};
 use super::page::tag;
-use super::pictures::Pictures;
 use super::problem::Problem;
+use crate::cache::ResultFiles;
 use crate::finder::Finder;
 use crate::listing::Side;
 use crate::model::Model;
@@ -18,7 +18,7 @@ pub struct Shown {
     pub finder: Finder,
     /// BLAKE3 of the file of embeddings.
     pub digest: String,
-    pub pictures: Pictures,
+    pub pictures: ResultFiles,
     pub map: Option<Map>,
     pub report: Option<Report>,
     /// What addresses of its pictures begin with.
@@ -43,7 +43,7 @@ impl From<Vec<u8>> for Report {
 
 impl Shown {
     /// `finder`: a gallery that `model` embedded; `digest`: of the file of embeddings that it comes from.
-    pub fn new(model: Model, finder: Finder, digest: String, pictures: Pictures) -> Result<Self> {
+    pub fn new(model: Model, finder: Finder, digest: String, pictures: ResultFiles) -> Result<Self> {
         let embeddings = &finder.embeddings;
         let mut classes = BTreeMap::new();
         let mut members: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -50,9 +50,44 @@ impl Outputs {
         files::read(&self.folder.join(name))
     }
 
+    /// Takes a finished file out of the result again.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.lock().remove(name);
+        let path = self.folder.join(name);
+        std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        self.clear(&path);
+        Ok(())
+    }
+
+    /// Gives a finished file another name.
+    pub fn rename(&self, name: &str, to: &str) -> Result<()> {
+        let [from, path] = [name, to].map(|name| self.folder.join(name));
+        if !is_below(to) || path.exists() {
+            bail!("{to:?} is no name for a file of a result, or it is there already");
+        }
+        path.parent().map_or(Ok(()), files::create_folder)?;
+        std::fs::rename(&from, &path).with_context(|| format!("cannot move {} to {to}", from.display()))?;
+        self.clear(&from);
+        let mut written = self.lock();
+        if let Some(file) = written.remove(name) {
+            written.insert(to.to_owned(), file);
+        }
+        Ok(())
+    }
+
+    /// Folders go as they empty.
+    fn clear(&self, path: &Path) {
+        let mut above = path.ancestors().skip(1).take_while(|folder| **folder != self.folder);
+        let _ = above.find(|folder| std::fs::remove_dir(folder).is_err());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Written>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What was written so far, by name.
     pub fn written(&self) -> BTreeMap<String, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().clone()
     }
 }
 
@@ -70,7 +105,7 @@ impl Output<'_> {
     pub fn finish(mut self) -> Result<()> {
         self.file.flush().with_context(|| format!("cannot write {}", self.name))?;
         let written = Written { bytes: self.hasher.count(), digest: self.hasher.finalize().to_hex().to_string() };
-        self.outputs.written.lock().unwrap_or_else(PoisonError::into_inner).insert(self.name, written);
+        self.outputs.lock().insert(self.name, written);
         Ok(())
     }
 }

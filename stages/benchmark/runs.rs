@@ -42,6 +42,10 @@ pub fn foresee(ready: &Inputs) -> Result<()> {
     for training in needs("train") {
         must_be_used(&training.instance, needs("embed").any(|need| need.needs.contains(&training.instance)))?;
     }
+    for embeddings in needs("embed") {
+        let is_own = |training: &Need| embeddings.needs.contains(&training.instance);
+        ensure!(needs("train").any(is_own), without_training(&embeddings.instance));
+    }
     let split = |need: &Need| {
         let mut splits = ready.results.iter().filter(|input| input.stage == "split");
         let own = splits.find(|input| need.needs.contains(&input.instance))?;
@@ -59,6 +63,10 @@ fn must_be_used(training: &str, is_used: bool) -> Result<()> {
     Ok(())
 }
 
+fn without_training(embeddings: &str) -> String {
+    format!("`needs` has `{embeddings}`, but not the training that it is of")
+}
+
 fn different(first: &str, other: &str) -> String {
     format!("`{first}` and `{other}` cannot be compared: they have different pictures, or another split")
 }
@@ -71,7 +79,7 @@ pub fn all(context: &Context) -> Result<Vec<Run>> {
         let made_of = context.inputs.lineage.iter().find(|it| it.instance == name).map(|it| it.needs.as_slice());
         let own = |training: &&Input| made_of.is_some_and(|needs| needs.contains(&training.instance));
         let training = inputs("train").find(own);
-        let training = training.with_context(|| format!("`needs` has `{name}`, but not the training that it is of"))?;
+        let training = training.with_context(|| without_training(&name))?;
         let path = input.folder.join(embeddings::FILE);
         let (embeddings, digest) = (Embeddings::read(&path)?, files::digest(&path)?);
         let model = Model::load(&training.folder.join(model::FILE))?;

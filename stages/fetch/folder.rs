@@ -56,11 +56,7 @@ fn find(source: &Path) -> Result<Found> {
         found.files_beside(source)?;
     }
     found.pictures.sort_by(|a, b| a.name.cmp(&b.name));
-    let same = found.pictures.windows(2).find(|pair| pair[0].name == pair[1].name);
-    if let Some([one, two]) = same {
-        let (one, two) = (one.path.display(), two.path.display());
-        return Err(damaged!("{one} and {two} have names that differ only in how their accents are encoded"));
-    }
+    found.names_once();
     Ok(found)
 }
 
@@ -114,12 +110,33 @@ impl Found {
             let path = folder.join(&name);
             if is_hidden(&name) {
                 self.hidden(&path);
-            } else if !path.is_dir() {
-                let why = if is_picture(&path) { Why::Misplaced } else { Why::of_name(&path) };
-                self.passed_over.add(&path, why);
+                continue;
+            }
+            match path.metadata() {
+                // Perhaps another part.
+                Err(error) => self.passed_over.add(&path, Why::Unreadable(error.to_string())),
+                Ok(metadata) if metadata.is_dir() => {}
+                Ok(_) if is_picture(&path) => self.passed_over.add(&path, Why::Misplaced),
+                Ok(_) => self.passed_over.add(&path, Why::of_name(&path)),
             }
         }
         Ok(())
+    }
+
+    /// Leaves out what has the name of another picture.
+    fn names_once(&mut self) {
+        let mut once: Vec<Picture> = Vec::with_capacity(self.pictures.len());
+        for picture in std::mem::take(&mut self.pictures) {
+            match once.last() {
+                Some(last) if last.name == picture.name => {
+                    let other = last.path.display();
+                    let why = format!("its name differs from {other} only in how accents are encoded; rename one");
+                    self.spoil(picture.class(), &picture.path, &why);
+                }
+                _ => once.push(picture),
+            }
+        }
+        self.pictures = once;
     }
 
     /// The pictures of `class`, which lie in `folder`.

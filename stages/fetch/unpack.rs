@@ -24,6 +24,11 @@ const MOST_TIMES: u64 = 100;
 const MOST_NAME_BYTES: u64 = 4096;
 /// The folder in which tar's POSIX format has what is left of a sparse file.
 const SPARSE: &str = "GNUSparseFile.";
+const HOLES: &str = "it has holes (a sparse file), which is not read here";
+/// A folder in an incremental archive of GNU tar.
+const INCREMENTAL: u8 = b'D';
+/// Of a member: as much as systems take.
+const MOST_PATH_BYTES: usize = 4096;
 
 /// A member to take.
 enum Wanted {
@@ -51,29 +56,39 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
     let mut found: HashSet<String> = HashSet::new();
     let mut pictures = Pictures { outputs, archive: name, packed: &packed, linked: 0, linkable: HashMap::new() };
     let mut passed_over = PassedOver::default();
-    let (mut layout, mut depth) = (None, None);
+    let refuse = |path: &Path, why: String| match on_bad_image {
+        OnBadImage::Skip => Ok(Why::Unreadable(why)),
+        OnBadImage::Fail => {
+            let path = shown(path);
+            Err(damaged!("{name}: the member {path}: {why}; leave it out with on_bad_image: skip"))
+        }
+    };
+    let (mut layout, mut depths) = (None, Depths::default());
     {
         let mut tar = Archive::new(Bounded { reader: &mut gzip, packed: &packed, unpacked: 0 });
         let entries = tar.entries().map_err(|error| broken(name, &error))?;
         for entry in entries {
             let mut entry = entry.map_err(|error| broken(name, &error))?;
             let path = entry.path().map_err(|error| broken(name, &error))?.into_owned();
-            let refuse = |why: String| match on_bad_image {
-                OnBadImage::Skip => Ok(Why::Unreadable(why)),
-                OnBadImage::Fail => {
-                    let path = shown(&path);
-                    Err(damaged!("{name}: the member {path}: {why}; leave it out with on_bad_image: skip"))
-                }
-            };
+            let length = path.as_os_str().len();
+            if length > MOST_PATH_BYTES {
+                return Err(damaged!(
+                    "{name}: a member has a name of {length} bytes; at most {MOST_PATH_BYTES} are read"
+                ));
+            }
             let mut verdict = verdict(&path, entry.header().entry_type(), name)?;
+            if matches!(verdict, Verdict::Take(..)) && has_holes(&mut entry) {
+                verdict = Verdict::Refuse(HOLES.to_owned());
+            }
+            // Where names differ only in case, some systems know one file.
             if let Verdict::Take(member, wanted) = &verdict {
-                let place = if let Wanted::Picture(deep, of_part) = wanted { Some((*deep, *of_part)) } else { None };
-                // Where names differ only in case, some systems know one file.
-                if place.is_some_and(|place| *depth.get_or_insert(place) != place) {
-                    verdict = Verdict::Refuse("it is at another folder depth than the first picture".to_owned());
-                } else if !found.insert(member.to_lowercase()) {
+                let own = match wanted {
+                    Wanted::Picture(deep, of_part) => depths.name((*deep, *of_part), member),
+                    _ => member.clone(),
+                };
+                if !found.insert(own.to_lowercase()) {
                     let why = "the archive has this name twice".to_owned();
-                    if place.is_none() {
+                    if !matches!(wanted, Wanted::Picture(..)) {
                         return Err(damaged!("{name}: the member {}: {why}", shown(&path)));
                     }
                     verdict = Verdict::Refuse(why);
@@ -87,7 +102,7 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
                     continue;
                 }
                 Verdict::Refuse(why) => {
-                    passed_over.add(&path, refuse(why)?);
+                    passed_over.add(&path, refuse(&path, why)?);
                     continue;
                 }
             };
@@ -99,22 +114,35 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
                 return Err(damaged!("{name}: the member {} is of another layout than those before", shown(&path)));
             }
             let is_link = entry.header().entry_type() == EntryType::Link;
-            let member = Member { name: &member, size: entry.size(), path: &path, archive: name, outputs };
+            let size = entry.size();
+            let member_of = |own| Member { name: own, size, path: &path, archive: name, outputs };
             match &wanted {
-                Wanted::Names(layout) if !is_link => member.names(layout, &mut entry)?,
-                Wanted::Batch(layout) if !is_link => member.batch(layout, &mut entry)?,
-                Wanted::Picture(..) => {
-                    if let Some(why) = pictures.take(&member, &mut entry)? {
-                        found.remove(&member.name.to_lowercase());
-                        passed_over.add(&path, refuse(why)?);
+                Wanted::Names(layout) if !is_link => member_of(&member).names(layout, &mut entry)?,
+                Wanted::Batch(layout) if !is_link => member_of(&member).batch(layout, &mut entry)?,
+                Wanted::Picture(deep, of_part) => {
+                    let depth = (*deep, *of_part);
+                    let own = depths.name(depth, &member);
+                    match pictures.take(&member_of(&own), &mut entry)? {
+                        None => depths.add(depth, &member, &path),
+                        Some(why) => {
+                            found.remove(&own.to_lowercase());
+                            passed_over.add(&path, refuse(&path, why)?);
+                        }
                     }
                 }
-                _ => return Err(damaged!("{} is a link, where images should be", member.shown())),
+                _ => {
+                    let shown = member_of(&member).shown();
+                    return Err(damaged!("{shown} is a link, where images should be"));
+                }
             }
         }
         // The archive ends with zeros, whatever their number.
         let mut rest = tar.into_inner();
         nothing_but_zeros(&mut rest, name)?;
+    }
+    for path in depths.settle(outputs)? {
+        let why = "it is at another folder depth than most pictures".to_owned();
+        passed_over.add(&path, refuse(&path, why)?);
     }
     match layout.flatten() {
         Some(names) if !found.contains(names) => {
@@ -133,20 +161,77 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
     }
 }
 
+/// How many folders deep a picture lies, and whether below a part such as `train`.
+type Depth = (usize, bool);
+
+/// The pictures taken: by depth, the first one first, their names in the result and in the archive.
+#[derive(Default)]
+struct Depths(Vec<(Depth, Vec<(String, PathBuf)>)>);
+
+impl Depths {
+    fn place(&mut self, depth: Depth) -> usize {
+        let place = self.0.iter().position(|(other, _)| *other == depth);
+        place.unwrap_or_else(|| {
+            self.0.push((depth, Vec::new()));
+            self.0.len() - 1
+        })
+    }
+
+    /// Where a picture is written: those at another depth than the first are apart until it is known which has most.
+    fn name(&mut self, depth: Depth, member: &str) -> String {
+        match self.place(depth) {
+            0 => member.to_owned(),
+            other => format!(".depth-{other}/{member}"),
+        }
+    }
+
+    fn add(&mut self, depth: Depth, member: &str, path: &Path) {
+        let place = self.place(depth);
+        self.0[place].1.push((member.to_owned(), path.to_owned()));
+    }
+
+    /// Leaves those at the depth that most have, or the first of two; gives where the others are in the archive.
+    fn settle(mut self, outputs: &Outputs) -> Result<Vec<PathBuf>> {
+        let most = self.0.iter().map(|(_, pictures)| pictures.len()).max().unwrap_or_default();
+        let kept = self.0.iter().position(|(_, pictures)| pictures.len() == most).unwrap_or_default();
+        let (mut others, mut moved) = (Vec::new(), Vec::new());
+        for (place, (depth, pictures)) in std::mem::take(&mut self.0).into_iter().enumerate() {
+            self.0.push((depth, Vec::new()));
+            for (member, path) in pictures {
+                let name = self.name(depth, &member);
+                if place != kept {
+                    outputs.remove(&name)?;
+                    others.push(path);
+                } else if name != member {
+                    moved.push((name, member));
+                }
+            }
+        }
+        moved.iter().try_for_each(|(name, member)| outputs.rename(name, member))?;
+        Ok(others)
+    }
+}
+
+/// Whether tar's POSIX format says so beside the header, in its first version under the file's own name.
+fn has_holes(entry: &mut Entry<impl Read>) -> bool {
+    let Ok(Some(mut records)) = entry.pax_extensions() else { return false };
+    records.any(|record| record.is_ok_and(|record| record.key_bytes().starts_with(b"GNU.sparse.")))
+}
+
 /// Where a member is to go, and what it is; an error for one that no honest archive has.
 fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
     if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(damaged!("{name}: the member {} would be written outside its folder", shown(path)));
     }
     let parts: Vec<_> = path.iter().filter(|part| *part != ".").collect();
-    if matches!(kind, EntryType::Directory | EntryType::XGlobalHeader) {
+    if matches!(kind, EntryType::Directory | EntryType::XGlobalHeader) || kind.as_byte() == INCREMENTAL {
         return Ok(Verdict::Leave);
     }
     if parts.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
         return Ok(if is_picture(path) { Verdict::PassOver(Why::Hidden) } else { Verdict::Leave });
     }
     if kind == EntryType::GNUSparse || parts.iter().any(|part| part.to_string_lossy().starts_with(SPARSE)) {
-        return Ok(Verdict::Refuse("it has holes (a sparse file), which is not read here".to_owned()));
+        return Ok(Verdict::Refuse(HOLES.to_owned()));
     }
     if !matches!(kind, EntryType::Regular | EntryType::Continuous | EntryType::Link) {
         return Ok(Verdict::Refuse("it is a symbolic link, a device or another special file".to_owned()));

@@ -83,7 +83,8 @@ pub fn digest(prepared: &Contents, split: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(prepared.digest_of(PREPARATION)?.as_bytes());
     for Split { path, label, .. } in rows(split)? {
-        let place = prepared.find(&path).with_context(|| format!("{path} is in the split, but not prepared"))?;
+        let place = prepared.find(&path);
+        let place = place.with_context(|| format!("{path} is not prepared; name in `needs` what the split is of"))?;
         hasher.update(format!("{path}\0{label}\0{}\n", prepared.file(place).digest).as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())

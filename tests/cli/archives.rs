@@ -152,6 +152,19 @@ fn odd_members_are_passed_over_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_stray_picture_at_the_front_is_the_one_left_out() {
+    let members = ["root/cover.png", "root/cups/a.png", "root/cups/cover.png", "root/hats/c.png"];
+    let project = Project::with(&archive(&members.map(|path| Member::file(path, path))));
+    let outcome = project.similiai("run fetch");
+    assert!(outcome.status == 4 && outcome.stderr.contains("root/cover.png: it is at another"), "{}", outcome.stderr);
+    project.succeed("run fetch --set fetch.on_bad_image=skip");
+    let found = similiai::files::list(&project.path("artifacts/fetch")).unwrap();
+    assert_eq!(found, ["cups/a.png", "cups/cover.png", "hats/c.png", "skipped.csv"]);
+    assert_eq!(std::fs::read_to_string(project.path("artifacts/fetch/hats/c.png")).unwrap(), members[3]);
+    project.succeed("verify");
+}
+
+#[test]
 fn an_archive_of_which_nothing_is_left() {
     let link = Member { path: "cups/a.png".into(), kind: tar::EntryType::Link, bytes: Vec::new() };
     let outcome = Project::with(&archive(&[link])).similiai("run fetch --set fetch.on_bad_image=skip");

@@ -71,13 +71,20 @@ fn what_is_said_to_lie_elsewhere_is_not_taken_away() {
     project.succeed("run split");
     fs::create_dir_all(project.path("home")).unwrap();
     fs::write(project.path("home/split.csv"), "mine").unwrap();
-    let before = contents(&project.path("home"));
     let path = project.path("artifacts/.cache/laid/split.json");
     let laid: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    // Of a content that is known, too.
+    let known = b"public text";
+    fs::write(project.path("home/LICENSE"), known).unwrap();
+    let before = contents(&project.path("home"));
+    let row = format!("LICENSE\0{}\0{}\n", known.len(), store(known, &project));
+    let list = store(row.as_bytes(), &project);
     for out in [project.path("home").display().to_string(), "home".to_owned(), "artifacts/../home".to_owned()] {
         let mut forged = laid.clone();
         forged.as_object_mut().unwrap().remove("checksum");
         forged["out"] = out.clone().into();
+        forged["digest"] = list.clone().into();
+        forged["leaving"] = serde_json::json!([[list, out]]);
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"laid/split.json\0").update(forged.to_string().as_bytes());
         forged["checksum"] = hasher.finalize().to_hex().as_str().into();

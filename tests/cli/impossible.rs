@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use crate::fixture::Project;
+use crate::fixture::{Project, contents};
 use crate::pictures::write_classes;
 
 const TRAIN: &str = "uses: train, needs: [prepare, split]";
@@ -92,9 +92,71 @@ fn trainings_that_cannot_be_measured_together() {
     let text = fs::read_to_string(&path).unwrap();
     let other = "  split2: {uses: split, needs: [prepare], seed: 9}\n";
     fs::write(&path, text.replace("  train:", &format!("{other}  train:"))).unwrap();
+    let unpaired = "  embed2: {uses: embed, needs: [prepare, split2, short]}\n  two: {uses: benchmark, needs: [prepare, train, \
+                    embed, embed2], out: two}\n";
+    refused(
+        &project,
+        &(format!("  short: {{{TRAIN}, epochs: 2}}\n") + unpaired),
+        "two",
+        "not the training that it is of",
+    );
     let two = "  embed2: {uses: embed, needs: [prepare, split2, train]}\n  two: {uses: benchmark, needs: [prepare, train, embed, \
                embed2], out: two}\n";
     refused(&project, two, "two", "cannot be compared");
+}
+
+#[test]
+fn needs_that_do_not_fit_together() {
+    let project = Project::new();
+    let two = "  two: {uses: embed, needs: [prepare, split, split2, train]}\n";
+    let split = "  split2: {uses: split, needs: [prepare], test: 0.5}\n";
+    refused(&project, &format!("{split}{two}"), "two", "needs one instance of `split`, and `needs` names two");
+    // Fewer pictures than were split; they stand before the training, so that they are there when the question comes.
+    let path = project.path("pipeline.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let fewer = "  fewer: {uses: prepare, needs: [fetch], images_per_class: 4, size: 64}\n";
+    fs::write(&path, text.replace("  train:", &format!("{fewer}  train:"))).unwrap();
+    for two in [
+        "  two: {uses: embed, needs: [fewer, split, train]}\n".to_owned(),
+        format!("  two: {{{}}}\n", TRAIN.replace("[prepare", "[fewer")),
+        "  two: {uses: benchmark, needs: [fewer, train, embed], out: two}\n".to_owned(),
+    ] {
+        refused(&project, &two, "fewer two", "name in `needs` what");
+    }
+}
+
+#[test]
+fn results_are_not_laid_over_what_people_keep() {
+    let project = Project::new();
+    write_classes(&project.path("mine"), &["a", "b", "c"], 10);
+    let before = contents(&project.path("mine"));
+    fs::create_dir_all(project.path("artifacts/split")).unwrap();
+    symlink("mine", project.path("way")).unwrap();
+    symlink("artifacts/split", project.path("way-in")).unwrap();
+    let own = "all --set fetch.source=mine --set prepare.images_per_class=null";
+    let cache = project.path("artifacts/.cache/results").display().to_string();
+    for (out, why) in [
+        ("mine", "`fetch` reads ./mine"),
+        ("mine/a", "`fetch` reads ./mine"),
+        ("way/a", "`fetch` reads ./mine"),
+        (cache.as_str(), "the cache is there"),
+        (&cache[..cache.len() - "/.cache/results".len()], "the cache is there"),
+        ("way-in", "`split` writes there"),
+        ("way-in/x", "it is in the folder of `split`"),
+    ] {
+        refused(&project, "", &format!("{own} --set prepare.out={out}"), why);
+    }
+    refused(&project, "", "all --set fetch.source=.", "`fetch` reads");
+    refused(&project, "", "all --set fetch.source=artifacts/split/x.tar.gz", "`fetch` reads");
+    assert!(contents(&project.path("mine")) == before);
+    // A copy of what the store has is somebody's all the same.
+    fs::create_dir_all(project.path("shared/a")).unwrap();
+    let copy = fs::read(project.path("mine/a/00.png")).unwrap();
+    project.succeed(&format!("run prepare {}", &own["all ".len()..]));
+    fs::write(project.path("shared/a/00001.png"), &copy).unwrap();
+    let run = project.similiai(&format!("run prepare --set prepare.out=shared {}", &own["all ".len()..]));
+    assert!(run.status == 0 && run.stdout.contains("kept aside"), "{}{}", run.stdout, run.stderr);
+    assert_eq!(fs::read(project.path("artifacts/.cache/altered/prepare/a/00001.png")).unwrap(), copy);
 }
 
 #[test]
@@ -116,4 +178,12 @@ fn names_and_values_out_of_range() {
     refused(&project, &format!("  {}: {{uses: fetch}}\n", "a".repeat(101)), "all", "is no name for an instance");
     refused(&project, "  -x: {uses: fetch}\n", "all", "is no name for an instance");
     refused(&project, "", "all --set train.cross_entropy.mixup=1e-9", "a mixup of 0 or of 0.01");
+    refused(&project, "", "all --set train.triplets.validation=18446744073709551615", "validation of 1 to");
+    let deep = format!("all --set train.{}x=1", "a.".repeat(15_000));
+    refused(&project, "", &deep, "no parameter has a name of 30007 characters");
+    // Each list stands for a hundred of the last.
+    let aliases = |of: char| vec![format!("*{of}"); 100].join(", ");
+    let (b, c) = (aliases('a'), aliases('b'));
+    let bomb = format!("profiles:\n  a: &a {{<<: {{x: 1}}}}\n  b: &b [{b}]\n  c: &c [{c}]\n  d: [{}]\n", aliases('c'));
+    refused(&project, &bomb, "all", "aliases stand for more than 100000 values");
 }

@@ -113,6 +113,20 @@ fn whatever_is_passed_over_is_said() {
 }
 
 #[test]
+fn a_link_to_nowhere_may_have_been_a_folder() {
+    let project = trained();
+    write_classes(&project.path("parted/train"), &["cups", "shoes"], 10);
+    symlink("/nowhere/val", project.path("parted/val")).unwrap();
+    for command in ["run fetch --set fetch.source=parted", "embed parted -o out.parquet --json"] {
+        let outcome = project.similiai(command);
+        assert!(outcome.status == 4 && outcome.stderr.contains("parted/val"), "{command}: {}", outcome.stderr);
+    }
+    project.succeed("run fetch --set fetch.source=parted --set fetch.on_bad_image=skip");
+    let skipped = fs::read_to_string(project.path("artifacts/fetch/skipped.csv")).unwrap();
+    assert!(skipped.starts_with("source,why\nval,No such file"), "{skipped}");
+}
+
+#[test]
 fn what_fetch_passes_over_is_listed() {
     let project = Project::new();
     write_classes(&project.path("photos"), &["cups", "shoes"], 10);
@@ -202,6 +216,7 @@ fn names_do_not_steer_the_terminal() {
         similiai(&project, &["query", &format!("no{STEERS}.png")]),
         similiai(&project, &["duplicates", "in"]),
         similiai(&project, &["run", &format!("x{STEERS}")]),
+        similiai(&project, &["run", &format!("--x{STEERS}")]),
     ];
     for Outcome { stdout, stderr, .. } in outcomes {
         for text in [stdout, stderr] {

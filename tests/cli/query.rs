@@ -84,13 +84,23 @@ fn the_pipelines_pictures_are_found() {
     let from_file = answers(&project.succeed("query photo.png --id 3 --json"));
     assert_eq!((from_file.len(), from_file[1]["results"].as_array().unwrap().len()), (2, 5));
     let mut command = assert_cmd::Command::from_std(project.command());
-    let output = command.args(["query", "-", "--json"]).write_stdin(photo).output().unwrap();
+    let output = command.args(["query", "-", "--json"]).write_stdin(photo.clone()).output().unwrap();
     let from_stdin = answers(&String::from_utf8(output.stdout).unwrap()).remove(0);
     assert_eq!((&from_stdin["query"], &from_stdin["results"]), (&"standard input".into(), &from_file[1]["results"]));
     let table = project.succeed("query photo.png -k 2 --html found.html");
     assert!(table.starts_with("photo.png") && table.lines().count() == 3 && table.contains(" %  "), "{table}");
     let page = std::fs::read_to_string(project.path("found.html")).unwrap();
     assert_eq!(page.matches("<img ").count(), 3);
+    // A picture that was altered since is shown as it was.
+    project.succeed("query --id 3 -k 1 --html before.html");
+    let third = std::fs::read_to_string(project.path("artifacts/prepare/images.csv")).unwrap();
+    let third = third.lines().nth(4).unwrap().split(',').next().unwrap().to_owned();
+    let third = project.path(&format!("artifacts/prepare/{third}"));
+    std::fs::remove_file(&third).unwrap();
+    std::fs::write(&third, &photo).unwrap();
+    project.succeed("query --id 3 -k 1 --html after.html");
+    let [before, after] = ["before", "after"].map(|name| std::fs::read(project.path(&format!("{name}.html"))).unwrap());
+    assert!(before == after);
 
     std::fs::write(project.path("text.jpg"), "hello").unwrap();
     refused(&project, "query text.jpg", 4, &["text.jpg is no picture"]);

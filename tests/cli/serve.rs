@@ -362,6 +362,20 @@ fn a_bomb_costs_itself_and_nothing_else() {
 }
 
 #[test]
+fn who_has_asked_may_close_their_side() {
+    let project = trained();
+    let server = Server::start(&project, "");
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(b"GET /api/search?id=3 HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    }
+}
+
+#[test]
 fn below_a_prefix_of_a_proxy() {
     let project = trained();
     let server = Server::start(&project, "--base-path /pictures/ --token 0123456789abcdef");
@@ -386,8 +400,17 @@ fn below_a_prefix_of_a_proxy() {
     assert!(entered.header("set-cookie").unwrap().ends_with("Path=/pictures/"));
     assert_eq!(ask("/pictures/api/openapi.json").json()["servers"][0]["url"], "/pictures");
     assert_eq!(ask("/picturesque").status, 404);
+    // Nor does the prefix let anybody in whom the guard turns away.
+    for request in [
+        "GET /pictures HTTP/1.1\r\nHost: evil.example",
+        "GET http://evil.example/pictures/ HTTP/1.1\r\nHost: localhost",
+    ] {
+        let answer = server.send(request, &[]);
+        assert_eq!((answer.status, answer.header("x-content-type-options")), (421, Some("nosniff")), "{request}");
+    }
+    assert_eq!(server.get("/pictures?token=0123456789abcdef").header("location"), Some("/pictures/"));
     let project = Project::new();
-    for wrong in ["pictures", "//x", "/a b", "/x?y"] {
+    for wrong in ["pictures", "//x", "/a b", "/x?y", "/api"] {
         let mut command = project.command();
         let status = command.args(["serve", "--port", "0", "--base-path", wrong]).status().unwrap();
         assert_eq!(status.code(), Some(2), "{wrong}");

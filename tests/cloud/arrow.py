@@ -93,6 +93,18 @@ refused("a stream without ids", stream(pa.record_batch([pa.array([b""])], names=
 refused("what is no stream", b"hello, world, this is text", "no Arrow IPC stream")
 refused("nothing at all", b"", "no Arrow IPC stream")
 refused("a stream cut within a batch", stream(*batches)[:-9000], "breaks off after")
+messages = [(message.body and message.body.size, message.serialize().to_pybytes())
+            for message in pa.ipc.MessageReader.open_stream(stream(*batches))]
+length, second = messages[2]
+messages[2] = (length, second.replace(length.to_bytes(8, "little"), (length - 8).to_bytes(8, "little"), 1))
+refused("a batch that is shorter than its columns", b"".join(message for _, message in messages) + b"\xff\xff\xff\xff\0\0\0\0",
+        "breaks off after 64 rows")
+sink = pa.BufferOutputStream()
+with pa.ipc.new_stream(sink, batches[0].schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+    writer.write_batch(batches[0])
+refused("a compressed batch", sink.getvalue().to_pybytes(), "without compression")
+few = subprocess.run(["prlimit", "--nofile=7", *FILTER], input=stream(mixed), capture_output=True)
+check("where no decoder can be started, no picture is to blame", few.returncode == 1 and b"cannot be had" in few.stderr, few)
 status, said, out = through(stream(batch([], [])))
 check("no rows are no pictures", status == 0 and pa.ipc.open_stream(out).read_all().num_rows == 0, said)
 

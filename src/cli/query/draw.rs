@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -14,7 +13,6 @@ use base64::engine::general_purpose::STANDARD;
 use icy_sixel::{DiffusionMethod, MethodForLargest, MethodForRep, PixelFormat, Quality, sixel_string};
 use image::{DynamicImage, RgbImage, imageops};
 
-use super::super::asking::thumbnail;
 use crate::finder::Hit;
 use crate::images::encode_png;
 
@@ -86,12 +84,12 @@ impl Protocol {
 }
 
 /// The query and its neighbours side by side; nothing where the terminal, or a picture, does not allow it.
-pub fn strip(query: Option<&RgbImage>, hits: &[Hit], folder: &Path) {
+pub fn strip(query: Option<&RgbImage>, hits: &[Hit], thumbnail: impl Fn(&Hit, u32) -> Result<RgbImage>) {
     let Some(protocol) = Protocol::of(|name| std::env::var(name).ok()).filter(|_| std::io::stdout().is_terminal())
     else {
         return;
     };
-    let neighbours = hits.iter().filter_map(|hit| thumbnail(&folder.join(&hit.path), SIDE).ok());
+    let neighbours = hits.iter().filter_map(|hit| thumbnail(hit, SIDE).ok());
     let query = query.map(|query| DynamicImage::from(query.clone()).thumbnail(SIDE, SIDE).into_rgb8());
     let pictures: Vec<RgbImage> = query.into_iter().chain(neighbours).collect();
     let mut strip = RgbImage::from_pixel(pictures.len().max(1) as u32 * (SIDE + GAP), SIDE, image::Rgb([255; 3]));

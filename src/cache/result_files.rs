@@ -1,11 +1,11 @@
-//! The gallery's pictures, by the paths that its embeddings name, as they were when it was made.
+//! The files of a result as they were when it was made, wherever they still are.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cache::{Contents, Store};
+use super::{Contents, Store};
 
-pub struct Pictures {
+pub struct ResultFiles {
     /// Where they lie.
     pub folder: PathBuf,
     /// What they were.
@@ -14,8 +14,8 @@ pub struct Pictures {
     pub store: Arc<Store>,
 }
 
-impl Pictures {
-    /// BLAKE3 of the picture at `path`, if there is one.
+impl ResultFiles {
+    /// BLAKE3 of the file at `path`, if there is one.
     pub fn digest(&self, path: &str) -> Option<&str> {
         Some(self.contents.file(self.contents.find(path)?).digest)
     }
@@ -25,7 +25,7 @@ impl Pictures {
         let digest = self.digest(path)?;
         let places = [self.folder.join(path), self.store.blobs.path(digest)];
         // What cannot be read in its place may just be replaced: then the store has it.
-        let mut found = places.iter().filter_map(|place| std::fs::read(place).ok());
+        let mut found = places.iter().filter(|place| place.is_file()).filter_map(|place| std::fs::read(place).ok());
         found.find(|bytes| blake3::hash(bytes).to_hex().as_str() == digest)
     }
 }
