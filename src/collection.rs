@@ -12,7 +12,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 use walkdir::WalkDir;
 
-pub use shards::{Shard, join};
+pub use shards::{Shard, join, seal};
 
 use crate::cache::{Made, Seen, Store, Table};
 use crate::embeddings::Embeddings;

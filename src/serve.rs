@@ -74,14 +74,14 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
     let Options { address, access, limits } = options;
     let base = access.base.clone();
     let state = State::new(limits, base.clone())?;
-    let mut watcher =
-        Watcher { source, state: &state, version: None, failed: None, resting: 0, trouble: String::new() };
-    watcher.look();
     let listener = runtime.block_on(async { listen(address) }).map_err(|error| {
         let mend = "choose another with --port, or --port 0 for any free one";
         Failure::Usage(format!("cannot listen on {address}: {error}; {mend}"))
     })?;
     let address = listener.local_addr().context("the server has no address")?;
+    let mut watcher =
+        Watcher { source, state: &state, version: None, failed: None, resting: 0, trouble: String::new() };
+    watcher.look();
     let (end, ending) = watch::channel(false);
     let router = api::router(state.clone(), Arc::new(access))?;
     let server = runtime.spawn(connections::serve(listener, router, state.telemetry.clone(), ending));

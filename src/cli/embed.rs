@@ -14,7 +14,7 @@ use super::asking::{self, Trained, judge, must_exist};
 use super::output::{Kind, Output};
 use super::{Session, Variation};
 use crate::cache::Store;
-use crate::collection::{self, Search, Shard};
+use crate::collection::{self, Search, Shard, seal};
 use crate::embeddings::Embeddings;
 use crate::failure::{Failure, Wrong};
 use crate::images::{PassedOver, is_picture};
@@ -145,7 +145,10 @@ impl Arguments {
             judge(&collection.bad)?;
             return Err(Failure::Usage("there is no picture in what is named: PNG, JPEG or WebP".to_owned()).into());
         }
-        collection.embeddings.facts.extend(facts.into_iter().flatten());
+        if let Some(facts) = facts {
+            collection.embeddings.facts.extend(facts);
+            seal(&mut collection.embeddings);
+        }
         Ok((collection.embeddings, collection.bad, collection.passed_over))
     }
 

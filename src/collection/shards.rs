@@ -10,9 +10,10 @@ use crate::damaged;
 use crate::embeddings::Embeddings;
 use crate::failure::Failure;
 
-/// Facts of a part's file: which part it is, and the digest of the list that was parted.
+/// Facts of a part's file: which part it is, and the digests of the list that was parted and of the part's rows.
 const SHARD: &str = "similiai.shard";
 const LIST: &str = "similiai.shard.list";
+const ROWS: &str = "similiai.shard.rows";
 
 /// One of `of` parts of nearly equal length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,16 +54,35 @@ impl Shard {
     }
 }
 
+/// Notes what the rows of a part are, for [`join`].
+pub fn seal(part: &mut Embeddings) {
+    part.facts.insert(ROWS.to_owned(), rows_digest(part));
+}
+
+fn rows_digest(part: &Embeddings) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (path, class) in part.paths.iter().zip(&part.label_names) {
+        hasher.update(format!("{path}\0{class}\n").as_bytes());
+    }
+    for value in &part.values {
+        hasher.update(&value.to_le_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
 /// All parts of one collection, each with the name of its file, as if they had been embedded at once.
 ///
 /// # Errors
-/// If one is missing, is there twice, or is of another collection or another model.
+/// If one is missing, is there twice, is of another collection or another model, or is not as it was written.
 pub fn join(parts: Vec<(String, Embeddings)>) -> Result<Embeddings> {
     let mut known: Vec<(Shard, String, Embeddings)> = Vec::new();
     for (name, mut part) in parts {
         let shard = part.facts.remove(SHARD).and_then(|shard| shard.parse().ok());
         let shard: Shard =
             shard.ok_or_else(|| damaged!("{name} is no part of a collection: `similiai embed --shard` makes them"))?;
+        if part.facts.remove(ROWS) != Some(rows_digest(&part)) {
+            return Err(damaged!("{name} is damaged: its rows are not those that were written; embed this part again"));
+        }
         if let Some((first, other, before)) = known.first() {
             let same = first.of == shard.of && before.facts == part.facts;
             if !same {
@@ -126,6 +146,7 @@ mod tests {
         let facts = text.parse::<Shard>().unwrap().part(&mut search);
         let mut part = embedded(&search);
         part.facts.extend(facts);
+        seal(&mut part);
         (text.to_owned(), part)
     }
 
@@ -150,6 +171,9 @@ mod tests {
         assert!(message(vec![part("1/2", 9), part("2/2", 8)]).contains("different collections"));
         assert!(message(vec![part("1/2", 9), part("2/3", 9)]).contains("different collections"));
         assert!(message(vec![("x".to_owned(), embedded(&search(3)))]).contains("x is no part"));
+        let mut altered = part("2/2", 9);
+        altered.1.values[0] += 1.0;
+        assert!(message(vec![part("1/2", 9), altered]).contains("2/2 is damaged"));
         for text in ["0/2", "3/2", "1", "a/b", "1/0"] {
             assert!(text.parse::<Shard>().is_err(), "{text}");
         }
