@@ -6,6 +6,7 @@
 //! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
 //! | `place`, `folders` | laying files where people look; which folders on the way are none |
 //! | `laid`, `index`, `signature` | what lies where; how its files looked when they were known to be right |
+//! | `result_files` | the files of a result as they were made, in their place or in the store |
 //! | `elsewhere`, `remote` | results that other machines share; in a bucket or a folder |
 //! | `sealed`, `work` | the cache's own files with their checksums; folders to work in |
 //! | `items` | what a stage made of each single item |

@@ -64,6 +64,11 @@ impl Wrong {
         }
     }
 
+    /// Notes what is wrong.
+    pub fn add(&mut self, why: String) {
+        self.0.push(why);
+    }
+
     /// Fails if anything was noted.
     pub fn tell(self) -> anyhow::Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(Failure::Usage(self.0.join("\n  ")).into()) }

@@ -1,5 +1,6 @@
 //! fetch: images from an archive or a folder, at a path or an address, verified member by member.
 
+mod depths;
 mod download;
 mod folder;
 pub mod unpack;

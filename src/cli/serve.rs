@@ -11,7 +11,7 @@ use super::{Session, Variation};
 use crate::cache::Store;
 #[cfg(feature = "cloud")]
 use crate::database::{Address, Table};
-use crate::failure::Failure;
+use crate::failure::{Failure, Wrong};
 use crate::finder::Finder;
 use crate::metrics::RESULTS;
 use crate::pipeline::Project;
@@ -103,8 +103,11 @@ pub fn begin_thriftily() {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let address = arguments.address()?;
-    let access = arguments.access(address.ip())?;
-    let limits = arguments.limits()?;
+    let mut wrong = Wrong::default();
+    let access = arguments.access(address.ip(), &mut wrong);
+    let limits = wrong.note(arguments.limits())?;
+    wrong.tell()?;
+    let Some(limits) = limits else { return Ok(()) };
     let project = session.project(&Variation::default())?;
     // That nothing has been made yet is no reason not to wait for it; what can never be there is.
     if let Err(error) = Trained::given(&project, arguments.of.as_deref())
@@ -139,13 +142,12 @@ impl Arguments {
         found.ok_or_else(|| Failure::Usage(format!("--host {host} is neither an address nor a name known here")).into())
     }
 
-    fn access(&self, address: IpAddr) -> Result<Access> {
-        let mut wrong = Vec::new();
+    fn access(&self, address: IpAddr, wrong: &mut Wrong) -> Access {
         // It must be able to stand in a header.
         if let Some(token) = &self.token
             && (token.len() < SHORTEST || !token.chars().all(|c| c.is_ascii_graphic()))
         {
-            wrong.push(format!(
+            wrong.add(format!(
                 "a token needs at least {SHORTEST} characters, ASCII letters, digits or signs, such as \
                  `openssl rand -hex 16` gives"
             ));
@@ -153,10 +155,10 @@ impl Arguments {
         let is_name =
             |name: &&String| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-._".contains(c));
         if let Some(name) = self.names.iter().find(|name| !is_name(name)) {
-            wrong.push(format!("--allow-host {name} is no bare name: leave out port and scheme"));
+            wrong.add(format!("--allow-host {name} is no bare name: leave out port and scheme"));
         }
         if !address.is_loopback() && self.token.is_none() && !self.insecure {
-            wrong.push(format!(
+            wrong.add(format!(
                 "{} can be reached by others: give them a --token, or let everybody in with --insecure",
                 self.host
             ));
@@ -168,19 +170,12 @@ impl Arguments {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
         let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
         if !(base.is_empty() || base.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part))) {
-            wrong.push(format!("--base-path {} is no path such as /pictures", self.base_path));
+            wrong.add(format!("--base-path {} is no path such as /pictures", self.base_path));
         }
         if let Some(first) = base.split('/').nth(1).filter(|first| OWN.contains(first)) {
-            wrong
-                .push(format!("--base-path {base} begins as an address of the server's own, /{first}; choose another"));
+            wrong.add(format!("--base-path {base} begins as an address of the server's own, /{first}; choose another"));
         }
-        if let Err(error) = self.limits() {
-            wrong.push(error.to_string());
-        }
-        if !wrong.is_empty() {
-            return Err(Failure::Usage(wrong.join("\nerror: ")).into());
-        }
-        Ok(Access { hosts, token: self.token.as_deref().map(Token::new), base: base.to_owned() })
+        Access { hosts, token: self.token.as_deref().map(Token::new), base: base.to_owned() }
     }
 
     fn show(&self, address: &str) -> Result<()> {

@@ -57,7 +57,7 @@ impl Ground {
             }
         }
         let least = lost.iter().min().copied().unwrap_or_default();
-        // So that resizing or saving a drawing anew seldom changes its ground.
+        // A copy that is resized or saved again then mostly has the same ground.
         let is_good = |lost: u64| (lost - least) * HARDLY <= all;
         let ground = GROUNDS.into_iter().zip(lost).find(|(_, lost)| is_good(*lost));
         ground.map_or(255, |(ground, _)| ground)

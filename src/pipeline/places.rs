@@ -1,4 +1,4 @@
-//! Where results are laid, links followed: apart from each other, from the cache, and from what stages read of people.
+//! No two results, and nothing else that must stay, in one folder: paths are compared with their links followed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,7 @@ impl Project {
             let lies_there = self.store.laid(place.instance)?.is_some_and(|laid| laid.out == place.out);
             place.check(!lies_there)?;
         }
-        let project = resolved(&manifest.project)?;
-        let own = resolved(&project.join("artifacts"))?;
+        let own = resolved(&manifest.project.join("artifacts"))?;
         let cache = own.join(".cache");
         let refuse = |instance: &str, out: &Path, why: String| {
             let why = format!("`{instance}` cannot write to its `out`, {}: {why}; choose another", out.display());

@@ -14,6 +14,7 @@ use similiai::stage::Outputs;
 use similiai::text::legible_path as shown;
 use tar::{Archive, Entry, EntryType};
 
+use super::depths::Depths;
 use super::download::Lost;
 use super::folder::plain;
 
@@ -158,57 +159,6 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
         // A binary archive has other files too, such as a page about it.
         Some(_) => Ok(PassedOver::default()),
         None => Ok(passed_over),
-    }
-}
-
-/// How many folders deep a picture lies, and whether below a part such as `train`.
-type Depth = (usize, bool);
-
-/// The pictures taken: by depth, the first one first, their names in the result and in the archive.
-#[derive(Default)]
-struct Depths(Vec<(Depth, Vec<(String, PathBuf)>)>);
-
-impl Depths {
-    fn place(&mut self, depth: Depth) -> usize {
-        let place = self.0.iter().position(|(other, _)| *other == depth);
-        place.unwrap_or_else(|| {
-            self.0.push((depth, Vec::new()));
-            self.0.len() - 1
-        })
-    }
-
-    /// Where a picture is written: those at another depth than the first are apart until it is known which has most.
-    fn name(&mut self, depth: Depth, member: &str) -> String {
-        match self.place(depth) {
-            0 => member.to_owned(),
-            other => format!(".depth-{other}/{member}"),
-        }
-    }
-
-    fn add(&mut self, depth: Depth, member: &str, path: &Path) {
-        let place = self.place(depth);
-        self.0[place].1.push((member.to_owned(), path.to_owned()));
-    }
-
-    /// Leaves those at the depth that most have, or the first of two; gives where the others are in the archive.
-    fn settle(mut self, outputs: &Outputs) -> Result<Vec<PathBuf>> {
-        let most = self.0.iter().map(|(_, pictures)| pictures.len()).max().unwrap_or_default();
-        let kept = self.0.iter().position(|(_, pictures)| pictures.len() == most).unwrap_or_default();
-        let (mut others, mut moved) = (Vec::new(), Vec::new());
-        for (place, (depth, pictures)) in std::mem::take(&mut self.0).into_iter().enumerate() {
-            self.0.push((depth, Vec::new()));
-            for (member, path) in pictures {
-                let name = self.name(depth, &member);
-                if place != kept {
-                    outputs.remove(&name)?;
-                    others.push(path);
-                } else if name != member {
-                    moved.push((name, member));
-                }
-            }
-        }
-        moved.iter().try_for_each(|(name, member)| outputs.rename(name, member))?;
-        Ok(others)
     }
 }
 

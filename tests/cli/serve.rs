@@ -272,6 +272,10 @@ fn others_need_the_token() {
         ("serve --of nothing", "no stage instance `nothing`"),
         ("serve --port 0 --token 0123456789abcdef\u{e9}", "ASCII"),
         ("serve --port 0 --allow-host pictures.example:80", "no bare name"),
+        (
+            "serve --token short --base-path q --max-upload 0",
+            "\n  --base-path q is no path such as /pictures\n  --max-upload",
+        ),
     ] {
         let outcome = project.similiai(arguments);
         assert!(outcome.status == 2 && outcome.stderr.contains(said), "{arguments}: {}", outcome.stderr);
