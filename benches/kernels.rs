@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use similiai::nn::probe::{Probe, peak, probes};
+use similiai::learning::nn::probe::{Probe, peak, probes};
 
 /// Rounds of which the fastest counts: the others tell of other programs.
 const ROUNDS: usize = 5;

@@ -8,17 +8,17 @@ use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use similiai::cache::{Contents, KeyDocument, Place, Store, Written};
-use similiai::embeddings::{Embeddings, Row, Writer};
-use similiai::images::{self, LAYOUTS, OnBadImage};
-use similiai::listing::{self, Split};
-use similiai::lock::LockFile;
-use similiai::manifest::Manifest;
-use similiai::metrics;
-use similiai::model::{self, Model};
-use similiai::search::{Gallery, Graph, Query};
-use similiai::stage::Outputs;
-use similiai::text;
+use similiai::base::text;
+use similiai::engine::cache::{Contents, KeyDocument, Place, Store, Written};
+use similiai::engine::lock::LockFile;
+use similiai::engine::manifest::Manifest;
+use similiai::engine::stage::Outputs;
+use similiai::learning::images::{self, LAYOUTS, OnBadImage};
+use similiai::learning::listing::{self, Split};
+use similiai::learning::model::{self, Model};
+use similiai::retrieval::embeddings::{Embeddings, Row, Writer};
+use similiai::retrieval::metrics;
+use similiai::retrieval::search::{Gallery, Graph, Query};
 
 use crate::stages;
 
@@ -172,7 +172,7 @@ fn parquet(bytes: &[u8]) {
     let path = file("parquet/it.parquet", bytes);
     match Embeddings::read_foreign(&path) {
         Ok(all) => assert!(all.values.iter().all(|value| value.is_finite()), "a value that is no number"),
-        Err(error) => assert!(error.is::<similiai::failure::Failure>(), "{error:#}"),
+        Err(error) => assert!(error.is::<similiai::base::failure::Failure>(), "{error:#}"),
     }
 }
 
@@ -210,9 +210,9 @@ fn template() -> &'static (usize, Vec<u8>) {
 }
 
 fn untrained() -> Vec<u8> {
-    use similiai::calibration::{Calibration, Curve};
-    use similiai::images::{Filter, Ground, Preparation, Sharpen};
-    use similiai::model::{Configuration, DIMENSION, Network, NetworkName, Residual};
+    use similiai::learning::calibration::{Calibration, Curve};
+    use similiai::learning::images::{Filter, Ground, Preparation, Sharpen};
+    use similiai::learning::model::{Configuration, DIMENSION, Network, NetworkName, Residual};
     let (sharpen, ground) = (Sharpen::default(), Ground::default());
     let configuration = Configuration {
         network: NetworkName::Residual,
@@ -316,7 +316,7 @@ fn lock_file(bytes: &[u8]) {
 
 fn kept(bytes: &[u8]) {
     for bytes in [bytes.to_vec(), sealed("train/key/it", bytes)] {
-        let _ = similiai::cache::read_kept(&file("scratch/train/key/it", &bytes));
+        let _ = similiai::engine::cache::read_kept(&file("scratch/train/key/it", &bytes));
     }
     let _ = stages::train::checkpoint::Checkpoint::read(bytes);
 }
@@ -332,8 +332,9 @@ fn lists(bytes: &[u8]) {
 fn arrow(bytes: &[u8]) {
     static MODEL: OnceLock<Model> = OnceLock::new();
     let model = MODEL.get_or_init(|| Model::load(&file("arrow/model.safetensors", &untrained())).expect("a model"));
-    let options = similiai::stream::Options { list: false, strict: false };
-    let _ = similiai::stream::filter(model, std::io::Cursor::new(bytes.to_vec()), Vec::new(), &options, |_| ());
+    let options = similiai::retrieval::stream::Options { list: false, strict: false };
+    let _ =
+        similiai::retrieval::stream::filter(model, std::io::Cursor::new(bytes.to_vec()), Vec::new(), &options, |_| ());
 }
 
 #[cfg(not(feature = "cloud"))]
@@ -341,7 +342,7 @@ fn arrow(_: &[u8]) {}
 
 #[cfg(feature = "serve")]
 fn form(bytes: &[u8]) {
-    let _ = similiai::serve::picture_of_form("multipart/form-data; boundary=b", bytes.to_vec());
+    let _ = similiai::interfaces::serve::picture_of_form("multipart/form-data; boundary=b", bytes.to_vec());
 }
 
 #[cfg(not(feature = "serve"))]

@@ -100,7 +100,7 @@ fn no_target_crashes() {
     let built = test.ancestors().nth(2).unwrap();
     let program = built.join("similiai");
     assert!(program.exists(), "the program is not built; run `cargo build` with the same options first");
-    similiai::worker::start_from(program);
+    similiai::base::worker::start_from(program);
     let seconds = std::env::var("SIMILIAI_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     let time = Duration::from_secs_f64(seconds.unwrap_or(SECONDS));
     let folder = built.join("fuzz");

@@ -8,5 +8,5 @@ mod stages;
 mod fuzz;
 
 fn main() -> std::process::ExitCode {
-    similiai::cli::main(stages::KINDS)
+    similiai::interfaces::cli::main(stages::KINDS)
 }

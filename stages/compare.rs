@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::listing;
-use similiai::stage::{Context, Inputs, Invalid, Need, Stage, require};
+use similiai::engine::stage::{Context, Inputs, Invalid, Need, Stage, require};
+use similiai::learning::listing;
 
 use super::train::{Epoch, LOG};
 

@@ -6,11 +6,11 @@ use anyhow::Result;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::embeddings::{self, Row, Writer};
-use similiai::images::read_png;
-use similiai::listing::{self, Split};
-use similiai::model::{self, Model};
-use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::engine::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::learning::images::read_png;
+use similiai::learning::listing::{self, Split};
+use similiai::learning::model::{self, Model};
+use similiai::retrieval::embeddings::{self, Row, Writer};
 
 use super::split::must_be_prepared;
 

@@ -13,12 +13,13 @@ use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
-use similiai::cache::Contents;
-use similiai::failure::Failure;
-use similiai::images::OnBadImage;
-use similiai::progress::Bar;
-use similiai::stage::{Context, Inputs, Invalid, Outputs, Stage, require};
-use similiai::{damaged, files};
+use similiai::base::failure::Failure;
+use similiai::base::files;
+use similiai::base::progress::Bar;
+use similiai::damaged;
+use similiai::engine::cache::Contents;
+use similiai::engine::stage::{Context, Inputs, Invalid, Outputs, Stage, require};
+use similiai::learning::images::OnBadImage;
 
 use download::Download;
 

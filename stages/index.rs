@@ -3,10 +3,10 @@
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::embeddings::{self, Embeddings};
-use similiai::files;
-use similiai::search::{self, Graph, Parameters};
-use similiai::stage::{Context, Gives, Invalid, Stage, require};
+use similiai::base::files;
+use similiai::engine::stage::{Context, Gives, Invalid, Stage, require};
+use similiai::retrieval::embeddings::{self, Embeddings};
+use similiai::retrieval::search::{self, Graph, Parameters};
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]

@@ -9,7 +9,7 @@ mod prepare;
 mod split;
 pub mod train;
 
-use similiai::stage::{Kind, kind};
+use similiai::engine::stage::{Kind, kind};
 
 pub static KINDS: &[Kind] = &[
     kind::<fetch::Fetch>(),

@@ -8,16 +8,18 @@ use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::cache::Made;
+use similiai::base::failure::first_of;
 use similiai::damaged;
-use similiai::failure::first_of;
-use similiai::images::{Filter, Ground, OnBadImage, Preparation, Sharpen, Unreadable, encode_png, image_path};
-use similiai::listing::{self, Listed, SKIPPED, SOURCES, Skipped};
-use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::engine::cache::Made;
+use similiai::engine::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::learning::images::{
+    Filter, Ground, OnBadImage, Preparation, Sharpen, Unreadable, encode_png, image_path,
+};
+use similiai::learning::listing::{self, Listed, SKIPPED, SOURCES, Skipped};
 
 use originals::{Original, Originals, Selection};
 
-pub use similiai::listing::{IMAGES as LIST, PREPARATION};
+pub use similiai::learning::listing::{IMAGES as LIST, PREPARATION};
 
 /// Pictures made before what was made is noted.
 const BATCH: usize = 512;

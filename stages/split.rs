@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::listing::{self, Listed, Side};
-use similiai::stage::{Context, Inputs, Invalid, Stage, require};
+use similiai::engine::stage::{Context, Inputs, Invalid, Stage, require};
+use similiai::learning::listing::{self, Listed, Side};
 
 /// The list that says which side each image is on.
 pub const LIST: &str = "split.csv";

@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use similiai::base::files;
 use similiai::damaged;
-use similiai::files;
-use similiai::model::{
+use similiai::engine::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::learning::model::{
     Configuration, DIMENSION, MOST_SHIFT, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
 };
-use similiai::stage::{Context, Gives, Inputs, Invalid, Stage, require};
 
 use super::prepare::PREPARATION;
 use super::split::must_be_prepared;

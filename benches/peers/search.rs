@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use similiai::files;
-use similiai::search::{Gallery, Graph, Neighbour, Parameters, Query};
+use similiai::base::files;
+use similiai::retrieval::search::{Gallery, Graph, Neighbour, Parameters, Query};
 
 fn main() -> Result<()> {
     // `cargo bench` adds an argument of its own.

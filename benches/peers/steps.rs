@@ -14,9 +14,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
 use dfdx::nn::tensor_collection::*;
 use dfdx::prelude::*;
-use similiai::model::{DIMENSION, Network, NetworkName, Original, Residual};
-use similiai::nn::tape::{self, Loss};
-use similiai::nn::{AdamW, FeatureMap, Rows, Signal, Triplets, normalize_taped, triplet_loss};
+use similiai::learning::model::{DIMENSION, Network, NetworkName, Original, Residual};
+use similiai::learning::nn::tape::{self, Loss};
+use similiai::learning::nn::{AdamW, FeatureMap, Rows, Signal, Triplets, normalize_taped, triplet_loss};
 
 const MARGIN: f64 = 0.3;
 const RATE: f64 = 1e-3;

@@ -19,7 +19,7 @@ fn target() -> &'static Target {
         drop(std::panic::take_hook());
         std::panic::set_hook(Box::new(|_| ()));
         if let Some(program) = std::env::var_os("SIMILIAI_PROGRAM") {
-            similiai::worker::start_from(program.into());
+            similiai::base::worker::start_from(program.into());
         }
         let name = std::env::var("SIMILIAI_FUZZ_TARGET").expect("SIMILIAI_FUZZ_TARGET names a target");
         let found = TARGETS.iter().find(|target| target.name == name).expect("a target of this name");

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
-use similiai::search::{self, Gallery, Graph, Parameters, Query};
-use similiai::stage::{Context, Input};
+use similiai::engine::stage::{Context, Input};
+use similiai::retrieval::search::{self, Gallery, Graph, Parameters, Query};
 
 use super::runs::Run;
 

@@ -7,12 +7,12 @@ use anyhow::Result;
 use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde::Serialize;
-use similiai::embeddings::Embeddings;
-use similiai::images::read_png;
-use similiai::metrics::{PRECISION_AT_5, Score};
-use similiai::model::{Model, Preprocessing};
-use similiai::search::{Gallery, Neighbour, Query};
-use similiai::stage::Context;
+use similiai::engine::stage::Context;
+use similiai::learning::images::read_png;
+use similiai::learning::model::{Model, Preprocessing};
+use similiai::retrieval::embeddings::Embeddings;
+use similiai::retrieval::metrics::{PRECISION_AT_5, Score};
+use similiai::retrieval::search::{Gallery, Neighbour, Query};
 
 use super::at_k::{AtK, MOST, PrecisionAt};
 use super::protocols::{NEIGHBOURS, Protocol};

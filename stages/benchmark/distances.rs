@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 use serde::Serialize;
-use similiai::embeddings::Embeddings;
-use similiai::search::distance;
+use similiai::retrieval::embeddings::Embeddings;
+use similiai::retrieval::search::distance;
 
 /// Queries whose distances to the whole gallery are measured; of more, as many spread evenly.
 const QUERIES: usize = 1000;

@@ -6,8 +6,8 @@ mod pipeline;
 
 use anyhow::Result;
 use plotters::style::RGBColor;
-use similiai::charts::{self, Axes, BLUE, Bar, Dots, GREY, Line, Look, Mark, ORANGE, Row, Series, Swatch};
-use similiai::metrics::{METRICS, Metric, PRECISION_AT_5, Score};
+use similiai::report::charts::{self, Axes, BLUE, Bar, Dots, GREY, Line, Look, Mark, ORANGE, Row, Series, Swatch};
+use similiai::retrieval::metrics::{METRICS, Metric, PRECISION_AT_5, Score};
 
 use super::Findings;
 use super::baselines::Reached;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde_json::{Map as Object, Value, json};
-use similiai::cache::KeyDocument;
-use similiai::metrics::{METRICS, Scored};
-use similiai::stage::Ancestor;
+use similiai::engine::cache::KeyDocument;
+use similiai::engine::stage::Ancestor;
+use similiai::retrieval::metrics::{METRICS, Scored};
 
 use super::approximate::Curve;
 use super::baselines::Baseline;

@@ -7,9 +7,9 @@ mod parts;
 use anyhow::Result;
 use maud::{Markup, PreEscaped, html};
 use serde_json::{Value, json};
-use similiai::metrics::{METRICS, PRECISION_AT_5};
-use similiai::page;
-use similiai::search::Parameters;
+use similiai::report::page;
+use similiai::retrieval::metrics::{METRICS, PRECISION_AT_5};
+use similiai::retrieval::search::Parameters;
 
 use super::approximate::{Curve, K};
 use super::figures::{Figures, SPRITE_COLUMNS};
@@ -60,7 +60,7 @@ pub fn render(
         script type="application/json" id="map-data" { (PreEscaped(embedded(&map_data(findings).to_string()))) }
         script type="module" { (PreEscaped(include_str!("page/map.js"))) }
     };
-    let style = include_str!("page/style.css").replace("DARK_CHARTS", &similiai::charts::dark_style());
+    let style = include_str!("page/style.css").replace("DARK_CHARTS", &similiai::report::charts::dark_style());
     Ok(page::whole(title, &style, body))
 }
 

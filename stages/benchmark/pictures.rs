@@ -11,9 +11,9 @@ use plotters::element::PathElement;
 use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
 use rayon::prelude::*;
-use similiai::charts::{self, Area, GREEN, INK, MARGIN, ORANGE, Placed, TITLE};
-use similiai::embeddings::Embeddings;
-use similiai::images::read_png;
+use similiai::learning::images::read_png;
+use similiai::report::charts::{self, Area, GREEN, INK, MARGIN, ORANGE, Placed, TITLE};
+use similiai::retrieval::embeddings::Embeddings;
 
 use super::figures::{SPRITE_COLUMNS, TILE};
 use super::protocols::NEIGHBOURS;

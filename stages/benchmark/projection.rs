@@ -5,9 +5,9 @@ use bhtsne::{Neighbor, tSNE};
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::seq::SliceRandom;
 use serde::Serialize;
-use similiai::embeddings::Embeddings;
-use similiai::search::{Gallery, Query};
-use similiai::stage::Context;
+use similiai::engine::stage::Context;
+use similiai::retrieval::embeddings::Embeddings;
+use similiai::retrieval::search::{Gallery, Query};
 
 /// Pictures on the map; of more, as many are drawn at random.
 const MOST: usize = 1000;
@@ -131,7 +131,7 @@ fn scaled(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
 mod tests {
     use super::*;
     use rand::Rng;
-    use similiai::stage::rng;
+    use similiai::engine::stage::rng;
 
     /// Three clusters in five dimensions.
     fn clusters(count: usize) -> Vec<Vec<f32>> {

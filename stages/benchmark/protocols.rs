@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde::Serialize;
-use similiai::calibration::{Calibration, Curve, Reliability};
 use similiai::damaged;
-use similiai::embeddings::Embeddings;
-use similiai::listing::Side;
-use similiai::metrics::{Measured, PRECISION_AT_5, Ranking, Score};
-use similiai::search::{Gallery, Neighbour, Query};
-use similiai::stage::Context;
+use similiai::engine::stage::Context;
+use similiai::learning::calibration::{Calibration, Curve, Reliability};
+use similiai::learning::listing::Side;
+use similiai::retrieval::embeddings::Embeddings;
+use similiai::retrieval::metrics::{Measured, PRECISION_AT_5, Ranking, Score};
+use similiai::retrieval::search::{Gallery, Neighbour, Query};
 
 use super::at_k::{AtK, MOST, PrecisionAt};
 use super::confusion::Confusion;

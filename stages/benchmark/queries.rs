@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
-use similiai::embeddings::Embeddings;
-use similiai::metrics::MAP_AT_R;
-use similiai::search::Neighbour;
-use similiai::stage::Context;
+use similiai::engine::stage::Context;
+use similiai::retrieval::embeddings::Embeddings;
+use similiai::retrieval::metrics::MAP_AT_R;
+use similiai::retrieval::search::Neighbour;
 
 use super::protocols::Protocol;
 

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
-use similiai::embeddings::{self, Embeddings};
-use similiai::files;
-use similiai::metrics::{Difference, Measured, Scored, differences};
-use similiai::model::{self, Model};
-use similiai::stage::{Context, Input, Inputs, Need};
+use similiai::base::files;
+use similiai::engine::stage::{Context, Input, Inputs, Need};
+use similiai::learning::model::{self, Model};
+use similiai::retrieval::embeddings::{self, Embeddings};
+use similiai::retrieval::metrics::{Difference, Measured, Scored, differences};
 
 use super::protocols::{Answers, QUESTIONS};
 

@@ -4,8 +4,8 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use similiai::listing::{Side, Split};
-use similiai::stage::{Output, Outputs};
+use similiai::engine::stage::{Output, Outputs};
+use similiai::learning::listing::{Side, Split};
 
 /// The arrays of both sides, written row by row.
 pub struct Arrays<'a> {

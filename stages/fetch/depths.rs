@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use similiai::stage::Outputs;
+use similiai::engine::stage::Outputs;
 
 /// How many folders deep a picture lies, and whether below a part such as `train`.
 pub type Depth = (usize, bool);

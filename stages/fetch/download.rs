@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{StatusCode, Url};
-use similiai::interrupt;
+use similiai::base::interrupt;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 

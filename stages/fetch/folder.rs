@@ -6,12 +6,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use similiai::base::failure::first_of;
+use similiai::base::text::legible_name;
 use similiai::damaged;
-use similiai::failure::first_of;
-use similiai::images::{MOST_BYTES, OnBadImage, PassedOver, Why, is_picture};
-use similiai::listing::{self, Skipped, is_list, part};
-use similiai::stage::{Context, Inputs};
-use similiai::text::legible_name;
+use similiai::engine::stage::{Context, Inputs};
+use similiai::learning::images::{MOST_BYTES, OnBadImage, PassedOver, Why, is_picture};
+use similiai::learning::listing::{self, Skipped, is_list, part};
 use unicode_normalization::UnicodeNormalization;
 
 use super::ARCHIVE;

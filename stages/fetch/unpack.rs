@@ -7,11 +7,13 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use flate2::bufread::GzDecoder;
+use similiai::base::text::legible_path as shown;
 use similiai::damaged;
-use similiai::images::{LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, OnBadImage, PassedOver, Why, is_picture};
-use similiai::listing::part;
-use similiai::stage::Outputs;
-use similiai::text::legible_path as shown;
+use similiai::engine::stage::Outputs;
+use similiai::learning::images::{
+    LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, OnBadImage, PassedOver, Why, is_picture,
+};
+use similiai::learning::listing::part;
 use tar::{Archive, Entry, EntryType};
 
 use super::depths::Depths;

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use image::RgbImage;
 use serde::Serialize;
-use similiai::images::{Layout, Preparation, Record, Wanted, decode_for};
-use similiai::listing::{self, Side, is_list};
-use similiai::stage::Input;
-use similiai::{damaged, files};
+use similiai::base::files;
+use similiai::damaged;
+use similiai::engine::stage::Input;
+use similiai::learning::images::{Layout, Preparation, Record, Wanted, decode_for};
+use similiai::learning::listing::{self, Side, is_list};
 
 /// How many of each class are passed over, and how many are taken; all where none is said.
 #[derive(Clone, Copy, Serialize)]

@@ -4,8 +4,8 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::model::{Preprocessing, View};
-use similiai::stage::{Invalid, require};
+use similiai::engine::stage::{Invalid, require};
+use similiai::learning::model::{Preprocessing, View};
 
 use super::data::Mix;
 
@@ -81,7 +81,7 @@ impl Mix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use similiai::stage::rng;
+    use similiai::engine::stage::rng;
 
     const PLAIN: Preprocessing = Preprocessing { side: 8, mean: 0.0, deviation: 1.0 };
 

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, anyhow};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use similiai::cache::{KeyDocument, Reason};
-use similiai::fault;
-use similiai::stage::Context;
+use similiai::base::fault;
+use similiai::engine::cache::{KeyDocument, Reason};
+use similiai::engine::stage::Context;
 
 use super::Train;
 use super::log::Epoch;

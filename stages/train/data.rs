@@ -8,13 +8,13 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
-use similiai::cache::Contents;
 use similiai::damaged;
-use similiai::images::read_png;
-use similiai::listing::{self, Side, Split};
-use similiai::model::Preprocessing;
-use similiai::nn::{Mixed, Triplets};
-use similiai::stage::Context;
+use similiai::engine::cache::Contents;
+use similiai::engine::stage::Context;
+use similiai::learning::images::read_png;
+use similiai::learning::listing::{self, Side, Split};
+use similiai::learning::model::Preprocessing;
+use similiai::learning::nn::{Mixed, Triplets};
 
 use super::{Mining, Train};
 use crate::stages::prepare::PREPARATION;
@@ -288,7 +288,7 @@ fn beta(a: f64, rng: &mut ChaCha8Rng) -> f64 {
 mod tests {
     use super::super::CrossEntropy;
     use super::*;
-    use similiai::stage::rng;
+    use similiai::engine::stage::rng;
 
     fn data() -> Data {
         Data {

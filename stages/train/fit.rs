@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use rand::Rng;
-use similiai::model::{Configuration, FILE, Network, parameters, to_bytes};
-use similiai::nn::FeatureMap;
-use similiai::stage::{Context, rng};
+use similiai::engine::stage::{Context, rng};
+use similiai::learning::model::{Configuration, FILE, Network, parameters, to_bytes};
+use similiai::learning::nn::FeatureMap;
 
 use super::checkpoint::Checkpoint;
 use super::data::{Batch, Data};

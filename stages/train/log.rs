@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use similiai::charts::{self, Area, Axes, BLUE, Band, Line, Look, ORANGE, Series};
-use similiai::listing;
+use similiai::learning::listing;
+use similiai::report::charts::{self, Area, Axes, BLUE, Band, Line, Look, ORANGE, Series};
 
 pub const LOG: &str = "training_log.csv";
 

@@ -1,7 +1,7 @@
 //! What a step's embeddings are judged by: the triplet loss, and the term that joins it.
 
-use similiai::model::DIMENSION;
-use similiai::nn::{TripletLoss, cross_entropy, triplet_loss};
+use similiai::learning::model::DIMENSION;
+use similiai::learning::nn::{TripletLoss, cross_entropy, triplet_loss};
 
 use super::Train;
 use super::data::Batch;

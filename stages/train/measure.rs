@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use image::RgbImage;
-use similiai::calibration::{Calibration, Curve, NEIGHBOURS};
-use similiai::metrics::{METRICS, Ranking};
-use similiai::model::{Configuration, DIMENSION, Network};
-use similiai::nn::triplet_loss;
-use similiai::search::{Gallery, Neighbour, Query};
-use similiai::stage::Context;
+use similiai::engine::stage::Context;
+use similiai::learning::calibration::{Calibration, Curve, NEIGHBOURS};
+use similiai::learning::model::{Configuration, DIMENSION, Network};
+use similiai::learning::nn::triplet_loss;
+use similiai::retrieval::metrics::{METRICS, Ranking};
+use similiai::retrieval::search::{Gallery, Neighbour, Query};
 
 use super::Train;
 use super::data::Data;

@@ -4,9 +4,9 @@ use anyhow::{Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
 use dfdx::prelude::*;
 use rand::Rng;
-use similiai::model::{Configuration, DIMENSION, Network, parameters, set_parameters};
-use similiai::nn::{AdamW, FeatureMap, normalize_taped, tape};
-use similiai::stage::rng;
+use similiai::engine::stage::rng;
+use similiai::learning::model::{Configuration, DIMENSION, Network, parameters, set_parameters};
+use similiai::learning::nn::{AdamW, FeatureMap, normalize_taped, tape};
 
 use super::checkpoint::Checkpoint;
 use super::data::{Batch, Data};

@@ -82,7 +82,7 @@ fn distribution(mut values: Vec<f32>) -> [f64; 3] {
 
 #[cfg(test)]
 mod tests {
-    use similiai::nn::TripletLoss;
+    use similiai::learning::nn::TripletLoss;
 
     use super::*;
 

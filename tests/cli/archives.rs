@@ -14,7 +14,7 @@ fn refused(bytes: &[u8], reasons: &[&str]) {
         assert!(outcome.stderr.contains(reason), "{reason}: {}", outcome.stderr);
     }
     assert!(!project.path("artifacts/fetch").exists(), "{reasons:?}");
-    let left = similiai::files::list(&project.path("artifacts")).unwrap();
+    let left = similiai::base::files::list(&project.path("artifacts")).unwrap();
     assert_eq!(left, [".cache/lock", ".cache/seen"], "{reasons:?}");
 }
 
@@ -141,7 +141,7 @@ fn odd_members_are_passed_over_where_that_is_asked_for() {
     ];
     let project = Project::with(&archive(&members));
     project.succeed("run fetch --set fetch.on_bad_image=skip");
-    let found = similiai::files::list(&project.path("artifacts/fetch")).unwrap();
+    let found = similiai::base::files::list(&project.path("artifacts/fetch")).unwrap();
     assert_eq!(found, ["cups/a.png", "hats/c.png", "skipped.csv"]);
     assert_eq!(std::fs::read_to_string(project.path("artifacts/fetch/hats/c.png")).unwrap(), "z");
     let skipped = std::fs::read_to_string(project.path("artifacts/fetch/skipped.csv")).unwrap();
@@ -158,7 +158,7 @@ fn a_stray_picture_at_the_front_is_the_one_left_out() {
     let outcome = project.similiai("run fetch");
     assert!(outcome.status == 4 && outcome.stderr.contains("root/cover.png: it is at another"), "{}", outcome.stderr);
     project.succeed("run fetch --set fetch.on_bad_image=skip");
-    let found = similiai::files::list(&project.path("artifacts/fetch")).unwrap();
+    let found = similiai::base::files::list(&project.path("artifacts/fetch")).unwrap();
     assert_eq!(found, ["cups/a.png", "cups/cover.png", "hats/c.png", "skipped.csv"]);
     assert_eq!(std::fs::read_to_string(project.path("artifacts/fetch/hats/c.png")).unwrap(), members[3]);
     project.succeed("verify");

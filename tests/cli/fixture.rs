@@ -184,7 +184,7 @@ pub fn overwrite(path: &Path, bytes: &[u8]) {
 
 /// Every file below `folder` with its content, but for what the cache keeps of times and of this machine's files.
 pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let list = similiai::files::list(folder).unwrap();
+    let list = similiai::base::files::list(folder).unwrap();
     let own = [".cache/history.jsonl", ".cache/lock", ".cache/seen", ".cache/scrub", ".index"];
     let kept = list.into_iter().filter(|path| !own.iter().any(|end| path.ends_with(end)));
     kept.map(|path| (path.clone(), std::fs::read(folder.join(path)).unwrap())).collect()

@@ -177,7 +177,7 @@ fn every_file_of_the_cache_is_checked_and_repaired() {
     project.succeed("embed photos -o mine.parquet");
     project.succeed("embed photos -o mine.parquet");
     project.succeed("verify");
-    let all = similiai::files::list(&project.path("artifacts/.cache")).unwrap();
+    let all = similiai::base::files::list(&project.path("artifacts/.cache")).unwrap();
     let kinds = [
         "results/",
         "laid/train.json",
@@ -285,7 +285,7 @@ fn what_is_no_file_in_the_cache_is_damaged_and_not_waited_for() {
         "blobs/",
     ] {
         for make in ["mkfifo", "mkdir", "ln -s /nowhere"] {
-            let all = similiai::files::list(&cache).unwrap();
+            let all = similiai::base::files::list(&cache).unwrap();
             let file = all.iter().find(|file| file.starts_with(kind)).unwrap_or_else(|| panic!("{kind}: {all:?}"));
             let path = cache.join(file);
             let bytes = fs::read(&path).unwrap();
@@ -392,7 +392,7 @@ fn a_working_folder_that_is_emptied_is_no_result() {
     // The training is long enough to be disturbed in its working folder.
     project.succeed("run split");
     let mut child = project.start("run train --set train.epochs=9999");
-    let working = || similiai::files::list(&project.path("artifacts/.cache/scratch/train")).unwrap_or_default();
+    let working = || similiai::base::files::list(&project.path("artifacts/.cache/scratch/train")).unwrap_or_default();
     while working().is_empty() {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         std::thread::sleep(std::time::Duration::from_millis(5));

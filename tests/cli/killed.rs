@@ -42,7 +42,7 @@ fn at_every_point_where_something_is_written() {
     undisturbed.succeed("run all");
     let expected = found(&undisturbed);
     // Some points are passed often: the first time and later on are different states.
-    let passes = similiai::fault::POINTS.iter().flat_map(|point| {
+    let passes = similiai::base::fault::POINTS.iter().flat_map(|point| {
         let often = ["blob-written", "blob-placed", "record-placed", "file-laid", "file-taken-away"].contains(point);
         [Some(point.to_string()), often.then(|| format!("{point}:4"))]
     });
@@ -90,7 +90,7 @@ fn a_signal_ends_a_run_cleanly() {
         std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(status));
         assert!(!project.path("artifacts/train").exists());
-        let left = similiai::files::list(&project.path("artifacts/.cache/tmp")).unwrap();
+        let left = similiai::base::files::list(&project.path("artifacts/.cache/tmp")).unwrap();
         assert!(left.is_empty(), "{left:?}");
         project.succeed("verify");
         let next = project.similiai("run train --set train.epochs=9999 --dry-run");

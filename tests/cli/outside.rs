@@ -66,7 +66,7 @@ fn a_picture_that_needs_gigabytes_costs_itself() {
 
 #[test]
 fn a_worker_has_no_files_and_no_network() {
-    use similiai::worker::{Allowance, PROBE, call, start_from};
+    use similiai::base::worker::{Allowance, PROBE, call, start_from};
     start_from(assert_cmd::cargo::cargo_bin!("similiai").to_owned());
     let allowance = Allowance { memory: 100 << 20, seconds: 5, reply: 1000 };
     let reply = String::from_utf8(call(&PROBE, &[], &[], allowance).unwrap()).unwrap();

@@ -41,7 +41,7 @@ fn an_archive_of_a_folder_gives_the_same_pictures() {
     let project = project();
     project.succeed(&format!("run prepare {OWN}"));
     let from_folder = crate::fixture::contents(&project.path("artifacts/prepare"));
-    let list = similiai::files::list(&project.path("photos")).unwrap();
+    let list = similiai::base::files::list(&project.path("photos")).unwrap();
     let member = |path: &String| {
         // An old header has no room for other letters; the folder's name above the classes does not matter.
         Member::file(&format!("any/{path}"), std::fs::read(project.path("photos").join(path)).unwrap())

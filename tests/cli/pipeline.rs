@@ -1,6 +1,6 @@
 //! The whole pipeline: what it leaves, that it is the same everywhere, and how a run is steered.
 
-use similiai::nn::Simd;
+use similiai::learning::nn::Simd;
 
 use crate::fixture::{Project, archive, contents, record, sound};
 
@@ -49,7 +49,7 @@ fn neighbours_in_the_report_are_those_of_the_parquet_file() {
     let project = Project::new();
     project.succeed("run all");
     let embeddings =
-        similiai::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
+        similiai::retrieval::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
     assert!(embeddings.paths.is_sorted());
     assert_eq!(embeddings.facts["similiai.metric"], "euclidean");
     let results: serde_json::Value =
@@ -79,7 +79,7 @@ fn the_files_for_numpy_hold_what_the_parquet_file_holds() {
     let project = Project::new();
     project.succeed("run embed --set embed.formats=[parquet,npy]");
     let embeddings =
-        similiai::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
+        similiai::retrieval::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
     for (side, count) in [("train", 80), ("test", 20)] {
         let ids: Vec<usize> = (0..embeddings.len()).filter(|id| embeddings.splits[*id] == side).collect();
         // The header, and what follows it.

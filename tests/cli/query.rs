@@ -4,8 +4,8 @@ use std::path::Path;
 
 use image::{DynamicImage, ImageFormat, RgbImage};
 use serde_json::Value;
-use similiai::embeddings::Embeddings;
-use similiai::search::{Gallery, Graph, Query};
+use similiai::retrieval::embeddings::Embeddings;
+use similiai::retrieval::search::{Gallery, Graph, Query};
 
 use crate::fixture::Project;
 use crate::pictures::{encoded, picture, write_classes};
@@ -64,7 +64,7 @@ fn the_pipelines_pictures_are_found() {
     assert_eq!(by_file["results"], answer["results"]);
     // By the index it finds what the graph finds, which is not always the nearest.
     let path = project.path("artifacts/embed/embeddings.parquet");
-    let digest = similiai::files::digest(&path).unwrap();
+    let digest = similiai::base::files::digest(&path).unwrap();
     let graph = Graph::load(&project.path("artifacts/index/index.hnsw"), &digest).unwrap();
     let gallery = Gallery::of_rows(embeddings.dimension, &embeddings.values[..]).unwrap();
     let ids: String = (0..100).map(|id| format!(" --id {id}")).collect();

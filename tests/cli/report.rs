@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use similiai::metrics::QUERIES;
+use similiai::retrieval::metrics::QUERIES;
 
 use crate::fixture::{Project, archive, sound};
 use crate::pictures::write_classes;
@@ -42,7 +42,7 @@ fn every_figure_is_on_the_page_and_in_a_file_of_twice_its_size() {
     assert!(page.len() < 3_000_000);
     assert!(!page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org/").count());
     assert!(!page.contains("https://") && !page.contains("<link") && !page.contains("@import"), "it stands alone");
-    let pictures = similiai::files::list(&project.path("reports")).unwrap();
+    let pictures = similiai::base::files::list(&project.path("reports")).unwrap();
     let pictures: Vec<&String> = pictures.iter().filter(|name| name.ends_with(".png")).collect();
     let protocols = ["test-vs-train", "test-vs-test"];
     for name in ["headline", "scores", "classes", "calibration", "map", "pipeline", "neighbours", "best", "worst"] {
@@ -173,7 +173,7 @@ fn trainings_stand_side_by_side() {
 
     // And so does one who reads the file.
     let rows = std::fs::read(project.path("reports").join(QUERIES)).unwrap();
-    let rows = similiai::metrics::parse(&rows, QUERIES).unwrap();
+    let rows = similiai::retrieval::metrics::parse(&rows, QUERIES).unwrap();
     assert_eq!(rows.len(), 2 * 2 * 20);
     let mean = |run: &str| {
         let of = rows.iter().filter(|row| row.run == run && row.protocol == "test-vs-train").map(|row| row.values[0]);

@@ -83,7 +83,7 @@ fn a_file_says_where_it_comes_from() {
         explained["key"].as_str().unwrap().to_owned()
     };
     let embeddings =
-        similiai::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
+        similiai::retrieval::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
     let fact = |name: &str| embeddings.facts[&format!("similiai.{name}")].clone();
     assert_eq!((fact("key"), fact("stage"), fact("seed")), (key("embed"), "embed".to_owned(), "7".to_owned()));
     let read = |path: &str| fs::read(project.path(path)).unwrap();

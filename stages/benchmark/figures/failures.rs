@@ -4,8 +4,8 @@ use anyhow::Result;
 use plotters::element::{PathElement, Rectangle};
 use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, RGBColor};
-use similiai::charts::{self, Axes, BLUE, Band, FAINT, GREEN, GREY, INK, Line, Look, MARGIN, ORANGE, Series};
-use similiai::metrics::PRECISION_AT_5;
+use similiai::report::charts::{self, Axes, BLUE, Band, FAINT, GREEN, GREY, INK, Line, Look, MARGIN, ORANGE, Series};
+use similiai::retrieval::metrics::PRECISION_AT_5;
 
 use super::{Failures, Figure, LOOKS, SIZE};
 use crate::stages::benchmark::Findings;

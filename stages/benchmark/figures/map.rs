@@ -1,7 +1,7 @@
 //! The map of the test pictures: a mark for each, by class in shape and colour, that a page can point at.
 
 use maud::html;
-use similiai::charts::{self, ClassMark, INK, SHAPES, hex};
+use similiai::report::charts::{self, ClassMark, INK, SHAPES, hex};
 
 use super::Figure;
 use crate::stages::benchmark::Findings;

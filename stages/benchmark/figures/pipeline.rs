@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::element::{Circle, PathElement};
 use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
-use similiai::charts::{self, BLUE, GREY, INK, MARGIN};
+use similiai::report::charts::{self, BLUE, GREY, INK, MARGIN};
 
 use super::{Figure, SIZE};
 use crate::stages::benchmark::Findings;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use maud::{Markup, html};
-use similiai::page;
+use similiai::report::page;
 
 use super::parts::{figure, scrolling};
 use crate::stages::benchmark::figures::Figures;

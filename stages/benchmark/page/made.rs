@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use maud::{Markup, html};
-use similiai::embeddings::{COLUMNS, FILE};
+use similiai::retrieval::embeddings::{COLUMNS, FILE};
 
 use super::parts::{figure, preformatted, scrolling};
 use crate::stages::benchmark::figures::Figures;

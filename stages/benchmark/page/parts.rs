@@ -1,7 +1,7 @@
 //! What the sections of the page are put together from.
 
 use maud::{Markup, PreEscaped, html};
-use similiai::metrics::METRICS;
+use similiai::retrieval::metrics::METRICS;
 
 use crate::stages::benchmark::figures::Figure;
 

@@ -1,0 +1,251 @@
+//! Files: whole or not at all, with their digests, and errors that carry the path.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::base::interrupt;
+
+/// So much is read of what is no file: a pipe or a device, which may have no end.
+const MOST_OF_A_PIPE: u64 = 1 << 30;
+
+/// All bytes of a file.
+///
+/// # Errors
+/// If it cannot be read, or is a pipe or a device that gives more than a gibibyte.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let is_pipe = path.exists() && !path.is_file();
+    let all = || {
+        if !is_pipe {
+            return fs::read(path);
+        }
+        let mut bytes = Vec::new();
+        File::open(path)?.take(MOST_OF_A_PIPE + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = interruptible(path, all).with_context(|| format!("cannot read {}", path.display()))?;
+    if is_pipe && bytes.len() as u64 > MOST_OF_A_PIPE {
+        bail!("{} is no file and gives more than 1 GiB; store it in a file", path.display());
+    }
+    Ok(bytes)
+}
+
+/// Whether the file at `path` begins with `start`; a pipe is not asked.
+pub fn begins_with(path: &Path, start: &[u8]) -> Result<bool> {
+    let mut bytes = Vec::new();
+    if path.is_file() {
+        let read = File::open(path).and_then(|file| file.take(start.len() as u64).read_to_end(&mut bytes));
+        read.with_context(|| format!("cannot read {}", path.display()))?;
+    }
+    Ok(!path.is_file() || bytes == start)
+}
+
+/// Does `act` with what `path` leads to: a pipe may be waited for without end.
+fn interruptible<T>(path: &Path, act: impl FnOnce() -> T) -> T {
+    if path.exists() && !path.is_file() { interrupt::while_waiting(act) } else { act() }
+}
+
+pub fn read_to_string(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// With a `~` at its start replaced by the home folder, as shells do it.
+pub fn expanded(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), std::env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
+}
+
+pub fn create(path: &Path) -> Result<File> {
+    interruptible(path, || File::create(path)).with_context(|| format!("cannot create {}", path.display()))
+}
+
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+pub fn create_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot create the folder {}", path.display()))
+}
+
+/// Whether a folder itself is there, and no link to one.
+pub fn is_folder(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+}
+
+/// Whether something else than a file is at `path`: a folder, a link, or a pipe, which may be waited for without end.
+pub fn is_no_file(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
+}
+
+/// Whether this process may write in `folder`, as far as the system can tell.
+pub fn check_writable(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?;
+    Ok(())
+}
+
+/// Removes a folder with all that is in it, if there is one.
+pub fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The folder that `path` is in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Replaces `path` by `bytes`; a crash leaves either the old file or the new one.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, |path| write(path, bytes))
+}
+
+/// The same, where `write` fills a file whose path it is given.
+pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let file = filled_beside(path, write)?;
+    let failed = || format!("cannot write {}", path.display());
+    file.as_file().sync_all().with_context(failed)?;
+    file.persist(path).map_err(|error| error.error).with_context(failed)?;
+    sync_folder(folder_of(path))
+}
+
+/// The same for what may be lost: the end of the process leaves one of both files, a crash of the machine perhaps neither.
+/// It takes no time to sync.
+pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let file = filled_beside(path, |path| write(path, bytes))?;
+    file.persist(path).map_err(|error| error.error).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(())
+}
+
+/// A temporary file in the folder of `path`.
+fn filled_beside(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<tempfile::NamedTempFile> {
+    let folder = folder_of(path);
+    create_folder(folder)?;
+    let file = temporary().tempfile_in(folder).with_context(|| format!("cannot write {}", path.display()))?;
+    write(file.path())?;
+    Ok(file)
+}
+
+/// Makes names added to, moved within or removed from `folder` durable.
+pub fn sync_folder(folder: &Path) -> Result<()> {
+    let synced = File::open(folder).and_then(|opened| opened.sync_all());
+    synced.with_context(|| format!("cannot sync {}", folder.display()))
+}
+
+/// The names in `folder`, sorted, but for those that are no Unicode. None where no folder is: a link is not followed.
+pub fn names(folder: &Path) -> Result<Vec<String>> {
+    match folder.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {}", folder.display())),
+    }
+    let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = entries.with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut names: Vec<String> = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Readable as any other new file, where tempfile alone would keep it from other users.
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder
+}
+
+pub fn length(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?.len())
+}
+
+/// What is read into memory at a time; a larger file is digested by all cores.
+const WHOLE: u64 = 1 << 20;
+const PIECE: usize = 16 << 20;
+
+/// BLAKE3 of a file's content, in hexadecimal.
+pub fn digest(path: &Path) -> Result<String> {
+    let attempt = || -> std::io::Result<blake3::Hash> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut hasher = blake3::Hasher::new();
+        if length <= WHOLE {
+            hasher.update_reader(file)?;
+            return Ok(hasher.finalize());
+        }
+        let mut piece = vec![0; PIECE.min(length as usize)];
+        loop {
+            let mut filled = 0;
+            while filled < piece.len() {
+                match file.read(&mut piece[filled..])? {
+                    0 => break,
+                    count => filled += count,
+                }
+            }
+            hasher.update_rayon(&piece[..filled]);
+            if filled < piece.len() {
+                return Ok(hasher.finalize());
+            }
+        }
+    };
+    Ok(attempt().with_context(|| format!("cannot read {}", path.display()))?.to_hex().to_string())
+}
+
+/// Every regular file below `folder`, as sorted relative paths with `/` between their parts.
+pub fn list(folder: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(relative) = folders.pop() {
+        let absolute = folder.join(&relative);
+        let entries = fs::read_dir(&absolute).with_context(|| format!("cannot list {}", absolute.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot list {}", absolute.display()))?;
+            let path = relative.join(entry.file_name());
+            let kind = entry.file_type().with_context(|| format!("cannot look at {}", entry.path().display()))?;
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() {
+                found.push(portable(&path)?);
+            } else {
+                bail!("{} is neither a file nor a folder", entry.path().display());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn portable(path: &Path) -> Result<String> {
+    let parts: Option<Vec<&str>> = path.iter().map(|part| part.to_str()).collect();
+    Ok(parts.with_context(|| format!("{} is not valid Unicode", path.display()))?.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn atomic_write_replaces_and_leaves_nothing_else() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("a/b.txt");
+        write_atomically(&path, b"one")?;
+        write_atomically(&path, b"two")?;
+        assert_eq!(read(&path)?, b"two");
+        assert_eq!(list(folder.path())?, ["a/b.txt"]);
+        Ok(())
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        let message = format!("{:#}", read(Path::new("/no/such/file")).unwrap_err());
+        assert!(message.contains("/no/such/file"), "{message}");
+    }
+}

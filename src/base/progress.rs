@@ -1,0 +1,213 @@
+//! Progress: bars on a terminal, a plain line now and then elsewhere; always on stderr.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::base::text::{legible, legible_json};
+
+const BETWEEN_PLAIN_LINES: Duration = Duration::from_secs(15);
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+
+/// Where all bars of a process are drawn.
+#[derive(Clone)]
+pub struct Screen {
+    bars: MultiProgress,
+    terminal: bool,
+    quiet: bool,
+    /// Stdout is for a program: only what it asked for goes there.
+    for_machines: bool,
+    /// What went wrong on stdout first.
+    lost: Arc<OnceLock<std::io::Error>>,
+    /// When anything was said last.
+    spoken: Arc<Mutex<Instant>>,
+}
+
+impl Screen {
+    pub fn new(quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal && !quiet { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self {
+            bars: MultiProgress::with_draw_target(target),
+            terminal,
+            quiet,
+            for_machines: false,
+            lost: Arc::default(),
+            spoken: Arc::new(Mutex::new(Instant::now())),
+        }
+    }
+
+    /// Says what still runs whenever nothing was said for a while, so that no job looks dead; until the guard goes.
+    pub fn heartbeat(&self) -> Heartbeat {
+        let (running, stop) = (Arc::<Mutex<Vec<(String, Instant)>>>::default(), mpsc::channel());
+        if !self.terminal && !self.quiet {
+            let (spoken, running, stopped) = (self.spoken.clone(), running.clone(), stop.1);
+            std::thread::spawn(move || {
+                while stopped.recv_timeout(LONGEST_SILENCE / 10) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    let silent = spoken.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+                    let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+                    if silent >= LONGEST_SILENCE * 9 / 10 && !running.is_empty() {
+                        let all =
+                            running.iter().map(|(name, since)| format!("{name} ({} s)", since.elapsed().as_secs()));
+                        tracing::info!("still running: {}", all.collect::<Vec<_>>().join(", "));
+                    }
+                }
+            });
+        }
+        Heartbeat { running, _stop: stop.0 }
+    }
+
+    pub fn for_machines(&self) -> Self {
+        Self { for_machines: true, ..self.clone() }
+    }
+
+    /// A result for people on stdout, above the bars; what would steer the terminal is spelled out.
+    pub fn print(&self, line: &str) {
+        self.print_exactly(&legible(line));
+    }
+
+    /// A result for programs.
+    pub fn print_json(&self, json: &str) {
+        self.print_exactly(&legible_json(json));
+    }
+
+    /// Text that this program itself made.
+    pub fn print_exactly(&self, line: &str) {
+        *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if let Err(error) = self.bars.suspend(|| writeln!(std::io::stdout(), "{line}")) {
+            // A failure only once the work is done; a closed pipe, the reader's choice, is none.
+            drop(self.lost.set(error));
+        }
+    }
+
+    /// Whether all that was printed has arrived.
+    pub fn printed(&self) -> Result<()> {
+        match self.lost.get() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => bail!("cannot write to stdout: {error}"),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn progress(&self, instance: &str) -> Progress {
+        Progress { screen: self.clone(), instance: instance.to_owned() }
+    }
+}
+
+/// A writer for logs that does not tear the bars.
+impl Write for Screen {
+    /// A line that cannot be written, as nobody reads it any more or the disk is full, is lost; the work goes on.
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        drop(self.bars.suspend(|| std::io::stderr().write_all(bytes)));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What runs now.
+pub struct Heartbeat {
+    running: Arc<Mutex<Vec<(String, Instant)>>>,
+    /// The thread ends when this goes.
+    _stop: mpsc::Sender<()>,
+}
+
+impl Heartbeat {
+    pub fn started(&self, name: &str) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), Instant::now()));
+    }
+
+    pub fn ended(&self, name: &str) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|(running, _)| running != name);
+    }
+}
+
+/// The progress of one instance.
+#[derive(Clone)]
+pub struct Progress {
+    screen: Screen,
+    instance: String,
+}
+
+impl Progress {
+    /// Tells people a result; programs find it in the files.
+    pub fn tell(&self, text: &str) {
+        if !self.screen.for_machines {
+            self.screen.print(text);
+        }
+    }
+
+    /// A bar of `total` steps; 0 where the total is not known.
+    pub fn bar(&self, label: &str, total: u64) -> Bar {
+        self.styled(label, total, "{pos}/{len} {msg} {eta} left")
+    }
+
+    /// The same, counting bytes.
+    pub fn bytes(&self, label: &str, total: u64) -> Bar {
+        self.styled(label, total, "{binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {msg} {eta} left")
+    }
+
+    fn styled(&self, label: &str, total: u64, counts: &str) -> Bar {
+        let bar = match total {
+            0 => ProgressBar::new_spinner(),
+            _ => ProgressBar::new(total),
+        };
+        let template = format!("{{prefix:10}} {{bar:24}} {counts}");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        let bar = self.screen.bars.add(bar);
+        bar.set_prefix(self.instance.clone());
+        let plain = !self.screen.terminal && !self.screen.quiet;
+        let label = format!("{} {label}", self.instance);
+        Bar { bar, label, total, spoken: plain.then(|| Arc::new(Mutex::new(Instant::now()))) }
+    }
+}
+
+/// One bar; it goes when it is dropped.
+pub struct Bar {
+    bar: ProgressBar,
+    label: String,
+    total: u64,
+    spoken: Option<Arc<Mutex<Instant>>>,
+}
+
+impl Bar {
+    pub fn inc(&self, steps: u64) {
+        self.bar.inc(steps);
+        let Some(spoken) = &self.spoken else { return };
+        let mut last = spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() >= BETWEEN_PLAIN_LINES {
+            *last = Instant::now();
+            let left = self.bar.eta().as_secs();
+            tracing::info!(
+                "{} {}/{} {} about {left} s left",
+                self.label,
+                self.bar.position(),
+                self.total,
+                self.bar.message()
+            );
+        }
+    }
+
+    /// Begins at a step other than the first.
+    pub fn resume(&self, steps: u64) {
+        self.bar.set_position(steps);
+        self.bar.reset_eta();
+    }
+
+    pub fn message(&self, message: String) {
+        self.bar.set_message(message);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

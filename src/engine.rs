@@ -1,0 +1,8 @@
+//! Stages as parameters, inputs and outputs: keys, results, locks.
+
+pub mod cache;
+pub mod difference;
+pub mod lock;
+pub mod manifest;
+pub mod pipeline;
+pub mod stage;

@@ -1,0 +1,260 @@
+//! Making room: the results that were not used for longest go first.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use walkdir::WalkDir;
+
+use super::{Record, Store};
+use crate::base::files;
+
+/// A use is noted once in so long: noting it costs a write.
+const NOTED_EVERY: Duration = Duration::from_secs(60);
+/// What an interrupted run goes on from is kept for so long.
+const UNFINISHED: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// What may stay.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    /// Of stored files; without it, all goes that is not kept for another reason.
+    pub bytes: Option<u64>,
+    /// The results of each stage that were used last.
+    pub keep_last: usize,
+    /// What was used or written within this time stays.
+    pub grace: Duration,
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Default)]
+pub struct Collected {
+    pub results: Vec<Record>,
+    pub blobs: usize,
+    pub bytes: u64,
+    /// Stored bytes that stay.
+    pub kept: u64,
+}
+
+impl Store {
+    /// Notes that the result for `key` was used now.
+    pub fn note_use(&self, key: &str) {
+        let path = self.record_path(key);
+        if age(&path).is_some_and(|age| age > NOTED_EVERY) {
+            let noted =
+                fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+            // Lost is only the order in which results make room.
+            drop(noted);
+        }
+    }
+
+    /// Removes what is over the budget, never what lies at a place. The caller holds the project's lock.
+    pub fn collect(&self, budget: &Budget, dry_run: bool) -> Result<Collected> {
+        let laid: HashSet<String> = self.all_laid()?.into_iter().map(|(_, laid)| laid.key).collect();
+        let (may_go, mut stay) = self.by_last_use(budget, &laid)?;
+        let mut uses = Uses::default();
+        for record in may_go.iter().chain(&stay) {
+            uses.add(self.blobs_of(record));
+        }
+        let stored: Vec<(String, u64, bool)> =
+            self.blobs.all()?.into_iter().map(|digest| self.aged(digest, budget)).collect();
+        let unused = |uses: &Uses| -> Vec<&(String, u64, bool)> {
+            stored.iter().filter(|(digest, _, old)| *old && !uses.0.contains_key(digest)).collect()
+        };
+        let bytes = |blobs: &[&(String, u64, bool)]| blobs.iter().map(|(_, bytes, _)| bytes).sum::<u64>();
+        let all: u64 = stored.iter().map(|(_, bytes, _)| bytes).sum();
+        let mut collected = Collected::default();
+        let mut total = all - bytes(&unused(&uses));
+        for record in may_go {
+            if budget.bytes.is_some_and(|bytes| total <= bytes) {
+                stay.push(record);
+                continue;
+            }
+            total = total.saturating_sub(uses.remove(self.blobs_of(&record)));
+            collected.results.push(record);
+        }
+        let blobs = unused(&uses);
+        (collected.blobs, collected.bytes, collected.kept) = (blobs.len(), bytes(&blobs), all - bytes(&blobs));
+        if !dry_run {
+            collected.results.iter().try_for_each(|record| self.remove_record(&record.key))?;
+            blobs.iter().try_for_each(|(digest, ..)| self.blobs.remove(digest))?;
+        }
+        let tables: HashSet<&str> = stay.iter().flat_map(|record| &record.items).map(String::as_str).collect();
+        collected.bytes += self.remove_old("items", budget.grace, dry_run, |name| tables.contains(name))?;
+        // Of people's own pictures those of the network that was used last stay.
+        let newest = self.newest("people/items")?;
+        collected.bytes +=
+            self.remove_old("people/items", budget.grace, dry_run, |name| Some(name) == newest.as_deref())?;
+        collected.bytes += self.remove_scratch(&laid, budget.grace, dry_run)?;
+        // Where results lay before they were parted into shared files, and what a table was called before.
+        collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
+        for former in [self.root.join("seen.json"), self.of_people().join("seen.json")] {
+            if former.exists() {
+                collected.bytes += remove(&former, dry_run)?;
+            }
+        }
+        Ok(collected)
+    }
+
+    /// The results that may go, the one unused for longest first, and those that may not.
+    fn by_last_use(&self, budget: &Budget, laid: &HashSet<String>) -> Result<(Vec<Record>, Vec<Record>)> {
+        let unused = |record: Record| (age(&self.record_path(&record.key)).unwrap_or_default(), record);
+        let mut records: Vec<(Duration, Record)> = self.records()?.into_iter().map(unused).collect();
+        records.sort_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.key.cmp(&b.key)));
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        let (mut may_go, mut stay) = (Vec::new(), Vec::new());
+        for (unused, record) in records {
+            let count = seen.entry(record.document.stage.clone()).or_default();
+            *count += 1;
+            let goes = *count > budget.keep_last && unused > budget.grace && !laid.contains(&record.key);
+            if goes { may_go.push(record) } else { stay.push(record) }
+        }
+        may_go.reverse();
+        Ok((may_go, stay))
+    }
+
+    /// A blob with its length, and whether its time of grace is over.
+    fn aged(&self, digest: String, budget: &Budget) -> (String, u64, bool) {
+        let path = self.blobs.path(&digest);
+        let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
+        (digest, bytes, age(&path).is_some_and(|age| age > budget.grace))
+    }
+
+    fn blobs_of(&self, record: &Record) -> Vec<(String, u64)> {
+        let Some(contents) = self.contents(&record.digest) else { return Vec::new() };
+        let list = (record.digest.clone(), contents.text().len() as u64);
+        let mut blobs: Vec<(String, u64)> =
+            contents.iter().map(|file| (file.digest.to_owned(), file.bytes)).chain([list]).collect();
+        blobs.sort_unstable();
+        blobs.dedup();
+        blobs
+    }
+
+    fn remove_old(&self, folder: &str, grace: Duration, dry_run: bool, stays: impl Fn(&str) -> bool) -> Result<u64> {
+        let folder = self.root.join(folder);
+        let mut bytes = 0;
+        for name in files::names(&folder)?.into_iter().filter(|name| !stays(name)) {
+            let path = folder.join(&name);
+            if age(&path).is_some_and(|age| age > grace) {
+                bytes += remove(&path, dry_run)?;
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// What was written last in a folder.
+    fn newest(&self, folder: &str) -> Result<Option<String>> {
+        let folder = self.root.join(folder);
+        Ok(files::names(&folder)?.into_iter().min_by_key(|name| age(&folder.join(name))))
+    }
+
+    /// What finished runs left to go on from, but for those that lie at a place; of unfinished ones, old ones.
+    fn remove_scratch(&self, laid: &HashSet<String>, grace: Duration, dry_run: bool) -> Result<u64> {
+        let root = self.root.join("scratch");
+        let mut bytes = 0;
+        for instance in files::names(&root)? {
+            for key in files::names(&root.join(&instance))?.into_iter().filter(|key| !laid.contains(key)) {
+                let finished = self.record(&key)?.is_some();
+                let path = root.join(&instance).join(&key);
+                let limit = if finished { grace } else { grace.max(UNFINISHED) };
+                if age(&path).is_some_and(|age| age > limit) {
+                    bytes += remove(&path, dry_run)?;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// How many results use a blob, with its length.
+#[derive(Default)]
+struct Uses(HashMap<String, (usize, u64)>);
+
+impl Uses {
+    fn add(&mut self, blobs: Vec<(String, u64)>) {
+        for (digest, bytes) in blobs {
+            self.0.entry(digest).or_insert((0, bytes)).0 += 1;
+        }
+    }
+
+    /// Gives the bytes that nothing uses any more.
+    fn remove(&mut self, blobs: Vec<(String, u64)>) -> u64 {
+        let mut freed = 0;
+        for (digest, _) in blobs {
+            if let Some((count, bytes)) = self.0.get_mut(&digest) {
+                *count -= 1;
+                if *count == 0 {
+                    freed += *bytes;
+                    self.0.remove(&digest);
+                }
+            }
+        }
+        freed
+    }
+}
+
+/// Since it was last written.
+fn age(path: &Path) -> Option<Duration> {
+    SystemTime::now().duration_since(fs::metadata(path).ok()?.modified().ok()?).ok()
+}
+
+/// Removes a file or folder; gives its length.
+fn remove(path: &Path, dry_run: bool) -> Result<u64> {
+    let entries = WalkDir::new(path).into_iter().filter_map(|entry| entry.ok()?.metadata().ok());
+    let bytes = entries.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum();
+    if !dry_run {
+        let removed = if files::is_folder(path) { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{KeyDocument, Place};
+    use super::*;
+
+    /// A result of one file of its own and one that all share.
+    fn result(store: &Store, number: u64) -> Record {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("own"), vec![number as u8; 1000]).unwrap();
+        fs::write(folder.path().join("shared"), vec![255; 1000]).unwrap();
+        let reads = Default::default();
+        let document =
+            KeyDocument { stage: "s".into(), version: 1, seed: number, parameters: serde_json::json!({}), reads };
+        let written = super::super::store::tests::written(folder.path());
+        store.commit(document, (folder.path(), &written), Vec::new(), Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn the_longest_unused_go_first_and_what_lies_stays() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::new(folder.path().join("artifacts/.cache"));
+        let records: Vec<Record> = (0..5).map(|number| result(&store, number)).collect();
+        let place = Place { instance: "s", project: folder.path(), out: Path::new("artifacts/s") };
+        store.lay(&place, &records[0], true)?;
+        let hours = |count: u64| SystemTime::now() - Duration::from_secs(count * 3600);
+        let entries = files::names(&store.results())?.into_iter().map(|name| store.results().join(name));
+        let all = entries.chain(store.blobs.all()?.into_iter().map(|digest| store.blobs.path(&digest)));
+        for path in all {
+            let number = records.iter().position(|record| path.ends_with(format!("{}.json", record.key)));
+            fs::File::open(&path)?.set_modified(hours(10 - number.unwrap_or(0) as u64))?;
+        }
+        let budget = Budget { bytes: None, keep_last: 1, grace: Duration::from_secs(3600 * 13 / 2) };
+        let would = store.collect(&budget, true)?;
+        assert_eq!(would.results, [records[1].clone(), records[2].clone(), records[3].clone()]);
+        assert_eq!(store.records()?.len(), 5);
+
+        let small = Budget { bytes: Some(5700), ..budget.clone() };
+        let done = store.collect(&small, false)?;
+        assert_eq!(done.results, [records[1].clone()], "one is enough");
+        assert!(done.bytes > 1000 && done.bytes < 2000, "{}", done.bytes);
+
+        store.collect(&budget, false)?;
+        let left: Vec<u64> = store.records()?.iter().map(|record| record.document.seed).collect();
+        assert!(left.len() == 2 && left.contains(&0) && left.contains(&4), "{left:?}");
+        assert!(store.verify(|_| ())?.results.is_empty());
+        Ok(())
+    }
+}

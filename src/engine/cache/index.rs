@@ -1,0 +1,103 @@
+//! How the files at a place looked when they were last known to be right: a small binary file beside the record of
+//! what lies there.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Contents;
+use super::sealed::{self, Found};
+use super::signature::Signature;
+use crate::base::fault;
+use crate::base::files;
+
+const NUMBERS: usize = 5;
+
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Index {
+    /// Of the result that lies there.
+    pub digest: String,
+    /// The file system's time before its files were looked at.
+    pub as_of: i64,
+    /// In the order of the result's [`Contents`].
+    pub files: Vec<Signature>,
+    /// In the order of [`Contents::folders`].
+    pub folders: Vec<Signature>,
+}
+
+impl Index {
+    /// `None` where there is none, or one of something else, or a damaged one: then everything is read.
+    pub fn read(path: &Path, digest: &str, contents: &Contents) -> Result<Option<Self>> {
+        let found = sealed::read(path, |bytes| Some(Self::parse(sealed::open(&name(path), bytes)?, digest, contents)))?;
+        Ok(found.or_warn(path).flatten())
+    }
+
+    /// Whether there is one that is not as it was written.
+    pub fn is_damaged(path: &Path) -> Result<bool> {
+        let whole = sealed::read(path, |bytes| sealed::open(&name(path), bytes).map(drop))?;
+        Ok(matches!(whole, Found::Damaged))
+    }
+
+    fn parse(body: &[u8], digest: &str, contents: &Contents) -> Option<Self> {
+        let (head, numbers) = body.split_first_chunk::<64>()?;
+        if head != digest.as_bytes() {
+            return None;
+        }
+        let (as_of, numbers) = numbers.split_first_chunk::<8>()?;
+        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or_default();
+        let signature = |bytes: &[u8]| Signature {
+            bytes: number(&bytes[..8]),
+            modified: number(&bytes[8..16]) as i64,
+            changed: number(&bytes[16..24]) as i64,
+            inode: number(&bytes[24..32]),
+            device: number(&bytes[32..]),
+        };
+        let (files, folders) = numbers.split_at_checked(contents.len() * NUMBERS * 8)?;
+        let signatures = |bytes: &[u8]| bytes.chunks_exact(NUMBERS * 8).map(signature).collect();
+        let (files, folders): (_, Vec<Signature>) = (signatures(files), signatures(folders));
+        let complete = folders.len() == contents.folders().len();
+        complete.then(|| Self { digest: digest.to_owned(), as_of: i64::from_le_bytes(*as_of), files, folders })
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let mut bytes = self.digest.clone().into_bytes();
+        bytes.extend(self.as_of.to_le_bytes());
+        for looks in self.files.iter().chain(&self.folders) {
+            let numbers = [looks.bytes, looks.modified as u64, looks.changed as u64, looks.inode, looks.device];
+            bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        }
+        files::write_atomically(path, &sealed::seal(&name(path), bytes))
+            .context("cannot keep what the files look like")?;
+        fault::point("index-written");
+        Ok(())
+    }
+}
+
+fn name(path: &Path) -> String {
+    format!("laid/{}", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_damage_is_found() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("index");
+        let contents = Contents::new(vec![("a/b".into(), 1, "0".repeat(64))])?;
+        let looks = Signature::of(folder.path()).unwrap();
+        let digest = contents.digest().to_owned();
+        let index = Index { digest: digest.clone(), as_of: -1, files: vec![looks], folders: vec![looks; 2] };
+        index.write(&path)?;
+        assert_eq!(Index::read(&path, &digest, &contents)?, Some(index));
+        assert_eq!(Index::read(&path, &"1".repeat(64), &contents)?, None);
+        assert_eq!(Index::read(&path, &digest, &Contents::default())?, None);
+        let mut bytes = files::read(&path)?;
+        bytes[70] ^= 1;
+        files::write(&path, &bytes)?;
+        assert_eq!(Index::read(&path, &digest, &contents)?, None);
+        assert!(Index::is_damaged(&path)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! What a stage made of each single item: one changed picture of many is worked on alone.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::blobs::Blobs;
+use super::sealed::{self, Found};
+use crate::base::fault;
+use crate::base::files;
+
+/// What is larger becomes a blob; a blob for every few bytes would be a file for every few bytes.
+const INLINE: usize = 4096;
+
+type Digest = [u8; 32];
+
+/// What was made of one item.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Made {
+    Bytes(Vec<u8>),
+    Blob { bytes: u64, digest: String },
+}
+
+impl Made {
+    /// Stored where it is large.
+    pub fn store(bytes: Vec<u8>, blobs: &Blobs) -> Result<Self> {
+        if bytes.len() <= INLINE {
+            return Ok(Self::Bytes(bytes));
+        }
+        Ok(Self::Blob { bytes: bytes.len() as u64, digest: blobs.put(&bytes)? })
+    }
+
+    /// Whether its blob, if it is one, is there and whole.
+    pub fn is_there(&self, blobs: &Blobs) -> bool {
+        match self {
+            Self::Bytes(_) => true,
+            Self::Blob { bytes, digest } => blobs.has(digest, *bytes) && blobs.is_sound(digest),
+        }
+    }
+
+    /// As a blob: its length and digest.
+    pub fn blob(&self, blobs: &Blobs) -> Result<(u64, String)> {
+        Ok(match self {
+            Self::Bytes(bytes) => (bytes.len() as u64, blobs.put(bytes)?),
+            Self::Blob { bytes, digest } => (*bytes, digest.clone()),
+        })
+    }
+
+    pub fn read(self, blobs: &Blobs) -> Result<Vec<u8>> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Blob { digest, .. } => blobs.read(&digest),
+        }
+    }
+}
+
+/// What was made of items by one way of making it, by the digest of each item.
+#[derive(Default)]
+pub struct Table {
+    path: PathBuf,
+    made: HashMap<Digest, Made>,
+    changed: bool,
+}
+
+impl Table {
+    /// `way`: the digest of all that matters besides the item. A damaged table is as good as none.
+    pub fn read(root: &Path, way: &str) -> Result<Self> {
+        let path = Self::path(root, way);
+        let made = Self::find(root, way)?.or_warn(&path).unwrap_or_default();
+        Ok(Self { path, made, changed: false })
+    }
+
+    fn path(root: &Path, way: &str) -> PathBuf {
+        root.join("items").join(way)
+    }
+
+    fn find(root: &Path, way: &str) -> Result<Found<HashMap<Digest, Made>>> {
+        sealed::read(&Self::path(root, way), |bytes| parse(sealed::open(&name(way), bytes)?))
+    }
+
+    /// Whether there is a table that is not as it was written.
+    pub(super) fn is_damaged(root: &Path, way: &str) -> Result<bool> {
+        Ok(matches!(Self::find(root, way)?, Found::Damaged))
+    }
+
+    pub fn get(&self, item: &Digest) -> Option<&Made> {
+        self.made.get(item)
+    }
+
+    pub fn insert(&mut self, item: Digest, made: Made) {
+        self.made.insert(item, made);
+        self.changed = true;
+    }
+
+    pub fn write(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.changed) {
+            return Ok(());
+        }
+        let mut rows: Vec<(&Digest, &Made)> = self.made.iter().collect();
+        rows.sort_unstable_by_key(|(item, _)| **item);
+        let mut bytes = Vec::new();
+        for (item, made) in rows {
+            bytes.extend(item);
+            match made {
+                Made::Bytes(value) => {
+                    bytes.extend((value.len() as u64).to_le_bytes());
+                    bytes.extend(value);
+                }
+                Made::Blob { bytes: length, digest } => {
+                    bytes.extend((length | BLOB).to_le_bytes());
+                    bytes.extend(blake3::Hash::from_hex(digest)?.as_bytes());
+                }
+            }
+        }
+        let way = self.path.file_name().unwrap_or_default().to_string_lossy();
+        files::write_atomically(&self.path, &sealed::seal(&name(&way), bytes))?;
+        fault::point("items-written");
+        Ok(())
+    }
+}
+
+/// Set in the length of what is a blob.
+const BLOB: u64 = 1 << 63;
+
+fn name(way: &str) -> String {
+    format!("items/{way}")
+}
+
+fn parse(mut rest: &[u8]) -> Option<HashMap<Digest, Made>> {
+    let mut made = HashMap::new();
+    while !rest.is_empty() {
+        let (item, after) = rest.split_first_chunk::<32>()?;
+        let (length, after) = after.split_first_chunk::<8>()?;
+        let length = u64::from_le_bytes(*length);
+        let (value, after) = if length & BLOB == 0 {
+            let (value, after) = after.split_at_checked(length as usize)?;
+            (Made::Bytes(value.to_vec()), after)
+        } else {
+            let (digest, after) = after.split_first_chunk::<32>()?;
+            let digest = blake3::Hash::from_bytes(*digest).to_hex().to_string();
+            (Made::Blob { bytes: length & !BLOB, digest }, after)
+        };
+        made.insert(*item, value);
+        rest = after;
+    }
+    Some(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
+            let folder = tempfile::tempdir().unwrap();
+            let mut table = Table::read(folder.path(), "way").unwrap();
+            for value in &values {
+                let made = match value.len() {
+                    30.. => Made::Blob { bytes: 7, digest: blake3::hash(value).to_hex().to_string() },
+                    _ => Made::Bytes(value.clone()),
+                };
+                table.insert(*blake3::hash(value).as_bytes(), made);
+            }
+            table.write().unwrap();
+            let read = Table::read(folder.path(), "way").unwrap();
+            prop_assert_eq!(&read.made, &table.made);
+            if !values.is_empty() {
+                let mut bytes = files::read(&table.path).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                files::write(&table.path, &bytes).unwrap();
+                prop_assert!(Table::read(folder.path(), "way").unwrap().made.is_empty());
+                prop_assert!(Table::is_damaged(folder.path(), "way").unwrap());
+            }
+        }
+    }
+}

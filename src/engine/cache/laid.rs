@@ -1,0 +1,129 @@
+//! Which result lies where: for each instance a small file of the cache's own.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use super::index::Index;
+use super::place::there;
+use super::sealed::{self, Found, is_digest};
+use crate::base::files;
+
+/// Which result lies where.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Laid {
+    pub key: String,
+    pub digest: String,
+    pub out: PathBuf,
+    /// What lay where before, while its files are taken away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) leaving: Vec<(String, PathBuf)>,
+}
+
+/// Whether results may lie at `out`: below the project, or at an absolute path.
+fn is_place(out: &Path) -> bool {
+    let climbs = |part: Component| matches!(part, Component::ParentDir | Component::CurDir);
+    out.file_name().is_some() && !out.components().any(climbs) && !out.starts_with("artifacts/.cache")
+}
+
+impl Laid {
+    /// Whoever wrote it may be anybody.
+    fn is_plain(&self) -> bool {
+        let outs = self.leaving.iter().map(|(_, out)| out).chain([&self.out]);
+        let digests = self.leaving.iter().map(|(digest, _)| digest).chain([&self.digest, &self.key]);
+        outs.into_iter().all(|out| is_place(out)) && digests.into_iter().all(|digest| is_digest(digest))
+    }
+}
+
+impl Store {
+    fn laid_path(&self, instance: &str) -> PathBuf {
+        self.root.join("laid").join(format!("{instance}.json"))
+    }
+
+    pub(super) fn index_path(&self, instance: &str) -> PathBuf {
+        self.root.join("laid").join(format!("{instance}.index"))
+    }
+
+    /// The result that lies at `instance`'s place now.
+    pub fn laid(&self, instance: &str) -> Result<Option<Laid>> {
+        Ok(self.find_laid(instance)?.or_warn(&self.laid_path(instance)))
+    }
+
+    fn find_laid(&self, instance: &str) -> Result<Found<Laid>> {
+        let parse = |bytes: &[u8]| sealed::from_json(&name(instance), bytes).filter(Laid::is_plain);
+        sealed::read(&self.laid_path(instance), parse)
+    }
+
+    pub(super) fn put_laid(&self, instance: &str, laid: &Laid) -> Result<()> {
+        let json = sealed::to_json(&name(instance), laid)?.to_string();
+        files::write_atomically(&self.laid_path(instance), json.as_bytes())
+    }
+
+    /// Forgets that a result lies at `instance`'s place; its files stay.
+    pub fn forget_laid(&self, instance: &str) -> Result<()> {
+        for path in [self.laid_path(instance), self.index_path(instance)] {
+            if there(fs::remove_file(&path), &path)?.is_some() {
+                files::sync_folder(&self.root.join("laid"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The files that say what lies where, and are not as they were written.
+    pub(super) fn damaged_laid(&self) -> Result<Vec<PathBuf>> {
+        let folder = self.root.join("laid");
+        let mut damaged = Vec::new();
+        for name in files::names(&folder)? {
+            let path = folder.join(&name);
+            let is_damaged = match name.rsplit_once('.') {
+                Some((instance, "json")) => matches!(self.find_laid(instance)?, Found::Damaged),
+                Some((_, "index")) => Index::is_damaged(&path)?,
+                _ => false,
+            };
+            damaged.extend(is_damaged.then_some(path));
+        }
+        Ok(damaged)
+    }
+
+    /// What lies where, by instance.
+    pub fn all_laid(&self) -> Result<Vec<(String, Laid)>> {
+        let names = files::names(&self.root.join("laid"))?;
+        let instances = names.iter().filter_map(|name| name.strip_suffix(".json"));
+        let laid = instances.map(|name| Ok(self.laid(name)?.map(|laid| (name.to_owned(), laid))));
+        laid.filter_map(Result::transpose).collect()
+    }
+
+    /// The instance whose result has the file at `path`, or whose own folder it would be in.
+    pub fn owner(&self, project: &Path, path: &Path) -> Result<Option<String>> {
+        let Ok(folder) = files::folder_of(path).canonicalize() else { return Ok(None) };
+        let Some(path) = path.file_name().map(|name| folder.join(name)) else { return Ok(None) };
+        for (name, laid) in self.all_laid()? {
+            let Ok(folder) = project.join(&laid.out).canonicalize() else { continue };
+            let Ok(below) = path.strip_prefix(folder) else { continue };
+            let is_own = laid.out == Path::new("artifacts").join(&name);
+            let has = || below.to_str().and_then(|below| self.contents(&laid.digest)?.find(below)).is_some();
+            if is_own || has() {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Changes whenever something is laid, and once more when it lies there.
+    pub fn laid_version(&self) -> Result<String> {
+        let line = |(name, laid): (String, Laid)| {
+            let path = self.laid_path(&name);
+            let changed = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
+            let changed = changed.with_context(|| format!("cannot look at {}", path.display()))?;
+            Ok(format!("{name} {} {changed:?}\n", laid.digest))
+        };
+        self.all_laid()?.into_iter().map(line).collect()
+    }
+}
+
+fn name(instance: &str) -> String {
+    format!("laid/{instance}.json")
+}

@@ -1,0 +1,375 @@
+//! A cache in a bucket or a shared folder: results under `v1/ac/<key>`, contents under `v1/cas/<digest>`.
+
+mod address;
+mod said;
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use futures_util::{StreamExt, TryStreamExt};
+use object_store::path::Path as Key;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
+use self::said::{in_short, secretless, shown};
+use super::elsewhere::{Elsewhere, Mode};
+use super::{Blobs, Contents, Record, Store};
+use crate::base::files;
+use crate::base::interrupt;
+use crate::base::progress::Progress;
+
+/// Files on their way at a time.
+const AT_ONCE: usize = 32;
+/// What is larger goes in parts.
+const WHOLE: u64 = 5 << 20;
+/// Of the files on their way, what a larger one counts as: a slow line must get it through in time.
+const LARGE: (u64, u32) = (256 << 10, 8);
+
+#[derive(Debug)]
+pub struct Remote(Arc<Place>, Runtime);
+
+#[derive(Debug)]
+struct Place {
+    /// As it may be shown: without anything secret.
+    name: String,
+    store: Box<dyn ObjectStore>,
+    prefix: Key,
+    writes: bool,
+    /// Given up for this run, and given up for sending.
+    lost: AtomicBool,
+    closed: AtomicBool,
+    /// What was there and was not what it should be: it is replaced where this machine may write.
+    refused: Mutex<HashSet<String>>,
+    /// Results that are being sent.
+    sending: AtomicUsize,
+    uploads: Semaphore,
+}
+
+/// Counts one less when it goes, however that happens.
+struct Sending<'a>(&'a AtomicUsize);
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a result cannot be had from there.
+enum Miss {
+    /// It is not there.
+    Absent,
+    /// It is there, but not as it should be.
+    Refused(anyhow::Error),
+    /// Nothing can be had from there now.
+    Unreachable(Error),
+}
+
+impl From<Error> for Miss {
+    fn from(error: Error) -> Self {
+        if matches!(error, Error::NotFound { .. }) { Self::Absent } else { Self::Unreachable(error) }
+    }
+}
+
+impl Remote {
+    /// `remote`: an address, or a folder, relative to `project`. Credentials come from the environment.
+    ///
+    /// `None` where this machine has not what it takes, which a warning says. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// If the address is none that is known.
+    pub fn open(remote: &str, mode: Mode, project: &Path) -> Result<Option<Self>> {
+        // There may be one already, as good as this.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.context("cannot start the remote cache")?;
+        // Connections belong to the runtime.
+        let inside = runtime.enter();
+        let opened = address::open(remote, mode, project)?;
+        drop(inside);
+        let (store, prefix) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!("the remote cache {} is not used: {}", shown(remote), secretless(&format!("{error:#}")));
+                return Ok(None);
+            }
+        };
+        let place = Place {
+            name: shown(remote),
+            store,
+            prefix,
+            writes: mode == Mode::ReadWrite,
+            lost: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            refused: Mutex::default(),
+            sending: AtomicUsize::new(0),
+            uploads: Semaphore::new(AT_ONCE),
+        };
+        Ok(Some(Self(Arc::new(place), runtime)))
+    }
+}
+
+impl Elsewhere for Remote {
+    fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<Record> {
+        let Self(place, runtime) = self;
+        if place.lost.load(Ordering::Relaxed) {
+            return None;
+        }
+        match runtime.block_on(place.fetch(store, key, digest, progress)) {
+            Ok(record) => Some(record),
+            Err(Miss::Absent) => None,
+            Err(Miss::Refused(why)) => {
+                tracing::warn!("{why:#}; it is made here");
+                None
+            }
+            Err(Miss::Unreachable(error)) => {
+                place.give_up(&error);
+                None
+            }
+        }
+    }
+
+    fn send(&self, blobs: &Blobs, record: &Record, contents: Arc<Contents>) {
+        let Self(place, runtime) = self;
+        if !place.writes || place.lost.load(Ordering::Relaxed) || place.closed.load(Ordering::Relaxed) {
+            return;
+        }
+        // Which tables of single items there are is known only here.
+        let record = Record { items: Vec::new(), ..record.clone() };
+        let (place, blobs) = (place.clone(), blobs.clone());
+        place.sending.fetch_add(1, Ordering::Relaxed);
+        runtime.spawn(async move {
+            let _sending = Sending(&place.sending);
+            if let Err(error) = place.send(&blobs, &record, &contents).await {
+                place.cannot_send(&error);
+            }
+        });
+    }
+
+    fn settle(&self, progress: &Progress) {
+        let left = || self.0.sending.load(Ordering::Relaxed);
+        if left() == 0 {
+            return;
+        }
+        let bar = progress.bar("results to the remote cache", left() as u64);
+        let mut last = left();
+        // An interrupted run leaves files there that nobody is led to, as results come last.
+        while left() > 0 && interrupt::signal().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+            bar.inc(last.saturating_sub(left()) as u64);
+            last = left();
+        }
+    }
+}
+
+impl Place {
+    fn result(&self, key: &str) -> Key {
+        self.prefix.clone().join("v1").join("ac").join(key)
+    }
+
+    fn content(&self, digest: &str) -> Key {
+        self.prefix.clone().join("v1").join("cas").join(digest)
+    }
+
+    fn give_up(&self, error: &Error) {
+        if !self.lost.swap(true, Ordering::Relaxed) {
+            let why = secretless(&in_short(error));
+            tracing::warn!("the remote cache {} is not used any more in this run: {why}", self.name);
+        }
+    }
+
+    fn cannot_send(&self, error: &anyhow::Error) {
+        if !self.closed.swap(true, Ordering::Relaxed) {
+            let why = error.downcast_ref::<Error>().map_or_else(|| format!("{error:#}"), in_short);
+            let why = secretless(&why);
+            tracing::warn!("results are not sent to the remote cache {} any more: {why}", self.name);
+        }
+    }
+
+    fn refuse(&self, what: &Key, why: &str) -> Miss {
+        self.distrust(what);
+        Miss::Refused(anyhow!("{what} in the remote cache {} is refused: {why}", self.name))
+    }
+
+    fn distrust(&self, what: &Key) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_string());
+    }
+
+    fn is_refused(&self, what: &Key) -> bool {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(what.as_ref())
+    }
+
+    /// What of it is not as it should be is sent anew where this machine may.
+    async fn fetch(&self, store: &Store, key: &str, wanted: Option<&str>, progress: &Progress) -> Result<Record, Miss> {
+        let fetched = self.fetch_whole(store, key, wanted, progress).await;
+        if matches!(fetched, Err(Miss::Refused(_))) {
+            self.distrust(&self.result(key));
+        }
+        fetched
+    }
+
+    async fn fetch_whole(
+        &self,
+        store: &Store,
+        key: &str,
+        wanted: Option<&str>,
+        progress: &Progress,
+    ) -> Result<Record, Miss> {
+        let place = self.result(key);
+        let bytes = self.store.get(&place).await?.bytes().await?;
+        let record = Record::parse(key, &bytes);
+        let record =
+            record.ok_or_else(|| self.refuse(&place, "it is no result for this key, or not as it was sent"))?;
+        if wanted.is_some_and(|wanted| wanted != record.digest) {
+            return Err(Miss::Absent);
+        }
+        let list = self.content(&record.digest);
+        if store.contents(&record.digest).is_none() {
+            self.bring(store, &record.digest, None).await?;
+        }
+        let contents = store.contents(&record.digest).ok_or_else(|| self.refuse(&list, "it is no list of files"))?;
+        let files: BTreeMap<&str, u64> = contents.iter().map(|file| (file.digest, file.bytes)).collect();
+        let missing: Vec<(&str, u64)> = files
+            .iter()
+            .map(|(digest, bytes)| (*digest, *bytes))
+            .filter(|(digest, bytes)| !store.blobs.has(digest, *bytes))
+            .collect();
+        let bar = progress.bar("files from the remote cache", missing.len() as u64);
+        futures_util::stream::iter(missing)
+            .map(|(digest, bytes)| {
+                let bar = &bar;
+                async move {
+                    self.bring(store, digest, Some(bytes)).await?;
+                    bar.inc(1);
+                    Ok::<(), Miss>(())
+                }
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        let stored = || -> Result<()> {
+            store.blobs.sync(files.keys().copied().chain([record.digest.as_str()]))?;
+            // The one that is here knows more: of what it was made item by item.
+            if store.record(key)?.is_some() {
+                return Ok(());
+            }
+            store.put_record(&record)
+        };
+        stored().map_err(Miss::Refused)?;
+        Ok(record)
+    }
+
+    /// One content, by way of a file that only takes its place in the store if it is what its name says.
+    async fn bring(&self, store: &Store, digest: &str, bytes: Option<u64>) -> Result<(), Miss> {
+        let place = self.content(digest);
+        let here =
+            |error: std::io::Error| Miss::Refused(anyhow!("what the remote cache gives cannot be kept: {error}"));
+        let absent = |miss| match miss {
+            Miss::Absent => Miss::Refused(anyhow!("{place} is missing in the remote cache {}", self.name)),
+            miss => miss,
+        };
+        let found = self.store.get(&place).await.map_err(|error| absent(error.into()))?;
+        let slot = store.slot().map_err(Miss::Refused)?;
+        let path = slot.path().join("content");
+        let mut file = std::fs::File::create(&path).map_err(here)?;
+        let (mut hasher, mut stream) = (blake3::Hasher::new(), found.into_stream());
+        while let Some(piece) = stream.next().await {
+            let piece = piece?;
+            if interrupt::signal().is_some() {
+                return Err(Miss::Absent);
+            }
+            hasher.update(&piece);
+            file.write_all(&piece).map_err(here)?;
+        }
+        drop(file);
+        let count = hasher.count();
+        if bytes.is_some_and(|bytes| bytes != count) {
+            return Err(self.refuse(&place, &format!("it has {count} bytes instead of {}", bytes.unwrap_or_default())));
+        }
+        if hasher.finalize().to_hex().as_str() != digest {
+            return Err(self.refuse(&place, "its content is not the one that its name says"));
+        }
+        // Reading and syncing it must not hold up the others' connections.
+        let blobs = store.blobs.clone();
+        let taken = tokio::task::spawn_blocking(move || blobs.take(&path)).await;
+        taken.map_err(anyhow::Error::from).and_then(|taken| taken).map_err(Miss::Refused)?;
+        Ok(())
+    }
+
+    /// Files first, and last the result that leads to them.
+    async fn send(&self, blobs: &Blobs, record: &Record, contents: &Contents) -> Result<()> {
+        let place = self.result(&record.key);
+        let refused = self.is_refused(&place);
+        if !refused && self.compare(&place, record).await? {
+            return Ok(());
+        }
+        let files: BTreeMap<&str, u64> = contents.iter().map(|file| (file.digest, file.bytes)).collect();
+        let list = (record.digest.as_str(), contents.text().len() as u64);
+        futures_util::stream::iter(files.into_iter().chain([list]).map(Ok))
+            .try_for_each_concurrent(AT_ONCE, |(digest, bytes)| self.send_content(blobs, digest, bytes))
+            .await?;
+        let mode = if refused { PutMode::Overwrite } else { PutMode::Create };
+        let payload: PutPayload = record.to_bytes()?.into();
+        match self.store.put_opts(&place, payload, mode.into()).await {
+            Ok(_) => Ok(()),
+            // Another machine was faster.
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+                self.compare(&place, record).await.map(drop)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether there is a result at `place`; says so if it is another one than `record`.
+    async fn compare(&self, place: &Key, record: &Record) -> Result<bool> {
+        let theirs = match self.store.get(place).await {
+            Ok(theirs) => theirs.bytes().await?,
+            Err(Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let theirs = Record::parse(&record.key, &theirs);
+        if theirs.is_none_or(|theirs| theirs.digest != record.digest) {
+            let (stage, name) = (&record.document.stage, &self.name);
+            tracing::warn!("{place} in the remote cache {name}: another machine has another result of {stage} there");
+        }
+        Ok(true)
+    }
+
+    async fn send_content(&self, blobs: &Blobs, digest: &str, bytes: u64) -> Result<()> {
+        let _turn = self.uploads.acquire_many(if bytes > LARGE.0 { LARGE.1 } else { 1 }).await?;
+        let (place, path) = (self.content(digest), blobs.path(digest));
+        let refused = self.is_refused(&place);
+        if !refused && self.store.head(&place).await.is_ok_and(|there| there.size == bytes) {
+            return Ok(());
+        }
+        if bytes > WHOLE {
+            let mut upload = WriteMultipart::new(self.store.put_multipart(&place).await?);
+            if let Err(error) = in_parts(&path, &mut upload).await {
+                // Parts that nobody joins would be paid for.
+                let _ = upload.abort().await;
+                return Err(error);
+            }
+            upload.finish().await?;
+            return Ok(());
+        }
+        self.store.put(&place, files::read(&path)?.into()).await?;
+        Ok(())
+    }
+}
+
+async fn in_parts(path: &Path, upload: &mut WriteMultipart) -> Result<()> {
+    let mut file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut file, &mut piece)? {
+            0 => return Ok(()),
+            count => upload.write(&piece[..count]),
+        }
+        upload.wait_for_capacity(2).await?;
+    }
+}

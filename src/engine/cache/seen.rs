@@ -1,0 +1,180 @@
+//! What was learned of files outside the store and need not be learned again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::sealed::{self, Found};
+use super::signature::{Signature, time_after};
+use crate::base::fault;
+use crate::base::files;
+
+const FILE: &str = "seen";
+
+/// Digests of files by how they looked, and facts that were worked out from known contents.
+pub struct Seen {
+    root: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    table: Option<Table>,
+    changed: bool,
+    /// Read everything again.
+    paranoid: bool,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Table {
+    files: BTreeMap<PathBuf, SeenFile>,
+    facts: BTreeMap<String, Fact>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct SeenFile {
+    signature: Signature,
+    as_of: i64,
+    digest: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Fact {
+    /// Digest of what it was worked out from.
+    of: String,
+    value: String,
+}
+
+impl Seen {
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), state: Mutex::default() }
+    }
+
+    pub fn distrust(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).paranoid = true;
+    }
+
+    pub fn is_distrusted(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).paranoid
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Table) -> (T, bool)) -> T {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.table.is_none() {
+            let known = if state.paranoid { None } else { self.find().ok() };
+            state.table = Some(known.and_then(|found| found.or_warn(&self.path())).unwrap_or_default());
+        }
+        let (value, changed) = act(state.table.get_or_insert_default());
+        state.changed |= changed;
+        value
+    }
+
+    fn path(&self) -> PathBuf {
+        self.root.join(FILE)
+    }
+
+    fn find(&self) -> Result<Found<Table>> {
+        sealed::read(&self.path(), |bytes| serde_json::from_slice(sealed::open(FILE, bytes)?).ok())
+    }
+
+    /// The table, where there is one that is not as it was written.
+    pub(super) fn damaged(&self) -> Result<Option<PathBuf>> {
+        Ok(matches!(self.find()?, Found::Damaged).then(|| self.path()))
+    }
+
+    /// The digest of the file at `path`, read only if it may have changed since.
+    pub fn digest(&self, path: &Path) -> Result<String> {
+        let looks = || Signature::of(&path.canonicalize().ok()?);
+        let before = looks();
+        let known = self.with(|table| (table.files.get(path).cloned(), false));
+        if let Some(known) = known
+            && before == Some(known.signature)
+            && !known.signature.is_racy(known.as_of)
+        {
+            return Ok(known.digest);
+        }
+        // Where nothing can be written, the file system's clock cannot be asked, and the file is read each time.
+        let as_of = before.and_then(|before| time_after(&self.root, before.changed).ok());
+        let before = looks();
+        let digest = files::digest(path)?;
+        if let (Some(signature), Some(as_of)) = (before, as_of)
+            && looks() == before
+        {
+            let seen = SeenFile { signature, as_of, digest: digest.clone() };
+            self.with(|table| (table.files.insert(path.to_owned(), seen), true));
+        }
+        Ok(digest)
+    }
+
+    /// A fact called `name` that follows from `of` alone.
+    pub fn fact(&self, name: &str, of: &impl Serialize, work_out: impl FnOnce() -> Result<String>) -> Result<String> {
+        let of = blake3::hash(&serde_json::to_vec(of)?).to_hex().to_string();
+        let known = self.with(|table| {
+            let known = table.facts.get(name).filter(|fact| fact.of == of);
+            (known.map(|fact| fact.value.clone()), false)
+        });
+        if let Some(value) = known {
+            return Ok(value);
+        }
+        let value = work_out()?;
+        let fact = Fact { of, value: value.clone() };
+        self.with(|table| (table.facts.insert(name.to_owned(), fact), true));
+        Ok(value)
+    }
+
+    /// Keeps what was learned, for the next process.
+    pub fn save(&self) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut state.changed) {
+            let table = state.table.as_ref().context("nothing was seen")?;
+            files::write_atomically(&self.path(), &sealed::seal(FILE, serde_json::to_vec(table)?))?;
+            fault::point("seen-written");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_file_is_read_again_only_when_it_may_have_changed() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("a");
+        fs::write(&path, "one")?;
+        let seen = Seen::new(folder.path());
+        let first = seen.digest(&path)?;
+        seen.save()?;
+        // Only a digest that was not worked out anew can be a wrong one.
+        let bytes = fs::read(seen.path())?;
+        let table = std::str::from_utf8(sealed::open(FILE, &bytes).unwrap())?.replace(&first, &"0".repeat(64));
+        fs::write(seen.path(), sealed::seal(FILE, table.clone().into()))?;
+        assert_eq!(Seen::new(folder.path()).digest(&path)?, "0".repeat(64));
+        // One that was altered is as good as none.
+        fs::write(seen.path(), sealed::seal("another", table.clone().into()))?;
+        assert_eq!(Seen::new(folder.path()).digest(&path)?, first);
+        fs::write(seen.path(), sealed::seal(FILE, table.into()))?;
+        let careful = Seen::new(folder.path());
+        careful.distrust();
+        assert_eq!(careful.digest(&path)?, first);
+        fs::write(&path, "two")?;
+        assert_eq!(Seen::new(folder.path()).digest(&path)?, blake3::hash(b"two").to_hex().to_string());
+        Ok(())
+    }
+
+    #[test]
+    fn a_fact_is_worked_out_once_for_what_it_follows_from() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let seen = Seen::new(folder.path());
+        assert_eq!(seen.fact("sum", &[1, 2], || Ok("3".into()))?, "3");
+        assert_eq!(seen.fact("sum", &[1, 2], || anyhow::bail!("again"))?, "3");
+        assert_eq!(seen.fact("sum", &[1, 3], || Ok("4".into()))?, "4");
+        Ok(())
+    }
+}

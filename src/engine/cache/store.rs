@@ -1,0 +1,411 @@
+//! The store: for each key a record, which names the content of the result; contents are shared blobs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use super::blobs::Blobs;
+use super::sealed::{self, Found, is_digest};
+use super::seen::Seen;
+use super::work::{Work, same_file};
+use super::{Contents, KeyDocument, Table, Written};
+use crate::base::failure::Failure;
+use crate::base::fault;
+use crate::base::files;
+use crate::damaged;
+
+/// A process that was killed may hold its lock for a moment longer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// Below the cache's own.
+const FOLDERS: [&str; 9] =
+    ["altered", "blobs", "items", "laid", "people", "people/items", "results", "scratch", "store"];
+
+/// What is kept of a result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    pub key: String,
+    /// Digest of the result as a whole: of its [`Contents`].
+    pub digest: String,
+    pub document: KeyDocument,
+    pub files: usize,
+    pub bytes: u64,
+    /// Tables of what was made of single items.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub items: Vec<String>,
+}
+
+pub struct Store {
+    pub(super) root: PathBuf,
+    pub blobs: Blobs,
+    pub seen: Arc<Seen>,
+    work: Arc<Work>,
+    /// The lock file, while this process holds the project.
+    held: Mutex<Option<File>>,
+    /// Contents read or made by this process, by digest.
+    known: Mutex<HashMap<String, Arc<Contents>>>,
+}
+
+impl Store {
+    pub fn new(root: PathBuf) -> Self {
+        let work = Arc::new(Work::new(root.join("tmp")));
+        let (blobs, seen) = (Blobs::new(&root, work.clone()), Arc::new(Seen::new(&root)));
+        Self { root, blobs, seen, work, held: Mutex::default(), known: Mutex::default() }
+    }
+
+    /// Fails where a folder of the cache's own is a link or a file: what a link leads to is somebody else's.
+    pub fn must_be_own(&self) -> Result<()> {
+        for path in std::iter::once(self.root.clone()).chain(FOLDERS.map(|name| self.root.join(name))) {
+            if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
+                return Err(damaged!(
+                    "{} must be a folder, no link and no file. Remove it: the next run makes a new one. (To keep results on \
+                     another disk, link `artifacts` itself.)",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Trusts no look of a file: every one is read again.
+    pub fn distrust(&self) {
+        self.seen.distrust();
+    }
+
+    /// Takes the project for this process; the lock goes when the guard, or the process, does.
+    pub fn lock(&self) -> Result<Lock<'_>> {
+        files::create_folder(&self.root)?;
+        let path = self.lock_path();
+        let start = Instant::now();
+        let file = loop {
+            unlink(&path)?;
+            let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+            let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+            match file.try_lock() {
+                // A file that was removed or replaced meanwhile locks nothing.
+                Ok(()) if same_file(&file, &path) => break file,
+                Ok(()) | Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Ok(()) | Err(fs::TryLockError::WouldBlock) => return Err(self.busy()),
+                Err(fs::TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
+            }
+        };
+        self.hold(file)?;
+        // What a killed run left half done.
+        self.work.clear()?;
+        fault::point("lock-taken");
+        Ok(Lock(self))
+    }
+
+    /// That no run may change what lies here until the guard goes; where nothing can be written, none does.
+    pub fn share(&self) -> Result<Option<File>> {
+        let path = self.lock_path();
+        if files::is_no_file(&path) {
+            return Ok(None);
+        }
+        let Ok(file) = File::open(path) else { return Ok(None) };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(self.busy()),
+            Err(fs::TryLockError::Error(_)) => Ok(None),
+        }
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    fn busy(&self) -> anyhow::Error {
+        let holder = fs::read_to_string(self.lock_path()).unwrap_or_default();
+        Failure::Busy(holder.trim().to_owned()).into()
+    }
+
+    fn hold(&self, file: File) -> Result<()> {
+        write_holder(&self.lock_path())?;
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
+    }
+
+    /// Fails if the lock that this process took is no longer the project's: somebody replaced its file, so another run
+    /// may be at work. A lock file that is only gone is put back.
+    pub fn must_be_held(&self) -> Result<()> {
+        let path = self.lock_path();
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|held| same_file(held, &path)) {
+            return Ok(());
+        }
+        match File::options().create_new(true).read(true).write(true).open(&path) {
+            Ok(file) if file.try_lock().is_ok() => {
+                tracing::warn!("{} was removed while this run held it; it is put back", path.display());
+                write_holder(&path)?;
+                *held = Some(file);
+                Ok(())
+            }
+            _ => Err(self.busy()),
+        }
+    }
+
+    /// What is kept of pictures that are no part of the pipeline.
+    pub fn of_people(&self) -> PathBuf {
+        self.root.join("people")
+    }
+
+    pub(super) fn results(&self) -> PathBuf {
+        self.root.join("results")
+    }
+
+    pub(super) fn record_path(&self, key: &str) -> PathBuf {
+        self.results().join(format!("{key}.json"))
+    }
+
+    /// What is kept of the result for `key`. A record that does not belong to its key, or was altered, is none.
+    pub fn record(&self, key: &str) -> Result<Option<Record>> {
+        Ok(self.find_record(key)?.or_warn(&self.record_path(key)))
+    }
+
+    pub(super) fn find_record(&self, key: &str) -> Result<Found<Record>> {
+        if !is_digest(key) {
+            return Ok(Found::Absent);
+        }
+        sealed::read(&self.record_path(key), |bytes| Record::parse(key, bytes))
+    }
+
+    pub(super) fn put_record(&self, record: &Record) -> Result<()> {
+        files::write_atomically(&self.record_path(&record.key), &record.to_bytes()?)
+    }
+
+    /// Every record there is, by key.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        let names = files::names(&self.results())?;
+        names.iter().filter_map(|name| self.record(name.strip_suffix(".json")?).transpose()).collect()
+    }
+
+    pub fn remove_record(&self, key: &str) -> Result<()> {
+        let path = self.record_path(key);
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// The files of the result with this digest; `None` where its list is no longer there or damaged.
+    pub fn contents(&self, digest: &str) -> Option<Arc<Contents>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(contents) = known.get(digest) {
+            return Some(contents.clone());
+        }
+        if !is_digest(digest) {
+            return None;
+        }
+        let text = String::from_utf8(self.blobs.read(digest).ok()?).ok()?;
+        let contents = Arc::new(Contents::parse(text).ok()?);
+        known.insert(digest.to_owned(), contents.clone());
+        Some(contents)
+    }
+
+    /// What was made of single items in one way.
+    pub fn items(&self, way: &str) -> Result<Table> {
+        Table::read(&self.root, way)
+    }
+
+    /// A folder to work in; nothing of it is seen before [`Store::commit`].
+    pub fn slot(&self) -> Result<TempDir> {
+        let folder = self.work.folder()?;
+        TempDir::with_prefix_in("slot-", &folder).with_context(|| format!("cannot work in {}", folder.display()))
+    }
+
+    /// Where an instance keeps what an interrupted run under `key` goes on from.
+    pub fn scratch(&self, instance: &str, key: &str) -> PathBuf {
+        self.root.join("scratch").join(instance).join(key)
+    }
+
+    /// Stores the files in `folder`, which must be those `written` and nothing else, and `placed` ones that are blobs
+    /// already, as the result for `document`. `items`: the tables it used.
+    pub fn commit(
+        &self,
+        document: KeyDocument,
+        (folder, written): (&Path, &BTreeMap<String, Written>),
+        placed: Vec<(String, u64, String)>,
+        items: Vec<String>,
+    ) -> Result<Record> {
+        fault::point("stage-ended");
+        let found = files::list(folder).unwrap_or_default();
+        if let Some(lost) = written.keys().find(|path| found.binary_search(path).is_err()) {
+            bail!("{lost} vanished from its working folder before it was stored; another program removed it");
+        }
+        let taken = found.into_par_iter().map(|path| {
+            let Some(as_written) = written.get(&path) else {
+                bail!("{path} appeared in its working folder, and it did not write it; another program did");
+            };
+            let (bytes, digest) = self.blobs.take(&folder.join(&path))?;
+            if (bytes, &digest) != (as_written.bytes, &as_written.digest) {
+                bail!("{path} changed in its working folder before it was stored; another program wrote it");
+            }
+            Ok((path, bytes, digest))
+        });
+        let mut all = taken.collect::<Result<Vec<_>>>()?;
+        all.extend(placed);
+        if all.is_empty() {
+            bail!("it made no files, and an empty result is none");
+        }
+        let contents = Contents::new(all)?;
+        let digest = self.blobs.put(contents.text().as_bytes())?;
+        self.blobs.sync(contents.iter().map(|file| file.digest).chain([digest.as_str()]))?;
+        fault::point("contents-placed");
+        let bytes = contents.iter().map(|file| file.bytes).sum();
+        let (key, files) = (document.key()?, contents.len());
+        let record = Record { key, digest: digest.clone(), document, files, bytes, items };
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(contents));
+        self.must_be_held()?;
+        self.put_record(&record)?;
+        fault::point("record-placed");
+        Ok(record)
+    }
+}
+
+impl Record {
+    /// As a file of the cache, here and elsewhere.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(serde_json::to_vec_pretty(&sealed::to_json(&name(&self.key), self)?)?)
+    }
+
+    /// The record for `key`; `None` where it is not one, or not as it was written.
+    pub fn parse(key: &str, bytes: &[u8]) -> Option<Self> {
+        let record: Self = sealed::from_json(&name(key), bytes)?;
+        let fits = record.key == key && record.document.key().ok()? == key;
+        let sound = is_digest(&record.digest) && record.items.iter().all(|way| is_digest(way));
+        // A result without files is none.
+        let sound = sound && record.digest != blake3::hash(b"").to_hex().as_str();
+        (fits && sound).then_some(record)
+    }
+}
+
+/// Who holds the project, for those who find it held.
+fn write_holder(path: &Path) -> Result<()> {
+    files::write(path, format!("{}\n", std::process::id()).as_bytes())
+}
+
+/// Takes a link, a pipe or an empty folder away where a file of the cache's own should be.
+pub(super) fn unlink(path: &Path) -> Result<()> {
+    if files::is_folder(path) {
+        // A folder that is not empty stays: opening the file fails then, and names it.
+        drop(fs::remove_dir(path));
+    } else if files::is_no_file(path) {
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn name(key: &str) -> String {
+    format!("results/{key}")
+}
+
+/// The project is this process's until this goes.
+#[derive(Debug)]
+pub struct Lock<'a>(&'a Store);
+
+impl Drop for Lock<'_> {
+    fn drop(&mut self) {
+        *self.0.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What a stage would say that it wrote into `folder`.
+    pub fn written(folder: &Path) -> BTreeMap<String, Written> {
+        let file = |path: String| {
+            let bytes = fs::read(folder.join(&path)).unwrap();
+            (path, Written { bytes: bytes.len() as u64, digest: blake3::hash(&bytes).to_hex().to_string() })
+        };
+        files::list(folder).unwrap().into_iter().map(file).collect()
+    }
+
+    fn document() -> KeyDocument {
+        let (parameters, reads) = (serde_json::json!({}), Default::default());
+        KeyDocument { stage: "s".into(), version: 1, seed: 0, parameters, reads }
+    }
+
+    #[test]
+    fn only_what_the_stage_wrote_is_stored() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::new(folder.path().join("cache"));
+        let work = folder.path().join("work");
+        let changes: [(&str, &dyn Fn()); 4] = [
+            ("vanished", &|| fs::remove_file(work.join("b")).unwrap()),
+            ("appeared", &|| fs::write(work.join("c"), "c").unwrap()),
+            ("changed", &|| fs::write(work.join("b"), "B").unwrap()),
+            ("vanished", &|| fs::remove_dir_all(&work).unwrap()),
+        ];
+        for (told, change) in changes {
+            files::create_folder(&work)?;
+            ["a", "b"].into_iter().try_for_each(|name| fs::write(work.join(name), name))?;
+            let written = written(&work);
+            change();
+            let error = store.commit(document(), (&work, &written), Vec::new(), Vec::new()).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+            files::remove_folder(&work)?;
+        }
+        files::create_folder(&work)?;
+        let error = store.commit(document(), (&work, &BTreeMap::new()), Vec::new(), Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("an empty result is none"), "{error}");
+        assert_eq!(store.records()?, []);
+        Ok(())
+    }
+
+    #[test]
+    fn an_altered_record_is_none() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::new(folder.path().join("cache"));
+        let work = tempfile::tempdir()?;
+        fs::write(work.path().join("a"), "a")?;
+        let record = store.commit(document(), (work.path(), &written(work.path())), Vec::new(), Vec::new())?;
+        assert_eq!(store.record(&record.key)?.as_ref(), Some(&record));
+        let path = store.record_path(&record.key);
+        let text = files::read_to_string(&path)?;
+        let other = Record { digest: "0".repeat(64), ..record.clone() };
+        for altered in
+            [text.replace(&record.digest, &other.digest), serde_json::to_string(&other)?, text.replace("\"a\"", "1")]
+        {
+            fs::write(&path, &altered)?;
+            assert_eq!(store.record(&record.key)?.is_none(), altered != text, "{altered}");
+        }
+        // The checksum is of this file alone.
+        fs::rename(&path, store.record_path(&"1".repeat(64)))?;
+        assert_eq!(store.record(&"1".repeat(64))?, None);
+        assert_eq!(store.record("../../secret")?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_or_replaced_is_noticed() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let (one, two) = (Store::new(folder.path().to_owned()), Store::new(folder.path().to_owned()));
+        let lock = one.lock()?;
+        assert!(two.lock().unwrap_err().to_string().contains("another run"));
+        fs::remove_file(one.lock_path())?;
+        one.must_be_held()?;
+        assert!(two.lock().is_err(), "it was put back");
+        fs::remove_file(one.lock_path())?;
+        let other = two.lock()?;
+        assert!(one.must_be_held().is_err());
+        two.must_be_held()?;
+        drop((lock, other));
+        one.must_be_held()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,323 @@
+//! Reading everything that is stored, to find what the disk or a person damaged.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+use walkdir::WalkDir;
+
+use super::folders::NoFolders;
+use super::sealed::{self, Found};
+use super::signature::Signature;
+use super::work::own_folder;
+use super::{Contents, Fault, Place, Record, Seen, Store, Table};
+use crate::base::files;
+use crate::base::interrupt;
+
+/// What a run re-reads on its way.
+const SCRUBBED_BYTES: u64 = 1 << 20;
+const SCRUBBED_FILES: usize = 64;
+const CURSOR: &str = "scrub";
+
+/// What is wrong, and how much was read to find it.
+#[derive(Debug, Default)]
+pub struct Damage {
+    pub files: usize,
+    pub bytes: u64,
+    /// Blobs whose content is not what their name says.
+    pub blobs: Vec<String>,
+    /// Results with files, by path, that are missing in the store or damaged there.
+    pub results: Vec<(Record, Vec<(String, Fault)>)>,
+    /// The cache's own files that are not as they were written, below its folder.
+    pub own: Vec<PathBuf>,
+    /// What could not be read, with the reasons: it may be whole.
+    pub unreadable: Vec<String>,
+}
+
+impl Damage {
+    pub fn is_none(&self) -> bool {
+        self.blobs.is_empty() && self.results.is_empty() && self.own.is_empty()
+    }
+}
+
+impl Store {
+    /// Reads every stored byte. Nothing is written.
+    pub fn verify(&self, watch: impl Fn(u64) + Sync) -> Result<Damage> {
+        type Looked = (String, u64, Result<bool>);
+        let shelves = self.blobs.shelves()?.into_par_iter().map(|shelf| -> Result<Vec<Looked>> {
+            interrupt::check()?;
+            let look = |digest: String| {
+                let bytes = self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
+                let sound = self.blobs.check(&digest);
+                (digest, bytes, sound)
+            };
+            let looked: Vec<_> = self.blobs.on_shelf(&shelf)?.into_iter().map(look).collect();
+            watch(looked.iter().map(|(_, bytes, _)| bytes).sum());
+            Ok(looked)
+        });
+        let all: Vec<Looked> = shelves.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let mut damage = Damage { files: all.len(), bytes: all.iter().map(|it| it.1).sum(), ..Damage::default() };
+        let (mut there, mut damaged) = (HashSet::new(), HashSet::new());
+        for (digest, _, sound) in all {
+            match sound {
+                Ok(true) => drop(there.insert(digest)),
+                Ok(false) => drop(damaged.insert(digest)),
+                Err(error) => {
+                    damage.unreadable.push(format!("{error:#}"));
+                    there.insert(digest);
+                }
+            }
+        }
+        let fault = |digest: &str| match (there.contains(digest), damaged.contains(digest)) {
+            (true, _) => None,
+            (_, true) => Some(Fault::Altered),
+            _ => Some(Fault::Missing),
+        };
+        for key in self.keys()? {
+            let record = match self.find_record(&key)? {
+                Found::Whole(record) => record,
+                Found::Damaged => {
+                    damage.own.push(self.record_path(&key));
+                    continue;
+                }
+                Found::Absent => continue,
+            };
+            let faults: Vec<(String, Fault)> = match self.contents(&record.digest) {
+                None => vec![("the list of its files".to_owned(), fault(&record.digest).unwrap_or(Fault::Altered))],
+                Some(contents) => {
+                    contents.iter().filter_map(|file| Some((file.path.to_owned(), fault(file.digest)?))).collect()
+                }
+            };
+            if !faults.is_empty() {
+                damage.results.push((record, faults));
+            }
+        }
+        damage.blobs = damaged.into_iter().collect();
+        damage.blobs.sort_unstable();
+        damage.own.extend(self.damaged_files()?);
+        Ok(damage)
+    }
+
+    /// The keys that files are called by which should be records.
+    fn keys(&self) -> Result<Vec<String>> {
+        let names = files::names(&self.results())?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
+    }
+
+    /// The cache's own files beside records and blobs that are not as they were written.
+    fn damaged_files(&self) -> Result<Vec<PathBuf>> {
+        let mut damaged = self.blobs.false_shelves()?;
+        damaged.extend(self.damaged_laid()?);
+        for root in [self.root.clone(), self.of_people()] {
+            damaged.extend(Seen::new(&root).damaged()?);
+            let items = root.join("items");
+            for way in files::names(&items)?.into_iter().filter(|way| sealed::is_digest(way)) {
+                damaged.extend(Table::is_damaged(&root, &way)?.then(|| items.join(&way)));
+            }
+        }
+        if self.history_lines().iter().any(Option::is_none) {
+            damaged.push(self.history_path());
+        }
+        damaged.extend(matches!(self.cursor()?, Found::Damaged).then(|| self.root.join(CURSOR)));
+        // What a killed process was just writing has a name that hides.
+        let hides = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
+        // Below the folders of an instance and a key.
+        let kept = WalkDir::new(self.root.join("scratch")).min_depth(1).max_depth(3).sort_by_file_name();
+        for entry in kept.into_iter().filter_entry(|entry| !hides(entry)) {
+            let entry = match entry {
+                Err(error) if error.io_error().is_some_and(|error| error.kind() == ErrorKind::NotFound) => continue,
+                entry => entry?,
+            };
+            let is_way = entry.depth() < 3 && entry.file_type().is_dir();
+            if !is_way && matches!(read_kept(entry.path())?, Found::Damaged) {
+                damaged.push(entry.into_path());
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// The files at `place` that are not what `contents` says; what is the stored file itself was read with the store.
+    /// What cannot be read is noted in `damage`.
+    pub fn verify_place(
+        &self,
+        place: &Place,
+        contents: &Contents,
+        damage: &mut Damage,
+    ) -> Result<Vec<(String, Fault)>> {
+        let folder = place.folder();
+        let no_folders = NoFolders::at(place, contents)?;
+        let blobs = &damage.blobs;
+        let faults = (0..contents.len()).into_par_iter().filter_map(|at| {
+            let file = contents.file(at);
+            let path = folder.join(file.path);
+            let looks = if no_folders.is_above(file.path) { None } else { Signature::of(&path) };
+            let fault = match looks {
+                None => Some(Fault::Missing),
+                Some(looks) if self.blobs.signature(file.digest).is_some_and(|blob| blob.same_file(&looks)) => {
+                    let damaged = blobs.binary_search_by(|blob| blob.as_str().cmp(file.digest));
+                    damaged.ok().map(|_| Fault::Altered)
+                }
+                Some(_) if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) => Some(Fault::Altered),
+                Some(looks) if looks.bytes != file.bytes => Some(Fault::Altered),
+                Some(_) => match files::digest(&path) {
+                    Ok(digest) => (digest != file.digest).then_some(Fault::Altered),
+                    Err(error) => return Some(Err(format!("{error:#}"))),
+                },
+            };
+            fault.map(|fault| Ok((file.path.to_owned(), fault)))
+        });
+        let (faults, unreadable): (Vec<_>, Vec<_>) = faults.collect::<Vec<_>>().into_iter().partition(Result::is_ok);
+        damage.unreadable.extend(unreadable.into_iter().filter_map(Result::err));
+        Ok(faults.into_iter().filter_map(Result::ok).collect())
+    }
+
+    /// Takes damaged files away, puts those back whose file at a place is whole, and forgets results that lie nowhere
+    /// and are not whole any more. What lies somewhere is made again by the next run.
+    pub fn mend(&self, damage: &Damage, places: &[(Place, &Contents)]) -> Result<()> {
+        for path in &damage.own {
+            if *path == self.history_path() && !files::is_no_file(path) {
+                self.mend_history()?;
+            } else {
+                self.discard(path)?;
+            }
+        }
+        for digest in &damage.blobs {
+            self.discard(&self.blobs.path(digest))?;
+        }
+        let laid: HashSet<String> = self.all_laid()?.into_iter().map(|(_, laid)| laid.key).collect();
+        for (place, contents) in places {
+            for file in contents.iter().filter(|file| !self.blobs.has(file.digest, file.bytes)) {
+                let path = place.folder().join(file.path);
+                if files::digest(&path).is_ok_and(|digest| digest == file.digest) {
+                    self.blobs.put(&files::read(&path)?)?;
+                }
+            }
+        }
+        for (record, _) in damage.results.iter().filter(|(record, _)| !laid.contains(&record.key)) {
+            self.remove_record(&record.key)?;
+        }
+        Ok(())
+    }
+
+    fn cursor(&self) -> Result<Found<String>> {
+        let parse = |bytes: &[u8]| Some(String::from_utf8_lossy(sealed::open(CURSOR, bytes)?).into_owned());
+        sealed::read(&self.root.join(CURSOR), parse)
+    }
+
+    /// Takes away what is not as it was written. A folder there may hold files of people, and is kept aside.
+    pub(super) fn discard(&self, path: &Path) -> Result<()> {
+        if files::is_folder(path) {
+            let name = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy();
+            let kept = self.move_aside(path, ".cache", &name)?;
+            tracing::warn!(
+                "{} is a folder where a file should be; it is kept aside as {}",
+                path.display(),
+                kept.display()
+            );
+            return Ok(());
+        }
+        fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+
+    /// Re-reads a little of the store, each time from where the last time ended; takes damaged blobs away, so that
+    /// the run that follows makes them again. Gives their digests.
+    pub fn scrub(&self) -> Result<Vec<String>> {
+        let cursor = self.root.join(CURSOR);
+        let last = self.cursor()?.or_warn(&cursor).unwrap_or_default();
+        let shelves = self.blobs.shelves()?;
+        let start = shelves.iter().position(|shelf| last.as_str() < shelf.as_str() || last.starts_with(shelf.as_str()));
+        let start = start.unwrap_or(0);
+        let (mut bytes, mut read, mut damaged, mut end) = (0, 0, Vec::new(), String::new());
+        'shelves: for shelf in &shelves[start..] {
+            for digest in self.blobs.on_shelf(shelf)?.into_iter().filter(|digest| *digest > last) {
+                if bytes >= SCRUBBED_BYTES || read >= SCRUBBED_FILES {
+                    break 'shelves;
+                }
+                bytes += self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
+                read += 1;
+                if !self.blobs.check(&digest)? {
+                    self.discard(&self.blobs.path(&digest))?;
+                    damaged.push(digest.clone());
+                }
+                end = digest;
+            }
+        }
+        // From the beginning again once the end is reached; what is lost in a crash is only the place to go on from.
+        if end != last {
+            files::write_unsynced(&cursor, &sealed::seal(CURSOR, end.into_bytes()))?;
+        }
+        Ok(damaged)
+    }
+}
+
+/// By what a file in `scratch/` is known: instance, key and name.
+fn kept_name(path: &Path) -> String {
+    let parts: Vec<_> = path.iter().rev().take(3).map(|part| part.to_string_lossy()).collect();
+    parts.into_iter().rev().collect::<Vec<_>>().join("/")
+}
+
+/// A file for a run that goes on from this one.
+pub fn write_kept(path: &Path, bytes: Vec<u8>) -> Result<()> {
+    let folder = files::folder_of(path);
+    own_folder(files::folder_of(folder))?;
+    own_folder(folder)?;
+    files::write_atomically(path, &sealed::seal(&kept_name(path), bytes))
+}
+
+/// What [`write_kept`] wrote.
+pub fn read_kept(path: &Path) -> Result<Found<Vec<u8>>> {
+    sealed::read(path, |bytes| sealed::open(&kept_name(path), bytes).map(<[u8]>::to_vec))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrub_comes_round_to_everything() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::new(folder.path().to_owned());
+        let digests = (0..200).map(|i: u32| store.blobs.put(&vec![1; i as usize * 100])).collect::<Result<Vec<_>>>()?;
+        let spoilt = &digests[150];
+        fs::remove_file(store.blobs.path(spoilt))?;
+        fs::write(store.blobs.path(spoilt), "spoilt")?;
+        let rounds = std::iter::repeat_with(|| store.scrub()).take(20).collect::<Result<Vec<_>>>()?;
+        assert!(rounds.concat().iter().eq([spoilt]));
+        assert!(!store.blobs.path(spoilt).exists());
+        Ok(())
+    }
+
+    #[test]
+    fn damage_is_named_and_mended_from_a_whole_file() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let store = Store::new(folder.path().join("artifacts/.cache"));
+        let work = tempfile::tempdir()?;
+        fs::write(work.path().join("a.txt"), "a")?;
+        let document = super::super::KeyDocument {
+            stage: "s".into(),
+            version: 1,
+            seed: 0,
+            parameters: serde_json::json!({}),
+            reads: Default::default(),
+        };
+        let written = super::super::store::tests::written(work.path());
+        let record = store.commit(document, (work.path(), &written), Vec::new(), Vec::new())?;
+        let contents = store.contents(&record.digest).unwrap();
+        let place = Place { instance: "s", project: folder.path(), out: std::path::Path::new("artifacts/s") };
+        store.lay(&place, &record, true)?;
+        let blob = store.blobs.path(contents.file(0).digest);
+        fs::remove_file(&blob)?;
+        fs::write(&blob, "b")?;
+        let mut damage = store.verify(|_| ())?;
+        assert_eq!(damage.blobs, [contents.file(0).digest]);
+        assert_eq!(damage.results[0].1, [("a.txt".to_owned(), Fault::Altered)]);
+        assert_eq!(store.verify_place(&place, &contents, &mut damage)?, []);
+        store.mend(&damage, &[(place, &*contents)])?;
+        let after = store.verify(|_| ())?;
+        assert!(after.blobs.is_empty() && after.results.is_empty() && blob.exists());
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Working folders: each process has one of its own, which nobody clears while the process lives.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use super::signature::Signature;
+use crate::base::files;
+
+/// Tries to make a folder before a cleaner that always comes first is blamed.
+const TRIES: usize = 5;
+
+#[derive(Debug)]
+pub struct Work {
+    /// Of all processes; on the file system of the store.
+    root: PathBuf,
+    own: Mutex<Option<Own>>,
+}
+
+#[derive(Debug)]
+struct Own {
+    folder: TempDir,
+    /// Held while the process lives: so others know that the folder is in use.
+    _lock: File,
+}
+
+impl Work {
+    pub fn new(root: PathBuf) -> Self {
+        Self { root, own: Mutex::default() }
+    }
+
+    /// This process's folder; made at the first use, and again if somebody removed it.
+    pub fn folder(&self) -> Result<PathBuf> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = own.as_ref().filter(|own| own.folder.path().is_dir()) {
+            return Ok(own.folder.path().to_owned());
+        }
+        let made = self.make()?;
+        let path = made.folder.path().to_owned();
+        *own = Some(made);
+        Ok(path)
+    }
+
+    fn make(&self) -> Result<Own> {
+        let failed = || format!("cannot work in {}", self.root.display());
+        for _ in 0..TRIES {
+            own_folder(&self.root)?;
+            let folder = TempDir::with_prefix_in("run-", &self.root).with_context(failed)?;
+            let Ok(lock) = File::open(folder.path()) else { continue };
+            lock.lock().with_context(failed)?;
+            // Before it was locked, another process may have taken it for one that is left over.
+            if same_file(&lock, folder.path()) {
+                return Ok(Own { folder, _lock: lock });
+            }
+        }
+        bail!("{}: its folders are removed by another program as soon as they are made", failed());
+    }
+
+    /// Removes what processes left that are gone.
+    pub fn clear(&self) -> Result<()> {
+        if !own_folder(&self.root)? {
+            return Ok(());
+        }
+        let entries = fs::read_dir(&self.root).with_context(|| format!("cannot list {}", self.root.display()))?;
+        for entry in entries {
+            let path = entry.with_context(|| format!("cannot list {}", self.root.display()))?.path();
+            let Ok(metadata) = path.symlink_metadata() else { continue };
+            if !metadata.is_dir() {
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+                continue;
+            }
+            let left = File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok());
+            if left {
+                files::remove_folder(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes `path` a folder of the cache's own, if it is none: a link there goes, as what it leads to is somebody else's.
+/// Whether it was one before.
+pub fn own_folder(path: &Path) -> Result<bool> {
+    let found = path.symlink_metadata();
+    if found.as_ref().is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(true);
+    }
+    if found.is_ok() {
+        // Where it stays, or another thread was faster, the next line says what is wrong.
+        drop(fs::remove_file(path));
+    }
+    files::create_folder(path)?;
+    Ok(false)
+}
+
+/// Whether the open `file` is what stands at `path`.
+pub fn same_file(file: &File, path: &Path) -> bool {
+    let open = file.metadata().map(|metadata| Signature::from(&metadata));
+    open.is_ok_and(|open| Signature::of(path).is_some_and(|there| there.same_file(&open)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_folders_of_processes_that_are_gone_are_cleared() -> Result<()> {
+        let root = tempfile::tempdir()?;
+        let (one, two) = (Work::new(root.path().join("tmp")), Work::new(root.path().join("tmp")));
+        let folder = one.folder()?;
+        fs::write(folder.join("a"), "a")?;
+        fs::create_dir_all(root.path().join("tmp/run-gone/files"))?;
+        fs::write(root.path().join("tmp/alone"), "b")?;
+        two.clear()?;
+        assert_eq!(files::list(root.path())?, [format!("tmp/{}/a", folder.file_name().unwrap().display())]);
+        assert_eq!(one.folder()?, folder);
+        files::remove_folder(&folder)?;
+        assert!(one.folder()?.is_dir());
+        drop(one);
+        two.clear()?;
+        // A link leads to something else.
+        let home = tempfile::tempdir()?;
+        fs::write(home.path().join("diary.txt"), "mine")?;
+        fs::remove_dir(root.path().join("tmp"))?;
+        std::os::unix::fs::symlink(home.path(), root.path().join("tmp"))?;
+        two.clear()?;
+        assert_eq!(files::list(home.path())?, ["diary.txt"]);
+        assert_eq!(fs::read_dir(root.path().join("tmp"))?.count(), 0);
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! `pipeline.yaml` → [`Manifest`]: every error is found here, before anything runs.
+
+mod draft;
+mod error;
+mod position;
+mod read;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+pub use error::{ManifestError, Place, did_you_mean};
+
+use crate::base::files;
+use crate::engine::cache;
+use crate::engine::stage::{AnyStage, Kind};
+
+/// A manifest with its profile and overrides applied, all of it checked.
+pub struct Manifest {
+    /// The folder of the manifest; relative paths start here.
+    pub project: PathBuf,
+    pub seed: u64,
+    pub profile: Option<String>,
+    /// Where results are shared with other machines.
+    pub cache: Option<cache::Settings>,
+    /// In an order in which each stands after what it needs.
+    pub instances: Vec<Instance>,
+}
+
+pub struct Instance {
+    pub name: String,
+    pub stage: Box<dyn AnyStage>,
+    /// The manifest's, unless it has its own.
+    pub seed: u64,
+    /// Places in [`Manifest::instances`].
+    pub needs: Vec<usize>,
+    /// Where the files are laid, relative to the project.
+    pub out: PathBuf,
+}
+
+impl Manifest {
+    pub fn load(path: &Path, kinds: &'static [Kind], profile: Option<&str>, sets: &[String]) -> Result<Self> {
+        if !path.is_file() {
+            let message = format!("there is no manifest at {}", path.display());
+            let help = "run this in the project's folder, or name it: -C DIR, or --manifest FILE";
+            return Err(ManifestError::new(message, None).help(Some(help.to_owned())).into());
+        }
+        let length = files::length(path)?;
+        if length > MOST_BYTES {
+            let message = format!("{} has {length} bytes, and a manifest has at most {MOST_BYTES}", path.display());
+            return Err(ManifestError::new(message, None).into());
+        }
+        let text = text(files::read(path)?, &path.display().to_string())?;
+        let project = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        Ok(read::parse(&path.display().to_string(), &text, project, kinds, profile, sets)?)
+    }
+
+    /// Where the files of the instance at `at` are laid.
+    pub fn place(&self, at: usize) -> cache::Place<'_> {
+        let Instance { name, out, .. } = &self.instances[at];
+        cache::Place { instance: name, project: &self.project, out }
+    }
+
+    /// Whether `target` is the instance at `at`, or needs it by way of any others.
+    pub fn is_needed_by(&self, at: usize, target: usize) -> bool {
+        // Needs stand before what needs them: those before `at` lead nowhere.
+        let (mut waiting, mut seen) = (vec![target], HashSet::new());
+        while let Some(place) = waiting.pop() {
+            if place == at {
+                return true;
+            }
+            if place > at && seen.insert(place) {
+                waiting.extend(&self.instances[place].needs);
+            }
+        }
+        false
+    }
+
+    /// Fails if there is no instance of one of these names, or of several.
+    pub fn must_have<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        let is_there = |name: &&str| self.instances.iter().any(|instance| instance.name == *name);
+        let absent: Vec<&str> = names.into_iter().filter(|name| !is_there(name)).collect();
+        match absent[..] {
+            [] => Ok(()),
+            [name] => self.find(name).map(drop),
+            _ => {
+                let message = format!("there are no stage instances `{}` in the manifest", absent.join("`, `"));
+                Err(ManifestError::new(message, None).into())
+            }
+        }
+    }
+
+    /// The place of the instance called `name`.
+    pub fn find(&self, name: &str) -> Result<usize> {
+        let found = self.instances.iter().position(|instance| instance.name == name);
+        Ok(found.ok_or_else(|| {
+            let known = self.instances.iter().map(|instance| instance.name.as_str());
+            ManifestError::new(format!("there is no stage instance `{name}` in the manifest"), None)
+                .help(did_you_mean(name, known))
+        })?)
+    }
+}
+
+/// Whatever a manifest says takes much less.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Text as editors save it: UTF-8, with a byte order mark or without, or UTF-16 with one.
+fn text(bytes: Vec<u8>, name: &str) -> Result<String, ManifestError> {
+    let units = |read: fn([u8; 2]) -> u16| -> Option<String> {
+        let (pairs, []) = bytes[2..].as_chunks::<2>() else { return None };
+        String::from_utf16(&pairs.iter().map(|pair| read(*pair)).collect::<Vec<u16>>()).ok()
+    };
+    let text = match bytes[..] {
+        [0xFF, 0xFE, ..] => units(u16::from_le_bytes),
+        [0xFE, 0xFF, ..] => units(u16::from_be_bytes),
+        _ => {
+            let start = if bytes.starts_with(b"\xEF\xBB\xBF") { 3 } else { 0 };
+            let text = std::str::from_utf8(&bytes[start..]).map_err(|error| {
+                let at = start + error.valid_up_to();
+                ManifestError::new(format!("{name} is not UTF-8 text: byte {at} is wrong"), None)
+            })?;
+            Some(text.to_owned())
+        }
+    };
+    text.ok_or_else(|| ManifestError::new(format!("{name} begins as UTF-16 text, and is none"), None))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Making a result again in a scratch place, from nothing that the cache knows; only blobs may be added.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+
+use super::Project;
+use crate::base::failure::Failure;
+use crate::base::files;
+use crate::base::progress::Screen;
+use crate::engine::cache::{Contents, File, KeyDocument, Laying, Reason, Record, Store};
+use crate::engine::difference;
+use crate::engine::lock::Lock;
+use crate::engine::stage::{Context, Inputs};
+
+/// A result that is not stored.
+pub struct Apart {
+    pub contents: Contents,
+    folder: TempDir,
+    /// Where files lie that are blobs, by path.
+    placed: Vec<(String, PathBuf)>,
+}
+
+impl Apart {
+    fn path(&self, file: &File) -> PathBuf {
+        match self.placed.iter().find(|(name, _)| name == file.path) {
+            Some((_, blob)) => blob.clone(),
+            None => self.folder.path().join("files").join(file.path),
+        }
+    }
+
+    /// How it differs from a stored result.
+    pub fn difference(&self, expected: &Contents, store: &Store) -> Option<String> {
+        let stored = |file: &File| store.blobs.path(file.digest);
+        difference::first((expected, &stored), (&self.contents, &|file| self.path(file)))
+    }
+}
+
+/// What became of one instance of [`Project::rerun`].
+pub struct Rerun {
+    pub name: String,
+    pub seconds: f64,
+    /// `None`: the same bytes.
+    pub difference: Option<String>,
+}
+
+impl Project {
+    pub(super) fn make_apart(
+        &self,
+        place: usize,
+        inputs: &Inputs,
+        document: &KeyDocument,
+        screen: &Screen,
+    ) -> Result<Apart> {
+        let instance = &self.manifest.instances[place];
+        let folder = self.store.slot()?;
+        let (output, scratch) = (folder.path().join("files"), folder.path().join("scratch"));
+        files::create_folder(&output)?;
+        let progress = screen.for_machines().progress(&instance.name);
+        let context = Context::new(inputs.clone(), document.clone(), (output, scratch), progress, false);
+        instance.stage.run(&context)?;
+        let written = context.outputs.written().into_iter();
+        let mut all: Vec<(String, u64, String)> = written.map(|(path, it)| (path, it.bytes, it.digest)).collect();
+        let mapped = context.mapped().placed;
+        let placed = mapped.iter().map(|(path, _, digest)| (path.clone(), self.store.blobs.path(digest))).collect();
+        all.extend(mapped);
+        Ok(Apart { contents: Contents::new(all)?, folder, placed })
+    }
+
+    /// Makes the results of `targets` again from the inputs that lie there, and compares them with what `lock` says,
+    /// or with what lies there. The caller holds the project's lock.
+    pub fn rerun(
+        &self,
+        targets: &[usize],
+        lock: Option<&Lock>,
+        screen: &Screen,
+        observe: &dyn Fn(&Rerun),
+    ) -> Result<Vec<Rerun>> {
+        let mut results: Vec<Option<Record>> = Vec::new();
+        let mut reruns = Vec::new();
+        for (place, instance) in self.manifest.instances.iter().enumerate() {
+            if !targets.iter().any(|target| self.manifest.is_needed_by(place, *target)) {
+                results.push(None);
+                continue;
+            }
+            let inputs = self.inputs(place, &results)?;
+            let document = self.document(place, &inputs)?;
+            let record = self.store.record(&document.key()?)?;
+            let Some(record) = record else {
+                bail!(Failure::Usage(format!("`{}` has no result that is up to date; run it first", instance.name)));
+            };
+            // What is read must be whole, whoever is to blame.
+            if let Laying::Broken(why) = self.store.lay(&self.manifest.place(place), &record, false)? {
+                return Err(crate::damaged!(
+                    "{}: {}; run `similiai verify --repair`",
+                    instance.name,
+                    Reason::all(&why)
+                ));
+            }
+            if targets.contains(&place) {
+                let start = std::time::Instant::now();
+                let again = self.make_apart(place, &inputs, &document, screen)?;
+                let rerun = Rerun {
+                    name: instance.name.clone(),
+                    difference: self.compare(place, &document, &record, &again, lock)?,
+                    seconds: start.elapsed().as_secs_f64(),
+                };
+                observe(&rerun);
+                reruns.push(rerun);
+            }
+            results.push(Some(record));
+        }
+        Ok(reruns)
+    }
+
+    fn compare(
+        &self,
+        place: usize,
+        document: &KeyDocument,
+        record: &Record,
+        again: &Apart,
+        lock: Option<&Lock>,
+    ) -> Result<Option<String>> {
+        if let Some(lock) = lock {
+            let locked = match lock.of(&self.manifest.instances[place].name) {
+                Ok(locked) => locked,
+                Err(why) => return Ok(Some(why)),
+            };
+            if let Err(why) = locked.vouch_for(document) {
+                return Ok(Some(why));
+            }
+            let same = locked.digest == again.contents.digest();
+            return Ok((!same).then(|| locked.difference(&self.store, &again.contents, &|file| again.path(file))));
+        }
+        let expected = self.store.contents(&record.digest).context("its result is gone")?;
+        Ok(again.difference(&expected, &self.store))
+    }
+}

@@ -1,0 +1,79 @@
+//! Looking without running: what is fresh, what is stale, and why.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::Project;
+use crate::engine::cache::{KeyDocument, Reason, Record};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// The result lies at its place and belongs to the manifest as it is now.
+    Fresh,
+    /// A result lies there, but not this one, or not whole.
+    Stale,
+    /// No result lies there.
+    Missing,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Assessment {
+    pub name: String,
+    pub state: State,
+    pub reasons: Vec<Reason>,
+    /// Absent while an input is not fresh: the key depends on its content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip)]
+    pub document: Option<KeyDocument>,
+}
+
+impl Project {
+    /// Every instance in order. Nothing is run or laid, and no lock is needed.
+    pub fn assess(&self) -> Result<Vec<Assessment>> {
+        let mut results: Vec<Option<Record>> = Vec::new();
+        let mut assessments = Vec::new();
+        for place in 0..self.manifest.instances.len() {
+            let (assessment, record) = self.assess_one(place, &results)?;
+            results.push(record.filter(|_| assessment.state == State::Fresh));
+            assessments.push(assessment);
+        }
+        Ok(assessments)
+    }
+
+    fn assess_one(&self, place: usize, results: &[Option<Record>]) -> Result<(Assessment, Option<Record>)> {
+        let instance = &self.manifest.instances[place];
+        let laid = self.store.laid(&instance.name)?;
+        let unlaid = if laid.is_some() { State::Stale } else { State::Missing };
+        let assessment = |state, reasons, document: Option<(String, KeyDocument)>| {
+            let (key, document) = document.unzip();
+            Assessment { name: instance.name.clone(), state, reasons, key, document }
+        };
+        let pending = instance.needs.iter().filter(|need| results[**need].is_none());
+        let pending: Vec<Reason> =
+            pending.map(|need| Reason::NotFresh(self.manifest.instances[*need].name.clone())).collect();
+        if !pending.is_empty() {
+            return Ok((assessment(unlaid, pending, None), None));
+        }
+        let document = match self.inputs(place, results).and_then(|inputs| self.document(place, &inputs)) {
+            Ok(document) => document,
+            Err(error) => return Ok((assessment(unlaid, vec![Reason::Unreadable(format!("{error:#}"))], None), None)),
+        };
+        let key = document.key()?;
+        let found = self.store.record(&key)?;
+        let keyed = Some((key.clone(), document.clone()));
+        if laid.is_none_or(|laid| laid.key != key || laid.out != instance.out) {
+            let mut reasons = self.changes(place, &document)?;
+            reasons.extend(found.map(|_| Reason::StoredFits));
+            return Ok((assessment(unlaid, reasons, keyed), None));
+        }
+        let Some(record) = found else { return Ok((assessment(State::Stale, vec![Reason::Gone], keyed), None)) };
+        let reasons = match self.store.contents(&record.digest) {
+            Some(contents) => self.store.look(&self.manifest.place(place), &contents)?.reasons(&contents, Reason::Laid),
+            None => vec![Reason::lost_list()],
+        };
+        let state = if reasons.is_empty() { State::Fresh } else { State::Stale };
+        Ok((assessment(state, reasons, keyed), Some(record)))
+    }
+}

@@ -1,0 +1,113 @@
+//! Where the results lie that people ask about.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Project;
+use crate::base::failure::Failure;
+use crate::damaged;
+use crate::engine::cache::Contents;
+use crate::engine::stage::Gives;
+
+/// The result of an instance, in its place.
+pub struct Given {
+    pub name: String,
+    /// In the manifest.
+    pub place: usize,
+    pub folder: PathBuf,
+}
+
+impl Project {
+    /// The one instance that gives `what` and fits: called `name`, and needed by the instance at `near`, or needing it.
+    /// `option` is how to name it.
+    ///
+    /// # Errors
+    /// If there are several or none, or if it has not run yet.
+    pub fn given(&self, what: Gives, name: Option<&str>, near: Option<usize>, option: &str) -> Result<Given> {
+        let manifest = &self.manifest;
+        if let Some(name) = name {
+            manifest.find(name)?;
+        }
+        let fits = |place: &usize| {
+            let instance = &manifest.instances[*place];
+            instance.stage.kind().gives == Some(what)
+                && name.is_none_or(|name| instance.name == name)
+                && near.is_none_or(|near| manifest.is_needed_by(*place, near) || manifest.is_needed_by(near, *place))
+        };
+        let found: Vec<usize> = (0..manifest.instances.len()).filter(fits).collect();
+        let names: Vec<&str> = found.iter().map(|place| manifest.instances[*place].name.as_str()).collect();
+        let place = match found[..] {
+            [place] => place,
+            [] => {
+                let said = name.map(|name| format!("`{name}` does not give {}", what.in_words()));
+                let said = said.unwrap_or_else(|| format!("no instance in the manifest gives {}", what.in_words()));
+                return Err(Failure::Usage(said).into());
+            }
+            _ => {
+                let (what, names) = (what.in_words(), names.join("` and `"));
+                return Err(Failure::Usage(format!("`{names}` all give {what}; say which one with {option}")).into());
+            }
+        };
+        let name = names[0].to_owned();
+        if self.store.laid(&name)?.is_none() {
+            let (what, run) = (what.in_words(), format!("`similiai run {name}`"));
+            return Err(Failure::NotYet(format!("there are no {what} yet: `{name}` has not run; run {run}")).into());
+        }
+        Ok(Given { folder: manifest.place(place).folder(), name, place })
+    }
+
+    /// The files of a result, as they were stored.
+    pub fn contents(&self, given: &Given) -> Result<Arc<Contents>> {
+        let laid = self.store.laid(&given.name)?;
+        let contents = laid.and_then(|laid| self.store.contents(&laid.digest));
+        contents.ok_or_else(|| damaged!("the list of `{0}`'s files is gone; run `similiai run {0}`", given.name))
+    }
+
+    /// The digest of a file of a result.
+    ///
+    /// # Errors
+    /// If the file is another one than the result's: altered, or just being replaced.
+    pub fn must_be_as_laid(&self, given: &Given, file: &str) -> Result<String> {
+        // Read only if it may have changed since the last time.
+        let digest = self.store.seen.digest(&given.folder.join(file))?;
+        if self.contents(given)?.digest_of(file)?.to_hex().as_str() == digest {
+            return Ok(digest);
+        }
+        let name = &given.name;
+        Err(damaged!("{file} is not the one that `{name}` made; run `similiai run {name}`"))
+    }
+
+    /// Refuses a result whose inputs are not those any more that lie in their places.
+    pub fn must_be_current(&self, given: &Given) -> Result<()> {
+        let Some(laid) = self.store.laid(&given.name)? else { return Ok(()) };
+        let Some(record) = self.store.record(&laid.key)? else { return Ok(()) };
+        for need in &self.manifest.instances[given.place].needs {
+            let input = &self.manifest.instances[*need];
+            let read = record.document.reads.get(input.stage.kind().name);
+            if let (Some(read), Some(now)) = (read, self.store.laid(&input.name)?)
+                && *read != now.digest
+            {
+                let (name, input) = (&given.name, &input.name);
+                let mend = format!("run `similiai run {name}`");
+                return Err(damaged!(
+                    "`{name}` was made of another result of `{input}` than the one that is here; {mend}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Gives {
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Pictures => "prepared pictures",
+            Self::Model => "trained networks",
+            Self::Embeddings => "embeddings",
+            Self::Index => "search indexes",
+            Self::Figures => "figures",
+        }
+    }
+}

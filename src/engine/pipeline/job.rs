@@ -1,0 +1,269 @@
+//! One instance of a run: take what the cache has for it, or make it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use super::Project;
+use super::run::{Items, Options, Ran, Report};
+use super::select::Part;
+use crate::base::failure::Failure;
+use crate::base::interrupt;
+use crate::base::progress::Screen;
+use crate::base::text::legible;
+use crate::engine::cache::{Fault, Finished, KeyDocument, Laying, Reason, Record};
+use crate::engine::stage::{Context, Inputs};
+
+pub(super) struct Job<'a> {
+    pub project: &'a Project,
+    /// The instance's place in the manifest.
+    pub place: usize,
+    pub part: Part,
+    /// The results there are so far, by place.
+    pub known: Vec<Option<Record>>,
+    /// Those that come from this one and take part, and itself.
+    pub later: Vec<usize>,
+    pub options: &'a Options,
+    pub screen: &'a Screen,
+}
+
+pub(super) type Outcome = (Report, Option<Record>);
+
+impl Job<'_> {
+    pub fn execute(&self) -> Outcome {
+        let start = Instant::now();
+        let mut report = Report::new(&self.project.manifest.instances[self.place].name, Ran::Cached);
+        let result = catch_unwind(AssertUnwindSafe(|| self.take_or_make(&mut report)));
+        let result = result.unwrap_or_else(|_| Err(anyhow!("it panicked; this is a bug")));
+        report.seconds = start.elapsed().as_secs_f64();
+        let record = result.unwrap_or_else(|error| {
+            report.state = Ran::Failed;
+            report.failure = error.downcast_ref().cloned();
+            report.error = Some(legible(&format!("{error:#}")));
+            None
+        });
+        report.digest = record.as_ref().map(|record| record.digest.clone());
+        (report, record)
+    }
+
+    /// `None` in a dry run, where the result would have to be made.
+    fn take_or_make(&self, report: &mut Report) -> Result<Option<Record>> {
+        let Self { project, place, part, known, options, .. } = self;
+        interrupt::check()?;
+        let instance = &project.manifest.instances[*place];
+        let unmade = instance.needs.iter().filter(|need| known[**need].is_none());
+        let unmade: Vec<Reason> =
+            unmade.map(|need| Reason::MadeAgain(project.manifest.instances[*need].name.clone())).collect();
+        if options.dry_run && !unmade.is_empty() {
+            (report.state, report.reasons) = (Ran::Pending, unmade);
+            return Ok(None);
+        }
+        let mut inputs = project.inputs(*place, known)?;
+        if options.dry_run {
+            inputs.unlaid = !self.needs_are_laid()?;
+        }
+        let document = match project.document(*place, &inputs) {
+            Err(error) if inputs.unlaid => {
+                (report.state, report.reasons) = (Ran::Pending, vec![Reason::Unreadable(format!("{error:#}"))]);
+                return Ok(None);
+            }
+            document => document?,
+        };
+        let key = document.key()?;
+        report.key = Some(key.clone());
+        report.reasons = project.changes(*place, &document)?;
+        let locked = options.lock.as_ref().map(|lock| lock.of(&instance.name));
+        let locked = locked.transpose().map_err(Failure::NotReproducible)?;
+        if let Some(locked) = locked {
+            locked.vouch_for(&document).map_err(Failure::NotReproducible)?;
+        }
+        let vouched = |record: &Record| locked.is_none_or(|locked| locked.digest == record.digest);
+        let mut anew = options.force && part.named && part.may_run;
+        let found = match project.store.record(&key)? {
+            None if !anew => self.fetch(&key, None)?,
+            found => found,
+        };
+        match found {
+            Some(_) if anew => report.reasons = vec![Reason::Forced],
+            Some(record) if !vouched(&record) => {
+                // The items and the checkpoint that it was made from are no better.
+                anew = true;
+                report.reasons = vec![Reason::NotLocked];
+            }
+            Some(record) => match self.take_or_fetch(&record)? {
+                Laying::Done(mended) => {
+                    // A first run that finds a result has nothing to explain.
+                    report.reasons.retain(|reason| *reason != Reason::FirstRun);
+                    report.reasons.extend(mended);
+                    if options.check_determinism {
+                        self.make_twice(&inputs, &document, &record)?;
+                    }
+                    self.send(&record);
+                    return Ok(Some(record));
+                }
+                Laying::Broken(why) => report.reasons.extend(why),
+            },
+            None => {}
+        }
+        if !part.may_run {
+            let (name, why) = (&instance.name, Reason::all(&report.reasons));
+            bail!("`{name}` has no result that is up to date ({why}); run it, or leave out --from");
+        }
+        if !inputs.unlaid {
+            project.foresee(&self.later, known)?;
+        }
+        if options.dry_run {
+            report.state = Ran::Pending;
+            return Ok(None);
+        }
+        report.state = Ran::Ran;
+        let record = self.make(inputs.clone(), document.clone(), anew, report)?;
+        if let Some(locked) = locked
+            && locked.digest != record.digest
+        {
+            let found = project.store.contents(&record.digest).context("its result is gone")?;
+            let why = locked.difference(&project.store, &found, &|file| project.store.blobs.path(file.digest));
+            bail!(Failure::NotReproducible(why));
+        }
+        if options.check_determinism {
+            self.make_twice(&inputs, &document, &record)?;
+        }
+        self.send(&record);
+        Ok(Some(record))
+    }
+
+    /// Whether the results it reads lie in their places now.
+    fn needs_are_laid(&self) -> Result<bool> {
+        let instances = &self.project.manifest.instances;
+        for need in &instances[self.place].needs {
+            let laid = self.project.store.laid(&instances[*need].name)?.map(|laid| laid.key);
+            if laid.as_ref() != self.known[*need].as_ref().map(|record| &record.key) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The result that another machine made, brought into the store.
+    fn fetch(&self, key: &str, digest: Option<&str>) -> Result<Option<Record>> {
+        let Some(elsewhere) = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run) else {
+            return Ok(None);
+        };
+        let instance = &self.project.manifest.instances[self.place].name;
+        let found = elsewhere.fetch(&self.project.store, key, digest, &self.screen.progress(instance));
+        // What was not brought because the run is to end is not missing.
+        interrupt::check()?;
+        Ok(found)
+    }
+
+    /// A result that has passed every check goes to other machines.
+    fn send(&self, record: &Record) {
+        let store = &self.project.store;
+        let elsewhere = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run);
+        if let (Some(elsewhere), Some(contents)) = (elsewhere, store.contents(&record.digest)) {
+            elsewhere.send(&store.blobs, record, contents);
+        }
+    }
+
+    /// Lays a stored result; what the store has lost of it may be elsewhere.
+    fn take_or_fetch(&self, record: &Record) -> Result<Laying> {
+        match self.take(record)? {
+            Laying::Broken(why) => match self.fetch(&record.key, Some(&record.digest))? {
+                Some(found) => self.take(&found),
+                None => Ok(Laying::Broken(why)),
+            },
+            done => Ok(done),
+        }
+    }
+
+    /// Lays a stored result at its place; in a dry run, only looks.
+    fn take(&self, record: &Record) -> Result<Laying> {
+        let Project { manifest, store } = self.project;
+        let place = manifest.place(self.place);
+        if !self.options.dry_run {
+            store.must_be_held()?;
+            store.note_use(&record.key);
+            return store.lay(&place, record, false);
+        }
+        let Some(contents) = store.contents(&record.digest) else {
+            return Ok(Laying::Broken(vec![Reason::lost_list()]));
+        };
+        if store.laid(place.instance)?.is_some_and(|laid| laid.key == record.key) {
+            return Ok(Laying::Done(store.look(&place, &contents)?.reasons(&contents, Reason::Laid)));
+        }
+        let gone = contents.iter().filter(|file| !store.blobs.has(file.digest, file.bytes));
+        let gone: Vec<String> = gone.map(|file| file.path.to_owned()).collect();
+        Ok(match gone.is_empty() {
+            true => Laying::Done(Vec::new()),
+            false => Laying::Broken(vec![Reason::Stored(Fault::Missing, gone)]),
+        })
+    }
+
+    /// `anew`: goes on from nothing that earlier runs left.
+    fn make(&self, inputs: Inputs, document: KeyDocument, anew: bool, report: &mut Report) -> Result<Record> {
+        let Project { manifest, store } = self.project;
+        let instance = &manifest.instances[self.place];
+        let start = Instant::now();
+        let slot = store.slot()?;
+        let scratch = store.scratch(&instance.name, &document.key()?);
+        let progress = self.screen.progress(&instance.name);
+        let context = Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !anew);
+        instance.stage.run(&context)?;
+        interrupt::check()?;
+        if !self.inputs_are_the_same(&context.inputs)?
+            || self.project.document(self.place, &context.inputs)? != document
+        {
+            bail!("what it reads changed while it ran, so its result is not kept; run it again");
+        }
+        let mapped = context.mapped();
+        report.passed_over = context.passed_over();
+        report.items = (mapped.items > 0).then_some(Items { made: mapped.made, all: mapped.items });
+        let written = context.outputs.written();
+        let record = store.commit(document, (slot.path(), &written), mapped.placed, mapped.tables)?;
+        match store.lay(&manifest.place(self.place), &record, true)? {
+            Laying::Done(reasons) => {
+                // That the place had to be mended goes without saying.
+                report.reasons.extend(reasons.into_iter().filter(|reason| matches!(reason, Reason::KeptAside(_))));
+            }
+            Laying::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let images = context.images();
+        report.images_per_second = (images > 0).then(|| (images as f64 / seconds * 10.0).round() / 10.0);
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
+        store.note_finished(&Finished {
+            instance: instance.name.clone(),
+            key: record.key.clone(),
+            seconds,
+            at,
+            images_per_second: report.images_per_second,
+        })?;
+        Ok(record)
+    }
+
+    /// Looks again at the results that were read.
+    fn inputs_are_the_same(&self, inputs: &Inputs) -> Result<bool> {
+        let Project { manifest, store } = self.project;
+        for (need, input) in manifest.instances[self.place].needs.iter().zip(&inputs.results) {
+            let look = store.look(&manifest.place(*need), &input.contents)?;
+            // What else somebody put there was not read.
+            if !look.faults.is_empty() {
+                let why = Reason::all(&look.reasons(&input.contents, Reason::Laid));
+                tracing::warn!("{}: {why}", input.instance);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Fails unless a second run gives what the first gave.
+    fn make_twice(&self, inputs: &Inputs, document: &KeyDocument, record: &Record) -> Result<()> {
+        let expected = self.project.store.contents(&record.digest).context("its result is gone")?;
+        let again = self.project.make_apart(self.place, inputs, document, self.screen)?;
+        match again.difference(&expected, &self.project.store) {
+            None => Ok(()),
+            Some(difference) => bail!(Failure::NotReproducible(format!("a second run differs: {difference}"))),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! No two results, and nothing else that must stay, in one folder: paths are compared with their links followed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::Project;
+use crate::base::failure::Failure;
+
+impl Project {
+    /// Fails if an instance would lay its files over those of somebody else: what lies there would be replaced.
+    pub(super) fn check_places(&self, active: &[usize]) -> Result<()> {
+        let manifest = &self.manifest;
+        for place in active.iter().map(|at| manifest.place(*at)) {
+            let lies_there = self.store.laid(place.instance)?.is_some_and(|laid| laid.out == place.out);
+            place.check(!lies_there)?;
+        }
+        let own = resolved(&manifest.project.join("artifacts"))?;
+        let cache = own.join(".cache");
+        let refuse = |instance: &str, out: &Path, why: String| {
+            let why = format!("`{instance}` cannot write to its `out`, {}: {why}; choose another", out.display());
+            Err(Failure::Usage(why).into())
+        };
+        let mut outs: BTreeMap<PathBuf, &str> = BTreeMap::new();
+        let (owned, named): (Vec<_>, Vec<_>) =
+            (0..manifest.instances.len()).map(|at| manifest.place(at)).partition(|place| place.is_owned());
+        outs.extend(owned.iter().map(|place| (own.join(place.instance), place.instance)));
+        for place in named {
+            let out = resolved(&place.folder())?;
+            if out.starts_with(&cache) || cache.starts_with(&out) {
+                return refuse(place.instance, place.out, "the cache is there".to_owned());
+            }
+            if let Some(other) = outs.insert(out, place.instance) {
+                return refuse(place.instance, place.out, format!("`{other}` writes there"));
+            }
+        }
+        for (out, name) in &outs {
+            if let Some(other) = out.ancestors().skip(1).find_map(|above| outs.get(above)) {
+                return refuse(name, out, format!("it is in the folder of `{other}`"));
+            }
+        }
+        for instance in &manifest.instances {
+            for path in instance.stage.outside(&manifest.project) {
+                let source = resolved(&path)?;
+                let within = source.ancestors().find_map(|above| outs.get_key_value(above));
+                // Paths are sorted by their parts: those below one stand right behind it.
+                let below = || outs.range(source.clone()..).next().filter(|(out, _)| out.starts_with(&source));
+                if let Some((out, name)) = within.or_else(below) {
+                    let why = format!("`{}` reads {}", instance.name, path.display());
+                    return refuse(name, out, why);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The path without links, as far as it is there.
+fn resolved(path: &Path) -> Result<PathBuf> {
+    let path = std::path::absolute(path).with_context(|| format!("cannot look at {}", path.display()))?;
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let Some((above, there)) = there else { return Ok(path) };
+    Ok(there.join(path.strip_prefix(above).unwrap_or(Path::new(""))))
+}

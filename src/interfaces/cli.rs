@@ -1,0 +1,285 @@
+//! The command line: arguments, one file a command, and the exit status.
+
+mod account;
+mod asking;
+mod dag;
+mod duplicates;
+mod embed;
+mod explain;
+mod figures;
+mod gc;
+mod hash;
+mod lock;
+mod metrics;
+mod output;
+#[cfg(feature = "cloud")]
+mod publish;
+mod query;
+#[cfg(feature = "cloud")]
+mod remote;
+mod run;
+mod schema;
+#[cfg(feature = "serve")]
+mod serve;
+mod status;
+mod stored;
+mod verify;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tracing_subscriber::fmt::format::debug_fn;
+
+use crate::base::failure::{Failure, exit_status};
+use crate::base::interrupt;
+use crate::base::progress::Screen;
+use crate::base::text::{legible, legible_path};
+use crate::base::worker;
+use crate::engine::manifest::Manifest;
+use crate::engine::pipeline::Project;
+use crate::engine::stage::Kind;
+use crate::learning::images;
+use crate::learning::nn;
+use crate::retrieval::embeddings;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0 done · 1 a stage failed · 2 usage or manifest · 3 work is pending (status --check)
+  4 something is damaged · 5 another run holds the project · 6 not reproducible
+  130, 143 ended by SIGINT or SIGTERM; the next run goes on
+
+Environment:
+  SIMILIAI_SIMD  avx512, avx2 or portable: the vector unit (default: the best there is); results do not depend on it
+  NO_COLOR       no colour, wherever stderr goes";
+
+/// Learns from scratch to find visually similar images, and can prove how it got there.
+#[derive(Parser)]
+#[command(name = "similiai", version, after_help = EXIT_STATUS)]
+struct Cli {
+    /// Work in this folder
+    #[arg(short = 'C', value_name = "DIR", global = true)]
+    folder: Option<PathBuf>,
+    /// The pipeline's manifest
+    #[arg(long, value_name = "FILE", default_value = "pipeline.yaml", global = true)]
+    manifest: PathBuf,
+    /// Threads of the kernels, at most 512 (default: all cores); results do not depend on it
+    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=512))]
+    threads: Option<u16>,
+    /// Say more on stderr
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the pipeline, or the instances named and what they need; what is cached is not run again
+    Run(run::Arguments),
+    /// Find the pictures that look like one: of the pipeline's, or of your own
+    Query(query::Arguments),
+    /// Embed pictures of your own into a Parquet file
+    Embed(embed::Arguments),
+    /// Write embeddings into a PostgreSQL database with pgvector, to be searched there
+    #[cfg(feature = "cloud")]
+    Publish(publish::Arguments),
+    /// Find copies of pictures, within a folder or between two; nothing is deleted
+    Duplicates(duplicates::Arguments),
+    /// Show pictures that look like yours, on a page in the browser and to programs
+    #[cfg(feature = "serve")]
+    Serve(serve::Arguments),
+    /// Show what is fresh, stale or missing, and why; runs nothing
+    Status(status::Arguments),
+    /// Show what an instance's result depends on, and what changed since its last one
+    Explain(explain::Arguments),
+    /// Show the figures of the last run, of past ones, or how two differ
+    Metrics(metrics::Arguments),
+    /// Draw the pipeline as a graph
+    Dag(dag::Arguments),
+    /// Read everything that is stored and laid, and name what is damaged; or make it again and compare
+    Verify(verify::Arguments),
+    /// Make room: remove stored results that were not used for longest
+    Gc(gc::Arguments),
+    /// Write what the results depend on and their digests into pipeline.lock, for `run --locked`
+    Lock(lock::Arguments),
+    /// Compare stored results
+    Hash(hash::Arguments),
+    /// Print the JSON Schema of pipeline.yaml, for editors
+    Schema,
+    /// Print what a shell needs to complete commands
+    Completions { shell: clap_complete::Shell },
+}
+
+/// How the manifest is varied.
+#[derive(Args, Default)]
+struct Variation {
+    /// Lay the manifest's profile P over its parameters
+    #[arg(long, value_name = "P")]
+    profile: Option<String>,
+    /// Set one parameter, such as train.epochs=5; may stand more than once
+    #[arg(long = "set", value_name = "K=V")]
+    sets: Vec<String>,
+}
+
+/// What every command gets.
+struct Session {
+    kinds: &'static [Kind],
+    manifest: PathBuf,
+    screen: Screen,
+}
+
+impl Session {
+    fn project(&self, variation: &Variation) -> Result<Project> {
+        let manifest = Manifest::load(&self.manifest, self.kinds, variation.profile.as_deref(), &variation.sets)?;
+        Project::new(manifest)
+    }
+
+    fn print_json(&self, value: &impl serde::Serialize) -> Result<()> {
+        self.screen.print_json(&serde_json::to_string(value)?);
+        Ok(())
+    }
+}
+
+/// The whole program, with the stages it is made of.
+pub fn main(kinds: &'static [Kind]) -> ExitCode {
+    if let Some(done) = worker::run_if_asked(&[&images::DECODING, &embeddings::READING, &worker::PROBE]) {
+        return done;
+    }
+    worker::start_from_this_program();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
+    match run_command(cli, kinds) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `status --check` has said all it has to say on stdout, and a server is ended, not wrong.
+            if !matches!(error.downcast_ref(), Some(Failure::Pending | Failure::Ended(_))) {
+                let why = legible(&format!("{error:#}"));
+                // Where nobody can be told, the exit status still says it.
+                drop(writeln!(std::io::stderr(), "{} {why}", emphasis("error:")));
+            }
+            ExitCode::from(exit_status(&error))
+        }
+    }
+}
+
+/// Ends with what is wrong with the arguments, or with the help that they ask for.
+fn refuse(error: &clap::Error) -> ! {
+    let is_plain = |argument: std::ffi::OsString| argument.to_str().is_some_and(|text| legible(text) == text);
+    if std::env::args_os().all(is_plain) {
+        error.exit();
+    }
+    // An argument that it repeats would steer the terminal.
+    drop(write!(std::io::stderr(), "{}", legible(&error.render().to_string())));
+    std::process::exit(error.exit_code());
+}
+
+fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
+    #[cfg(feature = "serve")]
+    if matches!(cli.command, Command::Serve(_)) {
+        serve::begin_thriftily();
+    }
+    if let Some(folder) = &cli.folder {
+        std::env::set_current_dir(folder)
+            .map_err(|error| Failure::Usage(format!("cannot work in {}: {error}", legible_path(folder))))?;
+    }
+    let screen = Screen::new(cli.quiet);
+    start_logging(&cli, &screen);
+    let simd = nn::Simd::chosen().map_err(Failure::Usage)?;
+    tracing::debug!("vector unit: {}", simd.name());
+    if let Some(threads) = cli.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        pool.build_global().context("cannot start the threads")?;
+    }
+    interrupt::listen()?;
+    let session = Session { kinds, manifest: cli.manifest, screen };
+    match &cli.command {
+        Command::Run(arguments) => run::run(&session, arguments),
+        Command::Query(arguments) => query::run(&session, arguments),
+        Command::Embed(arguments) => embed::run(&session, arguments),
+        #[cfg(feature = "cloud")]
+        Command::Publish(arguments) => publish::run(&session, arguments),
+        Command::Duplicates(arguments) => duplicates::run(&session, arguments),
+        #[cfg(feature = "serve")]
+        Command::Serve(arguments) => serve::run(&session, arguments),
+        Command::Status(arguments) => status::run(&session, arguments),
+        Command::Explain(arguments) => explain::run(&session, arguments),
+        Command::Metrics(arguments) => metrics::run(&session, arguments),
+        Command::Dag(arguments) => dag::run(&session, arguments),
+        Command::Verify(arguments) => verify::run(&session, arguments),
+        Command::Gc(arguments) => gc::run(&session, arguments),
+        Command::Lock(arguments) => lock::run(&session, arguments),
+        Command::Hash(arguments) => hash::run(&session, arguments),
+        Command::Schema => schema::run(&session),
+        Command::Completions { shell } => completions(&session, *shell),
+    }?;
+    session.screen.printed()
+}
+
+fn completions(session: &Session, shell: clap_complete::Shell) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "similiai", &mut script);
+    session.screen.print_exactly(String::from_utf8(script).context("the script is not UTF-8")?.trim_end());
+    Ok(())
+}
+
+fn start_logging(cli: &Cli, screen: &Screen) {
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => tracing::Level::WARN,
+        (_, true) => tracing::Level::DEBUG,
+        _ => tracing::Level::INFO,
+    };
+    let writer = screen.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(move || writer.clone())
+        .with_ansi(colored(std::io::stderr().is_terminal()))
+        .with_target(false)
+        .without_time()
+        .log_internal_errors(false)
+        .fmt_fields(debug_fn(|writer, field, value| {
+            let text = legible(&format!("{value:?}"));
+            if field.name() == "message" { write!(writer, "{text}") } else { write!(writer, "{field}={text} ") }
+        }))
+        .init();
+}
+
+fn colored(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Bold red on a terminal that shows colour.
+fn emphasis(text: &str) -> String {
+    if colored(std::io::stderr().is_terminal()) { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// 0.4s, 12s, 2m31s, 1h02m.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        _ if seconds < 9.95 => format!("{seconds:.1}s"),
+        0..60 => format!("{whole}s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        _ => format!("{}h{:02}m", whole / 3600, whole / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_well() {
+        let shown: Vec<String> = [0.04, 9.94, 12.4, 151.0, 3725.0].into_iter().map(duration).collect();
+        assert_eq!(shown, ["0.0s", "9.9s", "12s", "2m31s", "1h02m"]);
+    }
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,125 @@
+//! What the commands share that are about pictures: the trained network, people's pictures, and where they lie.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use image::RgbImage;
+
+use super::Session;
+use crate::base::failure::{Failure, first_of};
+use crate::base::text::{legible_name, legible_path};
+use crate::damaged;
+use crate::engine::cache::{ResultFiles, Store};
+use crate::engine::pipeline::{Given, Project};
+use crate::engine::stage::Gives;
+use crate::learning::images::{Wanted, decode_for, read_picture};
+use crate::learning::model::{self, Model};
+use crate::retrieval::collection::{self, Collection, Memory, Search};
+use crate::retrieval::embeddings::{self, Embeddings};
+use crate::retrieval::search::{Graph, INDEX};
+
+/// How to say which, of what no option names.
+pub const ONE: &str = "a manifest with one of them";
+/// Bad pictures that are named.
+const NAMED: usize = 20;
+
+/// The network that made a pipeline's embeddings.
+pub struct Trained {
+    pub model: Model,
+    /// The embeddings.
+    pub given: Given,
+}
+
+impl Trained {
+    /// That of the embeddings called `of`, or of the only ones.
+    pub fn load(project: &Project, of: Option<&str>) -> Result<Self> {
+        let (network, given) = Self::given(project, of)?;
+        let digest = project.must_be_as_laid(&network, model::FILE)?;
+        Ok(Self { model: Model::load_as(&network.folder.join(model::FILE), &digest)?, given })
+    }
+
+    /// Where the network and its embeddings lie.
+    pub fn given(project: &Project, of: Option<&str>) -> Result<(Given, Given)> {
+        let embeddings = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
+        Ok((project.given(Gives::Model, None, Some(embeddings.place), ONE)?, embeddings))
+    }
+
+    /// Those of the pipeline's own pictures.
+    pub fn embeddings(&self, project: &Project) -> Result<Embeddings> {
+        project.must_be_current(&self.given)?;
+        project.must_be_as_laid(&self.given, embeddings::FILE)?;
+        let path = self.given.folder.join(embeddings::FILE);
+        let found = Embeddings::read(&path)?;
+        let mend = format!("run `similiai run {}`", self.given.name);
+        found.must_be_of(&self.model.digest, &path.display().to_string(), &mend)?;
+        Ok(found)
+    }
+
+    /// The pictures that the embeddings name.
+    pub fn pictures(&self, project: &Project) -> Result<ResultFiles> {
+        let given = project.given(Gives::Pictures, None, Some(self.given.place), ONE)?;
+        let contents = project.contents(&given)?;
+        Ok(ResultFiles { folder: given.folder, contents, store: project.store.clone() })
+    }
+
+    /// The index called `name`, or the only one of these embeddings.
+    pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
+        let digest = project.must_be_as_laid(&self.given, embeddings::FILE)?;
+        let given = project.given(Gives::Index, name, Some(self.given.place), "--approximate=INSTANCE")?;
+        // An index that no record binds is not opened.
+        project.must_be_as_laid(&given, INDEX)?;
+        Graph::load(&given.folder.join(INDEX), &digest)
+    }
+
+    /// People's own pictures.
+    pub fn embed(&self, session: &Session, project: &Project, search: Search) -> Result<Collection> {
+        embed(session, &project.store, &self.model, search)
+    }
+}
+
+/// Embeds people's own pictures; `store` remembers them.
+pub fn embed(session: &Session, store: &Store, model: &Model, search: Search) -> Result<Collection> {
+    let mut memory = Memory::open(store, model)?;
+    let collection = collection::embed(search, model, &mut memory, &session.screen.progress("embed"))?;
+    collection.passed_over.tell();
+    tracing::info!("{} pictures, {} of them embedded now", collection.embeddings.len(), collection.made);
+    Ok(collection)
+}
+
+/// Fails if one of the files that the command line names is not there.
+pub fn must_exist<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let absent = |path: &&PathBuf| matches!(path.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
+    let absent: Vec<String> = files.into_iter().filter(absent).map(|path| legible_path(path)).collect();
+    if absent.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!("there is no file {}", absent.join(", nor "))).into())
+}
+
+/// Fails if there are any, once everything else is done.
+pub fn judge(bad: &[String]) -> Result<()> {
+    let bad: Vec<String> = bad.iter().map(|why| legible_name(why)).collect::<BTreeSet<_>>().into_iter().collect();
+    if bad.is_empty() {
+        return Ok(());
+    }
+    let said = match bad.len() {
+        1 => "1 picture cannot be read and is".to_owned(),
+        count => format!("{count} pictures cannot be read and are"),
+    };
+    Err(damaged!("{said} left out:{}", first_of(NAMED, &bad)))
+}
+
+/// A picture for people to look at.
+pub fn thumbnail(path: &Path, side: u32) -> Result<RgbImage> {
+    // Whoever wrote the path may have named a pipe.
+    ensure!(path.is_file(), "{} is no file", path.display());
+    thumbnail_of(&read_picture(path)?, &path.display().to_string(), side)
+}
+
+/// The same of a picture's bytes.
+pub fn thumbnail_of(bytes: &[u8], name: &str, side: u32) -> Result<RgbImage> {
+    let wanted = Wanted { thumbnail: Some(side), ..Wanted::default() };
+    decode_for(bytes, name, &wanted)?.thumbnail.context("it has no small picture")
+}

@@ -1,0 +1,177 @@
+//! `similiai duplicates`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use maud::html;
+use rayon::prelude::*;
+use serde_json::json;
+
+use super::asking::{Trained, judge, thumbnail};
+use super::output::{Kind, Output};
+use super::{Session, Variation, figures};
+use crate::base::failure::{Failure, Wrong};
+use crate::base::text::{legible_name, legible_path};
+use crate::retrieval::collection::{self, Search};
+use crate::retrieval::finder::{COPY, Finder};
+use crate::retrieval::search::Neighbour;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Nothing is ever deleted. Each group is a picture and all that are at most D from it.
+
+Examples:
+  similiai duplicates ~/Pictures                      copies within one folder
+  similiai duplicates ~/Pictures /media/card          what is on the card already
+  similiai duplicates ~/Pictures --html copies.html   to look at")]
+pub struct Arguments {
+    /// Compare the pictures below this folder …
+    first: PathBuf,
+    /// … with those below this one, instead of with each other
+    second: Option<PathBuf>,
+    /// How far apart copies may be
+    #[arg(long, value_name = "D", default_value_t = COPY, allow_negative_numbers = true)]
+    threshold: f32,
+    /// By the network that made the embeddings of this instance (needed where there are several)
+    #[arg(long, value_name = "INSTANCE")]
+    of: Option<String>,
+    /// As JSON on stdout
+    #[arg(long)]
+    json: bool,
+    /// Write a page with the pictures to FILE
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Write it even over a file that is something else
+    #[arg(long, requires = "html")]
+    force: bool,
+}
+
+/// Pictures on a page: each is held in memory, and by the browser.
+const SHOWN: usize = 300;
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let (page, first, second) = arguments.check(session)?;
+    let project = session.project(&Variation::default())?;
+    let trained = Trained::load(&project, arguments.of.as_deref())?;
+    let mut all = trained.embed(session, &project, first)?;
+    let mut between = None;
+    if let Some(second) = second {
+        between = Some(all.embeddings.len());
+        let others = trained.embed(session, &project, second)?;
+        all.embeddings.append(others.embeddings);
+        all.bad.extend(others.bad);
+        all.passed_over.append(others.passed_over);
+    }
+    let paths = all.embeddings.paths.clone();
+    let groups = match paths.is_empty() {
+        true => Vec::new(),
+        false => {
+            Finder::new(all.embeddings, trained.model.calibration.clone())?.copies(arguments.threshold, between)?
+        }
+    };
+    if arguments.json {
+        let group = |group: &Vec<Neighbour>| -> Vec<_> {
+            group.iter().map(|it| json!({"path": paths[it.id], "distance": it.distance})).collect()
+        };
+        session.print_json(&json!({
+            "pictures": paths.len(), "groups": groups.iter().map(group).collect::<Vec<_>>(), "bad": all.bad,
+            "passed_over": all.passed_over.counted(),
+        }))?;
+    } else {
+        for group in &groups {
+            let lines: Vec<String> =
+                group.iter().map(|it| format!("{:.4}  {}", it.distance, legible_name(&paths[it.id]))).collect();
+            session.screen.print(&(lines.join("\n") + "\n"));
+        }
+        let copies: usize = groups.iter().map(|group| group.len() - 1).sum();
+        session.screen.print(&format!(
+            "{} pictures, groups of copies: {}, and copies in them: {copies}",
+            paths.len(),
+            groups.len()
+        ));
+    }
+    if let Some(page) = page {
+        page.write_bytes(show(session, &paths, &groups).as_bytes())?;
+        tracing::info!("the page is {}", page.path().display());
+    }
+    judge(&all.bad)
+}
+
+impl Arguments {
+    /// Where a page is wanted, and what is in the one folder and the other.
+    fn check(&self, session: &Session) -> Result<(Option<Output>, Search, Option<Search>)> {
+        let mut wrong = Wrong::default();
+        if self.threshold.is_nan() || self.threshold < 0.0 {
+            let why = Failure::Usage(format!("--threshold {} must be 0 or more", self.threshold));
+            wrong.note::<()>(Err(why.into()))?;
+        }
+        let page = self.html.as_ref().map(|path| Output::new(path, Kind::Page, self.force)).transpose();
+        let page = wrong.note(page)?.flatten();
+        let first = wrong.note(pictures(&self.first))?;
+        let second = wrong.note(self.second.as_deref().map(pictures).transpose())?.flatten();
+        wrong.note(self.second.as_ref().map_or(Ok(()), |second| apart(&self.first, second)))?;
+        if let Some(page) = &page {
+            let found = first.iter().chain(&second).flat_map(|search| &search.found);
+            wrong.note(page.must_spare(session, found.map(|found| &found.path)))?;
+        }
+        wrong.tell()?;
+        Ok((page, first.unwrap_or_default(), second))
+    }
+}
+
+/// What is in a folder, where there is a picture.
+fn pictures(folder: &Path) -> Result<Search> {
+    let search = collection::find(&[folder.to_owned()])?;
+    if search.found.is_empty() && search.bad.is_empty() {
+        search.passed_over.tell();
+        let folder = legible_path(folder);
+        let why = format!("there is no PNG, JPEG or WebP picture in {folder}, so there is nothing to compare");
+        return Err(Failure::Usage(why).into());
+    }
+    Ok(search)
+}
+
+/// A page with the first groups, as many as it may show.
+fn show(session: &Session, paths: &[String], groups: &[Vec<Neighbour>]) -> String {
+    let (mut shown, mut pictures) = (Vec::new(), 0);
+    for group in groups {
+        if pictures == SHOWN {
+            break;
+        }
+        let first = &group[..group.len().min(SHOWN - pictures)];
+        pictures += first.len();
+        shown.push((group.len(), first));
+    }
+    let bar = session.screen.progress("duplicates").bar("pictures of the page", pictures as u64);
+    let figure = |it: &Neighbour| {
+        bar.inc(1);
+        figures::figure(
+            thumbnail(Path::new(&paths[it.id]), figures::SIDE),
+            &paths[it.id],
+            &[format!("{:.4}", it.distance)],
+        )
+    };
+    let drawn: Vec<Vec<maud::Markup>> = shown.iter().map(|(_, group)| group.par_iter().map(figure).collect()).collect();
+    let all: usize = groups.iter().map(Vec::len).sum();
+    let body = html! {
+        @if pictures < all {
+            p { "Here are the first " (pictures) " pictures of " (all) ", in " (shown.len()) " groups of " (groups.len())
+                "; without --html the command lists them all." }
+        }
+        @for ((count, _), figures) in shown.iter().zip(&drawn) {
+            h2 { (count) " pictures" @if figures.len() < *count { ", of which " (figures.len()) " are shown" } }
+            div.row { @for figure in figures { (figure) } }
+        }
+    };
+    figures::page("Copies", "Below each picture: its distance from the first of its group.", body)
+}
+
+/// Two folders of which one holds the other have every picture twice.
+fn apart(one: &Path, other: &Path) -> Result<()> {
+    let (Ok(a), Ok(b)) = (one.canonicalize(), other.canonicalize()) else { return Ok(()) };
+    if a.starts_with(&b) || b.starts_with(&a) {
+        let (one, other) = (one.display(), other.display());
+        return Err(Failure::Usage(format!("one of {one} and {other} lies within the other; name just one")).into());
+    }
+    Ok(())
+}

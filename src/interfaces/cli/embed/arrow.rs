@@ -1,0 +1,34 @@
+//! `similiai embed --arrow`
+
+use anyhow::Result;
+
+use crate::interfaces::cli::Session;
+use crate::learning::model::Model;
+use crate::retrieval::stream::{Options, filter};
+
+#[derive(clap::Args)]
+pub struct Filter {
+    /// From an Arrow IPC stream on standard input to one on stdout
+    #[arg(long, conflicts_with_all = ["shard", "join"])]
+    arrow: bool,
+    /// Embeddings as lists, for readers that know no lists of a fixed size, such as Spark
+    #[arg(long, requires = "arrow")]
+    list: bool,
+    /// A picture that cannot be decoded ends it, rather than become a null with the reason in the column error
+    #[arg(long, requires = "arrow")]
+    strict: bool,
+}
+
+impl Filter {
+    pub fn is_asked_for(&self) -> bool {
+        self.arrow
+    }
+
+    pub fn run(&self, session: &Session, model: &Model) -> Result<()> {
+        let options = Options { list: self.list, strict: self.strict };
+        let bar = session.screen.progress("embed").bar("pictures", 0);
+        let passed = filter(model, std::io::stdin(), std::io::stdout(), &options, |rows| bar.inc(rows as u64))?;
+        tracing::info!("{} pictures, {} of them could not be decoded", passed.pictures, passed.bad);
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! `similiai explain`
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{Session, Variation};
+use crate::engine::cache::Reason;
+use crate::engine::pipeline::State;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[arg(value_name = "INSTANCE")]
+    instance: String,
+    #[command(flatten)]
+    variation: Variation,
+    /// As JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&arguments.variation)?;
+    let place = project.manifest.find(&arguments.instance)?;
+    let assessment = project.assess()?.into_iter().nth(place).context("no such instance")?;
+    if arguments.json {
+        let mut row = serde_json::to_value(&assessment)?;
+        row["document"] = json!(assessment.document);
+        return session.print_json(&row);
+    }
+    let instance = &project.manifest.instances[place];
+    let print = |line: String| session.screen.print(&line);
+    print(format!("{} — {}", assessment.name, instance.stage.kind().about));
+    print(match assessment.state {
+        State::Fresh => "fresh: its result lies in its place".to_owned(),
+        State::Stale => format!("stale: {}", Reason::all(&assessment.reasons)),
+        State::Missing => format!("missing: {}", Reason::all(&assessment.reasons)),
+    });
+    print(format!("laid at {}", instance.out.display()));
+    if let (Some(key), Some(document)) = (&assessment.key, &assessment.document) {
+        print(format!("key {key}, the digest of:"));
+        print(serde_json::to_string_pretty(document)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! `similiai gc`
+
+use anyhow::Result;
+use bytesize::ByteSize;
+use serde_json::json;
+
+use super::{Session, Variation};
+use crate::engine::cache::Budget;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+What lies in its place now always stays, and so does what people's files were kept aside as.
+
+Examples:
+  similiai gc --dry-run                 what would go
+  similiai gc --max-size 2GB            the results unused for longest, until the rest fits
+  similiai gc --keep-last 3 --grace 7d  all but the last three of each stage and what was used this week")]
+pub struct Arguments {
+    /// Stop once what is stored fits into SIZE, such as 500MB or 2GiB
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<ByteSize>,
+    /// Keep the N results of each stage that were used last
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    keep_last: usize,
+    /// Keep what was used or written within this time, such as 2h or 7d
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    grace: humantime::Duration,
+    /// Say what would go; remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// As JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&Variation::default())?;
+    let _guard = project.store.lock()?;
+    let budget = Budget {
+        bytes: arguments.max_size.map(|size| size.as_u64()),
+        keep_last: arguments.keep_last,
+        grace: *arguments.grace,
+    };
+    let collected = project.store.collect(&budget, arguments.dry_run)?;
+    if arguments.json {
+        let results = collected.results.iter().map(|record| json!({"stage": record.document.stage, "key": record.key}));
+        return session.print_json(&json!({
+            "results": results.collect::<Vec<_>>(), "files": collected.blobs, "bytes": collected.bytes,
+            "kept_bytes": collected.kept, "dry_run": arguments.dry_run,
+        }));
+    }
+    for record in &collected.results {
+        let size = indicatif::HumanBytes(record.bytes);
+        session.screen.print(&format!(
+            "{} {}  {} files, {size}",
+            record.document.stage,
+            &record.key[..12],
+            record.files
+        ));
+    }
+    let done = if arguments.dry_run { "would go" } else { "removed" };
+    let (bytes, kept) = (indicatif::HumanBytes(collected.bytes), indicatif::HumanBytes(collected.kept));
+    let count = collected.results.len();
+    session.screen.print(&format!("{count} results, {} stored files, {bytes} {done}; {kept} stored", collected.blobs));
+    Ok(())
+}

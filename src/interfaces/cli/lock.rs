@@ -1,0 +1,31 @@
+//! `similiai lock`
+
+use anyhow::{Context, Result};
+
+use super::{Session, Variation};
+use crate::base::failure::Failure;
+use crate::engine::lock::{FILE, Lock, LockFile, Locked};
+use crate::engine::pipeline::State;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    variation: Variation,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&arguments.variation)?;
+    let mut lock = Lock::default();
+    for assessment in project.assess()? {
+        let key = assessment.key.filter(|_| assessment.state == State::Fresh).ok_or_else(|| {
+            Failure::Usage(format!("`{}` is not fresh; run everything first: similiai run all", assessment.name))
+        })?;
+        let record = project.store.record(&key)?.context("the result is gone")?;
+        let contents = project.store.contents(&record.digest).context("the list of its files is gone")?;
+        lock.0.insert(assessment.name, Locked::new(&record, &contents));
+    }
+    let (folder, count) = (&project.manifest.project, lock.0.len());
+    LockFile::with(LockFile::read(folder)?, project.manifest.profile.as_deref(), lock).write(folder)?;
+    session.screen.print(&format!("{FILE}: {count} results"));
+    Ok(())
+}

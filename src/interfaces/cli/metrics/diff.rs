@@ -1,0 +1,136 @@
+//! `similiai metrics diff A B`
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::{has_figures, stored_file};
+use crate::base::failure::Failure;
+use crate::base::files;
+use crate::engine::manifest::Manifest;
+use crate::engine::pipeline::Project;
+use crate::engine::stage::Gives;
+use crate::interfaces::cli::stored::find;
+use crate::interfaces::cli::{Session, Variation};
+use crate::retrieval::metrics::{Difference, METRICS, PRECISION_AT_5, QUERIES, Scored, differences, parse};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// An instance that measured, or a training or embeddings that it measured; the beginning of a key or digest
+    /// (`metrics history` lists them); or a folder with queries.csv
+    a: String,
+    b: String,
+    #[command(flatten)]
+    variation: Variation,
+    /// As JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the queries of one run scored.
+struct Run {
+    /// As the user called it, and what it is.
+    name: String,
+    queries: Vec<Scored>,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&arguments.variation)?;
+    let find = |name: &str| Run::find(session, &project, name);
+    let (a, b) = (find(&arguments.a)?, find(&arguments.b)?);
+    let protocols: BTreeSet<&str> = a.queries.iter().map(|row| row.protocol.as_str()).collect();
+    let found: BTreeMap<&str, BTreeMap<&str, Difference>> = protocols
+        .into_iter()
+        .map(|protocol| (protocol, differences(&a.queries, &b.queries, protocol)))
+        .filter(|(_, differences)| differences.values().all(|difference| difference.queries > 0))
+        .collect();
+    if found.is_empty() {
+        let (a, b) = (&a.name, &b.name);
+        let why = format!("{a} and {b} have no query in common: they were measured by different test pictures");
+        return Err(Failure::Usage(why).into());
+    }
+    let shared = |protocol: &str| found[protocol][METRICS[PRECISION_AT_5].name].queries;
+    let all_shared = |protocol: &str| [&a, &b].iter().all(|run| run.count(protocol) == shared(protocol));
+    if !found.keys().all(|protocol| all_shared(protocol)) {
+        tracing::warn!(
+            "their test pictures differ, so their galleries do too: these are two experiments, not two networks"
+        );
+    }
+    if arguments.json {
+        return session.print_json(&json!({"a": a.name, "b": b.name, "protocols": found}));
+    }
+    let print = |line: String| session.screen.print(&line);
+    print(format!("{} → {}", a.name, b.name));
+    for (protocol, differences) in &found {
+        let some = match all_shared(protocol) {
+            true => String::new(),
+            false => format!(" that both have, of {} and {}", a.count(protocol), b.count(protocol)),
+        };
+        print(format!("{protocol}, {} queries{some}", shared(protocol)));
+        METRICS.iter().for_each(|metric| print(format!("  {:12} {}", metric.name, differences[metric.name])));
+    }
+    print("The interval is over queries: another seed of the same training may differ, too.".to_owned());
+    Ok(())
+}
+
+impl Run {
+    fn count(&self, protocol: &str) -> usize {
+        self.queries.iter().filter(|row| row.protocol == protocol).count()
+    }
+
+    fn find(session: &Session, project: &Project, name: &str) -> Result<Self> {
+        let manifest = &project.manifest;
+        let folder = Path::new(name).join(QUERIES);
+        let place = manifest.find(name).ok();
+        if place.is_none() && Path::new(name).is_dir() {
+            let shown = folder.display().to_string();
+            return Self::of(name, parse(&files::read(&folder)?, &shown)?, None);
+        }
+        // A training or embeddings: as a run of the instance that measured them.
+        let gives = place.map(|place| manifest.instances[place].stage.kind().gives);
+        let (instance, run) = match (gives, place) {
+            (None | Some(Some(Gives::Figures)), _) => (name.to_owned(), None),
+            (Some(Some(Gives::Model | Gives::Embeddings)), Some(place)) => {
+                (project.given(Gives::Figures, None, Some(place), "its own name")?.name, Some(place))
+            }
+            _ => {
+                return Err(
+                    Failure::Usage(format!("`{name}` gives no figures, and is nothing that is measured")).into()
+                );
+            }
+        };
+        let record = find(project, &instance, &|record| has_figures(session, record))?;
+        let key = &record.key[..12];
+        let shown = if record.key.starts_with(name) { key.to_owned() } else { format!("{name} ({key})") };
+        let rows = parse(&stored_file(project, &record, QUERIES)?, &shown)?;
+        Self::of(&shown, rows, run.map(|place| embeddings_of(manifest, place)))
+    }
+
+    /// Those called `runs`, or the first.
+    fn of(name: &str, rows: Vec<Scored>, runs: Option<Vec<&str>>) -> Result<Self> {
+        let mut all: Vec<&str> = rows.iter().map(|row| row.run.as_str()).collect();
+        all.dedup();
+        let fits: Vec<&str> = match &runs {
+            Some(runs) => all.iter().copied().filter(|run| runs.contains(run)).collect(),
+            None => all.iter().copied().take(1).collect(),
+        };
+        let [run] = fits[..] else {
+            let why = format!("{name} names {} of the runs measured ({}); name one", fits.len(), all.join(", "));
+            return Err(Failure::Usage(why).into());
+        };
+        let run = run.to_owned();
+        let queries = rows.into_iter().filter(|row| row.run == run).collect();
+        Ok(Self { name: name.to_owned(), queries })
+    }
+}
+
+/// The instance itself, or the embeddings that come from it.
+fn embeddings_of(manifest: &Manifest, place: usize) -> Vec<&str> {
+    let instances = manifest.instances.iter().enumerate();
+    instances
+        .filter(|(other, it)| it.stage.kind().gives == Some(Gives::Embeddings) && manifest.is_needed_by(place, *other))
+        .map(|(_, it)| it.name.as_str())
+        .collect()
+}

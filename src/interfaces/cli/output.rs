@@ -1,0 +1,393 @@
+//! Files that people name for a command to write: whole or not at all, never over something else, and into what is no file.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::Session;
+use crate::base::failure::Failure;
+use crate::base::files;
+use crate::base::interrupt;
+use crate::base::text::legible_path;
+use crate::engine::cache::Store;
+use crate::learning::images::{Why, is_picture, known_as};
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    Embeddings,
+    Page,
+    Events,
+    /// Added to what is there.
+    Summary,
+}
+
+/// Where something is to be written.
+#[derive(Debug)]
+pub struct Output {
+    path: PathBuf,
+    /// A device, a pipe, or a file that is open already: it is written into, and stays what it is.
+    special: bool,
+}
+
+/// Endings that say what a file is, beside those of pictures.
+const ENDINGS: [&str; 44] = [
+    "7z",
+    "arrow",
+    "bz2",
+    "c",
+    "cpp",
+    "csv",
+    "db",
+    "doc",
+    "docx",
+    "feather",
+    "gz",
+    "h",
+    "hnsw",
+    "htm",
+    "html",
+    "ipynb",
+    "js",
+    "json",
+    "jsonl",
+    "lock",
+    "md",
+    "mov",
+    "mp4",
+    "ndjson",
+    "npy",
+    "npz",
+    "onnx",
+    "parquet",
+    "pdf",
+    "pt",
+    "py",
+    "rs",
+    "safetensors",
+    "sh",
+    "sqlite",
+    "tar",
+    "tgz",
+    "toml",
+    "tsv",
+    "xls",
+    "xlsx",
+    "yaml",
+    "yml",
+    "zip",
+];
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Embeddings => "embeddings (Parquet)",
+            Self::Page => "a page (HTML)",
+            Self::Events => "events (a JSON object a line)",
+            Self::Summary => "a summary (Markdown)",
+        }
+    }
+
+    fn endings(self) -> &'static [&'static str] {
+        match self {
+            Self::Embeddings => &["parquet"],
+            Self::Page => &["html", "htm"],
+            Self::Events => &["ndjson", "jsonl"],
+            Self::Summary => &["md"],
+        }
+    }
+
+    /// Whether a file that begins and ends so is of this kind.
+    fn is_told_by(self, start: &[u8], end: &[u8]) -> bool {
+        let text = start.trim_ascii_start();
+        match self {
+            // Only our files have facts of these names in the footer.
+            Self::Embeddings => start.starts_with(b"PAR1") && end.windows(FACTS.len()).any(|bytes| bytes == FACTS),
+            Self::Page => PAGES.iter().any(|page| text.starts_with(page)),
+            Self::Events => text.starts_with(b"{\"event\":"),
+            Self::Summary => !is_known(start) && !start.contains(&0),
+        }
+    }
+
+    /// The option by which people insist, where the command has it.
+    fn or_force(self) -> &'static str {
+        match self {
+            Self::Embeddings | Self::Page => ", or add --force",
+            Self::Events | Self::Summary => "",
+        }
+    }
+}
+
+/// What the names of the facts in embeddings begin with.
+const FACTS: &[u8] = b"similiai.";
+/// Bytes at either end of a file that tell its kind.
+const START: u64 = 512;
+const END: u64 = 64 << 10;
+
+const PAGES: [&[u8]; 3] = [b"<!DOCTYPE html", b"<!doctype html", b"<html"];
+
+/// Whether it is of a kind that is told by its first bytes.
+fn is_known(start: &[u8]) -> bool {
+    let starts: [&[u8]; 15] = [
+        b"PAR1",
+        b"PK\x03\x04",
+        b"\x1F\x8B",
+        b"BZh",
+        b"\xFD7zXZ",
+        b"\x28\xB5\x2F\xFD",
+        b"RIFF",
+        b"ID3",
+        b"#!",
+        b"-----BEGIN",
+        b"SQLite format 3",
+        b"%PDF",
+        b"\x7FELF",
+        b"ARROW1",
+        b"\x93NUMPY",
+    ];
+    image::guess_format(start).is_ok()
+        || known_as(start).is_some()
+        // A tar says so in its first header.
+        || start.get(257..262) == Some(b"ustar")
+        || starts.iter().chain(&PAGES).any(|known| start.trim_ascii_start().starts_with(known))
+}
+
+impl Output {
+    /// To be made before any work is done. `force`: whatever is there.
+    ///
+    /// # Errors
+    /// If something else is there, or would be expected there by its name, or where there is no folder for it.
+    pub fn new(path: &Path, kind: Kind, force: bool) -> Result<Self> {
+        let usage = |why: String| Err(Failure::Usage(why).into());
+        let path = match path == Path::new("-") {
+            true if kind == Kind::Embeddings => Path::new("/dev/stdout"),
+            true => {
+                return usage("- is standard output, where this command prints other things; name a file".to_owned());
+            }
+            false => path,
+        };
+        let shown = legible_path(path);
+        if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return usage(format!("{shown} is the name of a folder; name a file in it"));
+        }
+        // A file that is open already, by its number.
+        let is_number =
+            path.starts_with("/dev/fd") || path.starts_with("/proc") && files::folder_of(path).ends_with("fd");
+        let names = ["/dev/stdin", "/dev/stdout", "/dev/stderr"].map(Path::new);
+        let open = is_number || names.contains(&path);
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => return usage(format!("{shown} is a folder; name a file in it")),
+            Ok(metadata) if !metadata.is_file() || open => return Ok(Self { path: path.to_owned(), special: true }),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound && !open => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
+        }
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let of_picture = is_picture(path) || matches!(Why::of_name(path), Why::Kind(_));
+        let of_another = of_picture || ENDINGS.contains(&ending.as_str());
+        if of_another && !kind.endings().contains(&ending.as_str()) && !force {
+            let (what, right, or_force) = (kind.name(), kind.endings()[0], kind.or_force());
+            return usage(format!(
+                "{shown} is the name of another kind of file than {what}; end it in .{right}{or_force}"
+            ));
+        }
+        let path = target(path)?;
+        let (start, end) = match ends(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), Vec::new()),
+            ends => ends.with_context(|| format!("cannot read {shown}"))?,
+        };
+        // A file without an ending whose content is of no known kind may come from an earlier run.
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_plain = ending.is_empty() && !is_hidden && !is_known(&start);
+        if !(start.is_empty() || is_plain || kind.is_told_by(&start, &end) || force) {
+            let (what, or_force) = (kind.name(), kind.or_force());
+            return usage(format!("{shown} holds something else than {what}; choose another name{or_force}"));
+        }
+        let folder = files::folder_of(&path);
+        if !folder.exists() && !files::folder_of(folder).exists() {
+            return usage(format!(
+                "there is no folder {}; make it, or mend the name",
+                files::folder_of(folder).display()
+            ));
+        }
+        Ok(Self { path, special: false })
+    }
+
+    /// Fails where it is one of the `inputs` that are read for it, the manifest, or what a pipeline made: those would be lost.
+    pub fn must_spare<P: AsRef<Path>>(&self, session: &Session, inputs: impl IntoIterator<Item = P>) -> Result<()> {
+        let path = legible_path(&self.path);
+        let own = Identity::of(&self.path).filter(|_| !self.special);
+        let is_it = |input: &Path| own.is_some() && Identity::of(input) == own;
+        if is_it(&session.manifest) || inputs.into_iter().any(|input| is_it(input.as_ref())) {
+            return Err(Failure::Usage(format!("{path} is read by this command; choose another name")).into());
+        }
+        let project = files::folder_of(&session.manifest);
+        let cache = project.join("artifacts/.cache");
+        let folder = files::folder_of(&self.path).canonicalize();
+        if folder.is_ok_and(|folder| cache.canonicalize().is_ok_and(|cache| folder.starts_with(cache))) {
+            return Err(Failure::Usage(format!("{path} is in the cache; choose another name")).into());
+        }
+        match Store::new(cache).owner(project, &self.path)? {
+            Some(owner) => {
+                Err(Failure::Usage(format!("{path} is among the results of `{owner}`; choose another name")).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is where results are printed: then nothing else may go there.
+    pub fn is_stdout(&self) -> bool {
+        let stdout = if Path::new("/dev/stdout").exists() { "/dev/stdout" } else { "/dev/fd/1" };
+        self.special && Identity::of(&self.path).is_some_and(|own| Identity::of(Path::new(stdout)) == Some(own))
+    }
+
+    /// `fill` fills a file, whose path it is given.
+    pub fn write(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let failed = || format!("cannot write {}", self.path.display());
+        if self.special {
+            let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
+            fill(file.path())?;
+            let mut content = file.reopen().with_context(failed)?;
+            // A pipe waits for whoever reads it.
+            let copied = interrupt::while_waiting(|| {
+                let mut to = File::options().write(true).append(self.is_stdout()).open(&self.path)?;
+                std::io::copy(&mut content, &mut to)
+            });
+            return copied.map(drop).with_context(failed);
+        }
+        let folder = files::folder_of(&self.path);
+        if !folder.exists() {
+            fs::create_dir(folder).with_context(|| format!("cannot create the folder {}", folder.display()))?;
+            tracing::info!("created the folder {}", folder.display());
+        }
+        files::replace(&self.path, fill)
+    }
+
+    pub fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
+        self.write(|path| files::write(path, bytes))
+    }
+}
+
+/// The first and the last bytes of a file.
+fn ends(path: &Path) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let mut file = File::open(path)?;
+    let (mut start, mut end) = (Vec::new(), Vec::new());
+    file.by_ref().take(START).read_to_end(&mut start)?;
+    file.seek(SeekFrom::Start(file.metadata()?.len().saturating_sub(END)))?;
+    file.take(END).read_to_end(&mut end)?;
+    Ok((start, end))
+}
+
+/// Which file a path leads to, whatever it is called.
+#[derive(PartialEq)]
+struct Identity {
+    device: u64,
+    number: u64,
+}
+
+impl Identity {
+    fn of(path: &Path) -> Option<Self> {
+        use std::os::unix::fs::MetadataExt;
+        path.metadata().ok().map(|metadata| Self { device: metadata.dev(), number: metadata.ino() })
+    }
+}
+
+/// Where links lead, also where nothing is yet.
+fn target(path: &Path) -> Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..40 {
+        match fs::read_link(&path) {
+            Ok(link) => path = files::folder_of(&path).join(link),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(Failure::Usage(format!("{} is a link that leads round in a circle", path.display())).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_of_the_same_kind_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let new = |name: &str, kind, force| Output::new(&at(name), kind, force).map_err(|error| error.to_string());
+        fs::write(at("photo"), b"\x89PNG\r\n\x1a\n").unwrap();
+        fs::write(at("old.parquet"), b"PAR1... similiai.model ...PAR1").unwrap();
+        fs::write(at("payroll.parquet"), b"PAR1... name, salary ...PAR1").unwrap();
+        fs::write(at("page.html"), b"\n<!DOCTYPE html>").unwrap();
+        fs::write(at("notes.md"), "# Notes, é").unwrap();
+        fs::write(at(".env"), "TOKEN=1").unwrap();
+        fs::write(at("key"), "-----BEGIN OPENSSH PRIVATE KEY-----").unwrap();
+        fs::write(at("old"), "what it is cannot be told").unwrap();
+        fs::write(at("thesis.tex"), "\\documentclass{article}").unwrap();
+        fs::write(at("other.ndjson"), "{\"name\": 1}").unwrap();
+        fs::write(at("events.ndjson"), "{\"event\":\"started\"}").unwrap();
+        fs::write(at("empty.tex"), "").unwrap();
+        for (name, kind) in [
+            ("old.parquet", Kind::Embeddings),
+            ("new.parquet", Kind::Embeddings),
+            ("without-ending", Kind::Embeddings),
+            ("old", Kind::Embeddings),
+            ("old", Kind::Events),
+            ("empty.tex", Kind::Embeddings),
+            ("events.ndjson", Kind::Events),
+            ("page.html", Kind::Page),
+            ("notes.md", Kind::Summary),
+            ("new/page.html", Kind::Page),
+        ] {
+            assert!(new(name, kind, false).is_ok(), "{name}");
+        }
+        for (name, kind, said) in [
+            ("photo", Kind::Embeddings, "holds something else"),
+            (".env", Kind::Embeddings, "holds something else"),
+            ("key", Kind::Events, "holds something else"),
+            ("payroll.parquet", Kind::Embeddings, "holds something else"),
+            ("new.png", Kind::Embeddings, "another kind of file"),
+            ("new.HEIC", Kind::Page, "another kind of file"),
+            ("old.parquet", Kind::Page, "another kind of file"),
+            ("thesis.tex", Kind::Embeddings, "holds something else"),
+            ("thesis.tex", Kind::Page, "holds something else"),
+            ("other.ndjson", Kind::Events, "holds something else"),
+            ("package.json", Kind::Events, "another kind of file"),
+            ("photo", Kind::Summary, "holds something else"),
+            ("photo", Kind::Events, "holds something else"),
+        ] {
+            assert!(new(name, kind, false).unwrap_err().contains(said), "{name}");
+            assert!(new(name, kind, true).is_ok(), "{name}");
+        }
+        assert!(new("folder/", Kind::Page, true).unwrap_err().contains("name of a folder"));
+        assert!(new(".", Kind::Page, true).unwrap_err().contains("is a folder"));
+        assert!(new("no/such/page.html", Kind::Page, true).unwrap_err().contains("there is no folder"));
+    }
+
+    #[test]
+    fn links_and_pipes_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (link, to) in [("link", "real.html"), ("dangling", "fresh.html")] {
+            std::os::unix::fs::symlink(to, at(link)).unwrap();
+        }
+        fs::write(at("real.html"), "<html>").unwrap();
+        for (link, to) in [("link", "real.html"), ("dangling", "fresh.html")] {
+            Output::new(&at(link), Kind::Page, false).unwrap().write_bytes(b"<html>new").unwrap();
+            assert!(at(link).is_symlink());
+            assert_eq!(fs::read(at(to)).unwrap(), b"<html>new");
+        }
+        assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let path = at("pipe");
+            move || fs::read(path).unwrap()
+        });
+        Output::new(&at("pipe"), Kind::Page, false).unwrap().write_bytes(b"through").unwrap();
+        assert_eq!(reader.join().unwrap(), b"through");
+        Output::new(Path::new("/dev/null"), Kind::Embeddings, false).unwrap().write_bytes(b"away").unwrap();
+    }
+}

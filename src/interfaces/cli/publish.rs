@@ -1,0 +1,81 @@
+//! `similiai publish`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde_json::json;
+
+use super::asking::Trained;
+use super::{Session, Variation};
+use crate::base::files;
+use crate::retrieval::database::{Address, Published, publish};
+use crate::retrieval::embeddings::{self, Embeddings};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+The table has the columns id, path, label, label_name, split and embedding, and an HNSW index for Euclidean distances.
+All of it is written in one transaction: others see the old table until the new one is whole, and what is there already
+is not written again. A new table has the grants of the schema's default privileges.
+
+Examples:
+  similiai publish postgres://me@db.example/pictures              the password in PGPASSWORD
+  similiai publish postgres://me@db.example/pictures --gallery mine.parquet --table mine
+  similiai query photo.jpg --gallery postgres://me@db.example/pictures
+  psql postgres://me@db.example/pictures -c 'SELECT b.path FROM images a, images b WHERE a.id = 7
+    ORDER BY a.embedding <-> b.embedding LIMIT 6'")]
+pub struct Arguments {
+    /// The database, as postgres://USER@HOST/DATABASE
+    #[arg(value_name = "ADDRESS")]
+    address: String,
+    #[command(flatten)]
+    table: TableName,
+    /// The embeddings in this file of `similiai embed` (default: the pipeline's)
+    #[arg(long, value_name = "FILE", conflicts_with = "of")]
+    gallery: Option<PathBuf>,
+    /// The embeddings that this instance made (needed where there are several)
+    #[arg(long, value_name = "INSTANCE")]
+    of: Option<String>,
+    /// As JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+pub struct TableName {
+    /// The table in the database, with its schema or without
+    #[arg(long, value_name = "NAME", default_value = "images")]
+    table: String,
+}
+
+impl TableName {
+    pub fn at(&self, address: &str) -> Result<Address> {
+        Address::new(address, &self.table)
+    }
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let address = arguments.table.at(&arguments.address)?;
+    let (path, embeddings) = match &arguments.gallery {
+        Some(path) => (path.clone(), Embeddings::read_foreign(path)?),
+        None => {
+            let project = session.project(&Variation::default())?;
+            let (_, given) = Trained::given(&project, arguments.of.as_deref())?;
+            project.must_be_current(&given)?;
+            project.must_be_as_laid(&given, embeddings::FILE)?;
+            let path = given.folder.join(embeddings::FILE);
+            let embeddings = Embeddings::read(&path)?;
+            (path, embeddings)
+        }
+    };
+    let digest = files::digest(&path)?;
+    let rows = embeddings.len();
+    let published = publish(address.clone(), &embeddings, &digest, &session.screen.progress("publish"))?;
+    if arguments.json {
+        return session.print_json(&json!({"state": published, "rows": rows, "gallery": digest}));
+    }
+    session.screen.print(&match published {
+        Published::Written => format!("{rows} pictures in {address}"),
+        Published::Current => format!("{address} has these {rows} pictures already"),
+    });
+    Ok(())
+}

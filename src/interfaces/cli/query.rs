@@ -1,0 +1,395 @@
+//! `similiai query`
+
+mod draw;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use image::RgbImage;
+use maud::html;
+use serde::Serialize;
+
+use super::asking::{Trained, judge, must_exist, thumbnail, thumbnail_of};
+use super::output::{Kind, Output};
+use super::{Session, Variation, figures};
+use crate::base::failure::{Failure, Wrong};
+use crate::base::files;
+use crate::base::interrupt;
+use crate::base::text::{legible_name, legible_path};
+use crate::engine::cache::ResultFiles;
+use crate::engine::pipeline::Project;
+use crate::learning::images::{
+    Counted, Decoded, PassedOver, Wanted, decode_for, is_no_fault_of_it, read_from, read_picture,
+};
+use crate::retrieval::collection::{self, Search};
+#[cfg(feature = "cloud")]
+use crate::retrieval::database::Table;
+use crate::retrieval::embeddings::{self, Embeddings};
+use crate::retrieval::finder::{Answer, Asked, Finder, Wish};
+use crate::retrieval::search::Graph;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+The pictures are prepared and embedded as those that the network learned from. A distance is shown with the chance that
+a neighbour at that distance is of the query's class, fitted to pictures held out of the training. It promises too much for
+a query that was learned from, and says little of pictures unlike all that were.
+
+Examples:
+  similiai query photo.jpg                     the five nearest of the pipeline's pictures
+  similiai query --id 7 -k 10 --json           those of picture 7 of the pipeline, for programs
+  similiai query photo.jpg --in ~/Pictures     of your own pictures; the second time is quick
+  similiai query *.jpg --gallery mine.parquet  of pictures that `similiai embed` embedded
+  similiai query photo.jpg --gallery postgres://me@db/pictures --approximate --ef 100
+                                               of those that `similiai publish` wrote, by the index there")]
+pub struct Arguments {
+    /// Pictures: PNG, JPEG or WebP; - for standard input
+    #[arg(value_name = "IMAGE", required_unless_present = "ids")]
+    images: Vec<PathBuf>,
+    /// Pictures of the gallery, by their id; may stand more than once
+    #[arg(long = "id", value_name = "N")]
+    ids: Vec<usize>,
+    /// How many neighbours (default: 5, or all where there are fewer)
+    #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
+    k: Option<u32>,
+    /// Search the pictures below this folder; may stand more than once
+    #[arg(long = "in", value_name = "FOLDER")]
+    folders: Vec<PathBuf>,
+    /// Search the pictures in this file of `similiai embed`, or, at postgres://…, those of `similiai publish`
+    #[arg(long, value_name = "FILE|ADDRESS", conflicts_with = "folders")]
+    gallery: Option<PathBuf>,
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    table: super::publish::TableName,
+    /// Search the pipeline's pictures, embedded by this instance (needed where there are several)
+    #[arg(long, value_name = "INSTANCE")]
+    of: Option<String>,
+    /// Fold copies (resized, recompressed) of an answer into it
+    #[arg(long)]
+    distinct: bool,
+    /// Search by the pipeline's index instead of exactly; by this one, where there are several
+    #[arg(long, value_name = "INSTANCE", num_args = 0..=1, require_equals = true, conflicts_with = "folders")]
+    approximate: Option<Option<String>>,
+    /// Candidates that the index looks at (default: as the manifest says)
+    #[arg(long, value_name = "N", requires = "approximate")]
+    ef: Option<usize>,
+    /// As JSON on stdout, a line for each picture
+    #[arg(long)]
+    json: bool,
+    /// Write a page with the pictures to FILE
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Show that page (default FILE: reports/query.html)
+    #[arg(long)]
+    open: bool,
+    /// Write the page even over a file that is something else
+    #[arg(long, requires = "html")]
+    force: bool,
+}
+
+/// What the address of a database begins with.
+const DATABASES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// What is searched.
+struct Gallery {
+    finder: Finder,
+    graph: Option<Graph>,
+    /// What its paths name, where that is prepared already.
+    pictures: Option<ResultFiles>,
+    bad: Vec<String>,
+    passed_over: PassedOver,
+}
+
+/// A picture that is asked about.
+struct Question {
+    name: String,
+    vector: Vec<f32>,
+    id: Option<usize>,
+    /// To be shown beside the answer.
+    picture: Option<RgbImage>,
+}
+
+/// An answer for programs.
+#[derive(Serialize)]
+struct Row<'a> {
+    #[serde(flatten)]
+    answer: &'a Answer,
+    /// Pictures that cannot be read, in the folders searched and among the queries, each with the reason.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    bad: &'a [String],
+    /// In the folders searched.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    passed_over: &'a [Counted],
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let (page, search) = arguments.check(session)?;
+    let project = session.project(&Variation::default())?;
+    let trained = Trained::load(&project, arguments.of.as_deref())?;
+    let mut gallery = Gallery::open(session, arguments, &project, &trained, search)?;
+    let answers = gallery.answers(arguments, &trained).inspect_err(|_| {
+        // What cannot be read may be why.
+        if let Err(bad) = judge(&gallery.bad) {
+            tracing::warn!("{bad:#}");
+        }
+    })?;
+    let passed_over = gallery.passed_over.counted();
+    for (answer, picture) in &answers {
+        if arguments.json {
+            session.print_json(&Row { answer, bad: &gallery.bad, passed_over: &passed_over })?;
+        } else {
+            session.screen.print(&gallery.table(answer));
+            draw::strip(picture.as_ref(), &answer.results, |hit, side| gallery.thumbnail(hit.id, side));
+        }
+    }
+    if let Some(page) = page {
+        page.write_bytes(gallery.page(&answers)?.as_bytes())?;
+        tracing::info!("the page is {}", page.path().display());
+        if arguments.open
+            && let Err(error) = opener::open(page.path())
+        {
+            tracing::warn!("the page cannot be shown here ({error}); open it yourself");
+        }
+    }
+    judge(&gallery.bad)
+}
+
+impl Arguments {
+    /// Where a page is wanted, and what is in the folders.
+    fn check(&self, session: &Session) -> Result<(Option<Output>, Search)> {
+        let mut wrong = Wrong::default();
+        wrong.note(self.check_names())?;
+        let shown = self.open.then(|| files::folder_of(&session.manifest).join("reports/query.html"));
+        let page = self.html.clone().or(shown).map(|path| Output::new(&path, Kind::Page, self.force)).transpose();
+        let page = wrong.note(page)?.flatten();
+        let search = wrong.note(collection::find(&self.folders))?.unwrap_or_default();
+        if let Some(page) = &page {
+            let found = search.found.iter().map(|found| Path::new(&found.path));
+            let named = self.images.iter().chain(&self.gallery).map(PathBuf::as_path);
+            wrong.note(page.must_spare(session, found.chain(named)))?;
+        }
+        wrong.tell()?;
+        Ok((page, search))
+    }
+
+    /// What is named must be there, and standard input can be read once.
+    fn check_names(&self) -> Result<()> {
+        let from_stdin = self.images.iter().filter(|image| is_stdin(image)).count();
+        if from_stdin > 1 {
+            return Err(Failure::Usage("- stands for standard input, which can be read once".to_owned()).into());
+        }
+        let gallery = self.gallery.as_ref().filter(|_| self.database().is_none());
+        if gallery.is_some() && self.approximate.is_some() {
+            return Err(Failure::Usage("a file has no index: leave out --approximate".to_owned()).into());
+        }
+        must_exist(self.images.iter().filter(|image| !is_stdin(image)).chain(gallery))
+    }
+}
+
+impl Arguments {
+    /// With the digest of the file that it was published from.
+    #[cfg(feature = "cloud")]
+    fn published(&self, address: &str, trained: &Trained) -> Result<(Finder, String)> {
+        let ef = self.approximate.as_ref().map(|_| self.ef.unwrap_or(crate::retrieval::database::EF));
+        let table = Table::open(self.table.at(address)?, ef)?;
+        let digest = table.about.gallery.clone();
+        Ok((Finder::of_table(table, &trained.model.digest, trained.model.calibration.clone())?, digest))
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    fn published(&self, _: &str, _: &Trained) -> Result<(Finder, String)> {
+        Err(Failure::Usage("this build reaches no database (cargo build --features cloud)".to_owned()).into())
+    }
+
+    /// The address, where the gallery is a database.
+    fn database(&self) -> Option<&str> {
+        self.gallery.as_ref()?.to_str().filter(|gallery| DATABASES.iter().any(|scheme| gallery.starts_with(scheme)))
+    }
+}
+
+fn is_stdin(image: &Path) -> bool {
+    image == Path::new("-")
+}
+
+impl Gallery {
+    fn open(
+        session: &Session,
+        arguments: &Arguments,
+        project: &Project,
+        trained: &Trained,
+        search: Search,
+    ) -> Result<Self> {
+        let (mut pictures, mut bad, mut graph) = (None, Vec::new(), None);
+        let mut passed_over = PassedOver::default();
+        let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
+        if let Some(address) = arguments.database() {
+            let (finder, digest) = arguments.published(address, trained)?;
+            // Paths of a gallery of the pipeline's are those of its pictures.
+            let prepared = files::digest(&trained.given.folder.join(embeddings::FILE)).is_ok_and(|own| own == digest);
+            let pictures = prepared.then(|| trained.pictures(project)).transpose()?;
+            return Ok(Self { finder, graph: None, pictures, bad, passed_over });
+        }
+        let embeddings = if let Some(path) = &arguments.gallery {
+            let embeddings = Embeddings::read_foreign(path)?;
+            let name = path.display().to_string();
+            embeddings.must_be_of(&trained.model.digest, &name, &format!("run `similiai embed … -o {name}` again"))?;
+            embeddings.must_have(trained.model.configuration.dimension, &name)?;
+            embeddings
+        } else if own {
+            let collection = trained.embed(session, project, search)?;
+            if collection.embeddings.is_empty() {
+                judge(&collection.bad)?;
+            }
+            (bad, passed_over) = (collection.bad, collection.passed_over);
+            collection.embeddings
+        } else {
+            pictures = Some(trained.pictures(project)?);
+            if let Some(name) = &arguments.approximate {
+                graph = Some(trained.graph(project, name.as_deref())?);
+            }
+            trained.embeddings(project)?
+        };
+        let finder = Finder::new(embeddings, trained.model.calibration.clone())?;
+        Ok(Self { finder, graph, pictures, bad, passed_over })
+    }
+
+    /// The answer to each question, with the picture to show beside it.
+    fn answers(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<(Answer, Option<RgbImage>)>> {
+        let questions = self.questions(arguments, trained)?;
+        let ef = |graph: &Graph| arguments.ef.unwrap_or(graph.parameters().ef);
+        let wish = Wish {
+            k: arguments.k.map(|k| k as usize),
+            distinct: arguments.distinct,
+            graph: self.graph.as_ref().map(|graph| (graph, ef(graph))),
+            among: None,
+        };
+        let answer = |question: Question| {
+            let asked = Asked { name: question.name.clone(), vector: &question.vector, id: question.id };
+            Ok((self.finder.answer(&asked, &wish)?, question.picture))
+        };
+        questions.into_iter().map(answer).collect()
+    }
+
+    /// All that is asked; a picture that cannot be read goes to the bad ones.
+    fn questions(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<Question>> {
+        let mut questions = Vec::new();
+        let all = self.finder.embeddings.len();
+        let absent: Vec<String> = arguments.ids.iter().filter(|id| **id >= all).map(usize::to_string).collect();
+        if !absent.is_empty() {
+            let why = format!("there is no picture {}: ids go from 0 to {}", absent.join(", nor "), all - 1);
+            return Err(Failure::Usage(why).into());
+        }
+        for id in &arguments.ids {
+            let picture = self.thumbnail(*id, figures::SIDE).ok();
+            let vector = self.finder.vector(*id)?.into_owned();
+            questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
+        }
+        for path in &arguments.images {
+            interrupt::check()?;
+            match self.decoded(path, trained) {
+                Ok((name, id, decoded)) => {
+                    let vector = trained.model.embed(decoded.prepared.into_iter().chain(decoded.whole).collect())?;
+                    questions.push(Question { name, vector, id, picture: decoded.thumbnail });
+                }
+                Err(error) if is_no_fault_of_it(&error) => return Err(error),
+                Err(error) => self.bad.push(format!("{error:#}")),
+            }
+        }
+        Ok(questions)
+    }
+
+    /// A picture from anywhere, as it is now; its own row, if it has one, is no answer.
+    fn decoded(&self, path: &Path, trained: &Trained) -> Result<(String, Option<usize>, Decoded)> {
+        let (name, bytes) = if is_stdin(path) {
+            ("standard input".to_owned(), read_from(std::io::stdin().lock(), "standard input")?)
+        } else {
+            (path.display().to_string(), read_picture(path)?)
+        };
+        let (id, is_prepared) = self.place(path);
+        let preparation = (!is_prepared).then(|| trained.model.configuration.preparation.clone());
+        let wanted = Wanted { preparation, thumbnail: Some(figures::SIDE), whole: is_prepared };
+        let decoded = decode_for(&bytes, &name, &wanted)?;
+        Ok((name, id, decoded))
+    }
+
+    fn path(&self, id: usize) -> PathBuf {
+        let path = Path::new(&self.finder.embeddings.paths[id]);
+        self.pictures.as_ref().map_or(path.to_owned(), |pictures| pictures.folder.join(path))
+    }
+
+    /// A picture for people to look at: of the pipeline's, only what the embeddings are of.
+    fn thumbnail(&self, id: usize, side: u32) -> Result<RgbImage> {
+        let path = self.path(id);
+        let Some(pictures) = &self.pictures else { return thumbnail(&path, side) };
+        let bytes = pictures.read(&self.finder.embeddings.paths[id]);
+        let bytes = bytes.with_context(|| format!("{} is not as it was prepared", path.display()))?;
+        thumbnail_of(&bytes, &path.display().to_string(), side)
+    }
+
+    /// Where the gallery has this very file, and whether it is a prepared one.
+    fn place(&self, path: &Path) -> (Option<usize>, bool) {
+        let (Ok(path), paths) = (path.canonicalize(), &self.finder.embeddings.paths) else { return (None, false) };
+        if let Some(pictures) = &self.pictures {
+            let Ok(folder) = pictures.folder.canonicalize() else { return (None, false) };
+            let Ok(below) = path.strip_prefix(&folder) else { return (None, false) };
+            return (paths.iter().position(|other| Path::new(other) == below), true);
+        }
+        let same = |other: &String| {
+            let other = Path::new(other);
+            other.file_name() == path.file_name() && other.canonicalize().is_ok_and(|other| other == path)
+        };
+        (paths.iter().position(same), false)
+    }
+
+    fn table(&self, answer: &Answer) -> String {
+        let mut lines = vec![match answer.results.first() {
+            Some(best) if !answer.close => {
+                format!(
+                    "{}: no close match (the nearest is of its class with a chance of {:.0} %)",
+                    legible_name(&answer.query),
+                    100.0 * best.chance
+                )
+            }
+            Some(_) => legible_name(&answer.query),
+            None => format!("{}: there is no other picture in the gallery", legible_name(&answer.query)),
+        }];
+        let of = |pick: fn(&crate::retrieval::finder::Hit) -> &str| {
+            answer.results.iter().map(|hit| pick(hit).chars().count()).max()
+        };
+        let (class, split) = (of(|hit| &hit.label_name).unwrap_or(0), of(|hit| &hit.split).unwrap_or(0));
+        for hit in &answer.results {
+            let copies = match hit.copies.len() {
+                0 => String::new(),
+                count => format!("  (+{count} copies)"),
+            };
+            let columns = format!("{:>4}  {:.4}  {:>3.0} %  ", hit.rank, hit.distance, 100.0 * hit.chance);
+            let class = if class > 0 { format!("{:class$}  ", legible_name(&hit.label_name)) } else { String::new() };
+            let split = if split > 0 { format!("{:split$}  ", legible_name(&hit.split)) } else { String::new() };
+            lines.push(format!("{columns}{class}{split}{}{copies}", legible_path(&self.path(hit.id))));
+        }
+        lines.join("\n")
+    }
+
+    fn page(&self, answers: &[(Answer, Option<RgbImage>)]) -> Result<String> {
+        let rows = answers.iter().map(|(answer, picture)| -> Result<maud::Markup> {
+            let hits = answer.results.iter().map(|hit| -> Result<maud::Markup> {
+                let caption = [
+                    format!("{:.3} · {:.0} %", hit.distance, 100.0 * hit.chance),
+                    format!("{} {}", hit.label_name, hit.split).trim().to_owned(),
+                ];
+                Ok(figures::figure(self.thumbnail(hit.id, figures::SIDE), &hit.path, &caption))
+            });
+            let hits = hits.collect::<Result<Vec<_>>>()?;
+            Ok(html! {
+                h2 { (answer.query) @if !answer.close { span.soft { " no close match" } } }
+                div.row {
+                    @if let Some(picture) = picture { (figures::shown(picture, "query", &["the query".to_owned()])?) }
+                    @for hit in hits { (hit) }
+                }
+            })
+        });
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let about =
+            "Below each picture: its distance, and the chance by that distance that it is of the query's class.";
+        Ok(figures::page("Nearest pictures", about, html! { @for row in rows { (row) } }))
+    }
+}

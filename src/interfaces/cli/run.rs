@@ -1,0 +1,213 @@
+//! `similiai run`
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::account::{self, judge};
+use super::output::{Kind, Output};
+use super::{Session, Variation};
+use crate::base::failure::{Failure, Wrong};
+use crate::base::files;
+use crate::base::interrupt;
+use crate::base::text::legible_json;
+use crate::engine::cache::Elsewhere;
+use crate::engine::lock::{self, LockFile};
+use crate::engine::pipeline::{Event, Options, Project, Selection};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  similiai run all                            everything that is not cached
+  similiai run train --set train.epochs=5     one stage and what it needs, one parameter changed
+  similiai run all --profile seed --dry-run   what another profile would run, and why
+  similiai run all --locked                   reproduce what pipeline.lock says, or say what differs")]
+pub struct Arguments {
+    /// `all`, or instances of the manifest
+    #[arg(required = true, value_name = "INSTANCE")]
+    targets: Vec<String>,
+    #[command(flatten)]
+    variation: Variation,
+    /// Take what stands before S as it is
+    #[arg(long, value_name = "S")]
+    from: Option<String>,
+    /// Leave out what comes after S
+    #[arg(long, value_name = "S")]
+    until: Option<String>,
+    /// Run the instances named again, whatever the cache holds
+    #[arg(long)]
+    force: bool,
+    /// Say what would run, why, and how long it took last time; run nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// After a failure, go on with what does not depend on it
+    #[arg(long)]
+    keep_going: bool,
+    /// Run up to N independent instances side by side
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
+    /// Take from the cache only what pipeline.lock vouches for; fail unless every result is the locked one
+    #[arg(long, conflicts_with = "dry_run")]
+    locked: bool,
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    remote: super::remote::RemoteCache,
+    /// Make every result a second time in a scratch place, without the cache; fail unless both are the same
+    #[arg(long, conflicts_with = "dry_run")]
+    check_determinism: bool,
+    /// Read every file again, however it looks
+    #[arg(long)]
+    paranoid: bool,
+    /// Add a Markdown table of the run to FILE, such as $GITHUB_STEP_SUMMARY
+    #[arg(long, value_name = "FILE")]
+    summarize: Option<PathBuf>,
+    /// Write what happens to FILE, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// The same on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&arguments.variation)?;
+    let options = arguments.options(&project)?;
+    let mut wrong = Wrong::default();
+    for (path, kind) in [(&arguments.summarize, Kind::Summary), (&arguments.events, Kind::Events)] {
+        let Some(path) = path else { continue };
+        if let Some(output) = wrong.note(Output::new(path, kind, false))? {
+            wrong.note(output.must_spare::<&Path>(session, []))?;
+        }
+    }
+    wrong.tell()?;
+    let events = Events::open(arguments.events.as_deref())?;
+    let _guard = if arguments.dry_run { None } else { Some(project.store.lock()?) };
+    if arguments.paranoid {
+        project.store.distrust();
+    }
+    let width = project.manifest.instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
+    let screen = if arguments.json { session.screen.for_machines() } else { session.screen.clone() };
+    let heartbeat = screen.heartbeat();
+    let tell = |event: &Value| {
+        events.note(event);
+        if arguments.json {
+            session.screen.print_json(&event.to_string());
+        }
+    };
+    let observe = |event: Event| match event {
+        Event::Started(name) => {
+            heartbeat.started(name);
+            tell(&json!({"event": "started", "name": name}));
+        }
+        Event::Ended(report) => {
+            heartbeat.ended(&report.name);
+            tell(&json!({"event": "ended", "stage": report}));
+            if !arguments.json {
+                session.screen.print(&account::line(report, width));
+            }
+        }
+    };
+    let reports = project.run(&options, &screen, &observe)?;
+    tell(&json!({"event": "finished", "stages": reports}));
+    let noted = events.close();
+    if !arguments.json {
+        if let Some(estimate) = account::estimate(&reports) {
+            session.screen.print(&estimate);
+        }
+        if let Some(lock) = &options.lock {
+            session.screen.print(&account::compared(&reports, lock));
+        }
+    }
+    let summarized = match &arguments.summarize {
+        Some(path) => append(path, &account::summary(&reports, options.lock.as_ref())),
+        None => Ok(()),
+    };
+    judge(&reports)?;
+    noted.and(summarized)?;
+    if let Some(lock) = &options.lock {
+        let gone = lock.0.keys().find(|name| project.manifest.find(name).is_err());
+        if let Some(name) = gone {
+            let why = format!("`{name}` is in {}, but not in the manifest; run `similiai lock`", lock::FILE);
+            return Err(Failure::NotReproducible(why).into());
+        }
+    }
+    Ok(())
+}
+
+impl Arguments {
+    fn options(&self, project: &Project) -> Result<Options> {
+        let lock = match self.locked {
+            false => None,
+            true => {
+                let file = LockFile::read(&project.manifest.project)?.ok_or_else(|| {
+                    Failure::Usage(format!("there is no {}; make it with `similiai lock`", lock::FILE))
+                })?;
+                Some(file.profile(project.manifest.profile.as_deref()).map_err(Failure::NotReproducible)?.clone())
+            }
+        };
+        let (targets, from, until) = (self.targets.clone(), self.from.clone(), self.until.clone());
+        Ok(Options {
+            selection: Selection { targets, from, until },
+            force: self.force,
+            dry_run: self.dry_run,
+            keep_going: self.keep_going,
+            jobs: self.jobs.into(),
+            lock,
+            check_determinism: self.check_determinism,
+            elsewhere: self.elsewhere(project)?,
+        })
+    }
+}
+
+impl Arguments {
+    #[cfg(feature = "cloud")]
+    fn elsewhere(&self, project: &Project) -> Result<Option<Arc<dyn Elsewhere>>> {
+        self.remote.open(&project.manifest)
+    }
+
+    #[cfg(not(feature = "cloud"))]
+    fn elsewhere(&self, project: &Project) -> Result<Option<Arc<dyn Elsewhere>>> {
+        if project.manifest.cache.is_some() {
+            tracing::info!("the remote cache is not used: this build has none (cargo build --features cloud)");
+        }
+        Ok(None)
+    }
+}
+
+/// Where events go besides stdout; a failure to write is told at the end, once the work is done.
+struct Events(Option<Mutex<(File, std::io::Result<()>)>>);
+
+impl Events {
+    fn open(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self(None)) };
+        Ok(Self(Some(Mutex::new((files::create(path)?, Ok(()))))))
+    }
+
+    fn note(&self, event: &Value) {
+        if let Some(events) = &self.0 {
+            let (file, state) = &mut *events.lock().unwrap_or_else(PoisonError::into_inner);
+            let written = writeln!(file, "{}", legible_json(&event.to_string()));
+            if state.is_ok() {
+                *state = written;
+            }
+        }
+    }
+
+    fn close(self) -> Result<()> {
+        let Some(events) = self.0 else { return Ok(()) };
+        let (_, state) = events.into_inner().unwrap_or_else(PoisonError::into_inner);
+        state.context("cannot write the events")
+    }
+}
+
+fn append(path: &Path, text: &str) -> Result<()> {
+    let append =
+        || File::options().create(true).append(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    // Opening a pipe waits for whoever reads from it.
+    let written = if path.exists() && !path.is_file() { interrupt::while_waiting(append) } else { append() };
+    written.with_context(|| format!("cannot write {}", path.display()))
+}

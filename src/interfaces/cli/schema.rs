@@ -1,0 +1,81 @@
+//! `similiai schema`
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::Session;
+use crate::engine::stage::Kind;
+
+pub fn run(session: &Session) -> Result<()> {
+    session.screen.print(&serde_json::to_string_pretty(&schema(session.kinds))?);
+    Ok(())
+}
+
+/// JSON Schema of `pipeline.yaml`.
+pub fn schema(kinds: &[Kind]) -> Value {
+    let instances: Vec<Value> = kinds.iter().map(|kind| instance(kind, true)).collect();
+    let overlays: Vec<Value> = kinds.iter().map(|kind| instance(kind, false)).collect();
+    let seed = json!({"type": "integer", "minimum": 0, "description": "All random draws derive from it"});
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "pipeline.yaml",
+        "type": "object",
+        "required": ["version", "stages"],
+        "additionalProperties": false,
+        "properties": {
+            "version": {"const": 1},
+            "seed": seed,
+            "cache": {
+                "description": "Where results are shared with other machines",
+                "type": "object",
+                "required": ["remote"],
+                "additionalProperties": false,
+                "properties": {
+                    "remote": {"type": "string", "description": "An address such as s3://bucket/prefix, or a folder"},
+                    "mode": {"enum": ["off", "read-only", "read-write"], "default": "read-only"},
+                },
+            },
+            "stages": {
+                "description": "Instances of stages by name",
+                "type": "object",
+                "propertyNames": {"pattern": "^[A-Za-z0-9_-]+$", "not": {"const": "all"}},
+                "additionalProperties": {"anyOf": instances},
+            },
+            "profiles": {
+                "description": "Settings laid over those of the instances",
+                "type": "object",
+                "additionalProperties": {
+                    "type": "object",
+                    "properties": {"seed": seed},
+                    "additionalProperties": {"anyOf": overlays},
+                },
+            },
+        },
+    })
+}
+
+/// One that is complete, or what a profile lays over one.
+fn instance(kind: &Kind, complete: bool) -> Value {
+    let mut schema = (kind.schema)().to_value();
+    schema["description"] = kind.about.into();
+    schema["title"] = kind.name.into();
+    if let Some(fields) = schema.as_object_mut() {
+        fields.remove("$schema");
+        // Every parameter has a default.
+        fields.remove("required");
+    }
+    let names = json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true});
+    let own = [
+        ("uses", json!({"const": kind.name})),
+        ("needs", names),
+        ("out", json!({"type": "string", "description": "Where the files are laid; artifacts/<instance> by default"})),
+        ("seed", json!({"type": "integer", "minimum": 0})),
+    ];
+    for (name, value) in own {
+        schema["properties"][name] = value;
+    }
+    if complete {
+        schema["required"] = json!(["uses"]);
+    }
+    schema
+}

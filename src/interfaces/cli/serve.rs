@@ -1,0 +1,287 @@
+//! `similiai serve`
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use super::asking::{ONE, Trained};
+use super::{Session, Variation};
+use crate::base::failure::{Failure, Wrong};
+use crate::base::files;
+use crate::damaged;
+use crate::engine::cache::Store;
+use crate::engine::pipeline::Project;
+use crate::engine::stage::Gives;
+use crate::interfaces::serve::{Access, Drawn, Limits, Options, Shown, Source, Token, serve};
+use crate::learning::model;
+use crate::report::page;
+#[cfg(feature = "cloud")]
+use crate::retrieval::database::{Address, Table};
+use crate::retrieval::embeddings;
+use crate::retrieval::finder::Finder;
+use crate::retrieval::metrics::RESULTS;
+
+/// A token that is shorter can be guessed.
+const SHORTEST: usize = 16;
+
+/// What addresses of the server begin with: a proxy that takes a prefix away would make them others.
+const OWN: [&str; 4] = ["api", "report", "metrics", "healthz"];
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+The page shows the pictures that look like yours: choose, drop, paste or photograph one. Programs ask /api/search, as
+/api/openapi.json describes; /metrics is for Prometheus, /healthz for whoever watches. What a new run makes is shown
+without a restart. No picture is kept.
+
+Examples:
+  similiai serve --open                                    here, at http://127.0.0.1:8501
+  curl -F image=@photo.jpg 'http://127.0.0.1:8501/api/search?k=3'
+  SIMILIAI_TOKEN=… similiai serve --host 0.0.0.0           for others, who need the token
+                                                           (better behind a proxy that speaks HTTPS)
+  similiai serve --gallery postgres://me@db/pictures       many servers, one database (a build with the feature cloud)
+
+It ends with SIGINT or SIGTERM, once answers under way are given, with exit status 130 or 143.")]
+pub struct Arguments {
+    /// Name or address to listen on; others than this machine's own need --token
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 for any free one. The address is printed on stdout
+    #[arg(long, default_value_t = 8501)]
+    port: u16,
+    /// Show the page in the browser
+    #[arg(long)]
+    open: bool,
+    /// A secret of at least 16 characters that whoever asks must know
+    #[arg(long, value_name = "TOKEN", env = "SIMILIAI_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Answer anybody who can reach this server
+    #[arg(long, conflicts_with = "token")]
+    insecure: bool,
+    /// Another name of this server, as a proxy passes it on; may stand more than once
+    #[arg(long = "allow-host", value_name = "NAME")]
+    names: Vec<String>,
+    /// What addresses begin with where a proxy passes them on, such as /pictures
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
+    base_path: String,
+    /// Show the pictures embedded by this instance (needed where there are several)
+    #[arg(long, value_name = "INSTANCE")]
+    of: Option<String>,
+    /// Search in this database of `similiai publish`, at postgres://…, by the network of the pipeline here
+    #[cfg(feature = "cloud")]
+    #[arg(long, value_name = "ADDRESS")]
+    gallery: Option<String>,
+    #[cfg(feature = "cloud")]
+    #[command(flatten)]
+    table: super::publish::TableName,
+    /// By the index there, looking at so many candidates, instead of exactly
+    #[cfg(feature = "cloud")]
+    #[arg(long, value_name = "N", requires = "gallery")]
+    ef: Option<usize>,
+    /// Largest upload
+    #[arg(long, value_name = "SIZE", default_value = "20MB")]
+    max_upload: bytesize::ByteSize,
+    /// Largest picture, in millions of pixels; each takes up to 9 bytes for a moment
+    #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=120))]
+    max_megapixels: u64,
+}
+
+/// Begins anew with an allocator that gives back what a large picture took, rather than keep it for a next one. glibc
+/// hears of that only from the environment, before the program starts.
+pub fn begin_thriftily() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::os::unix::process::CommandExt;
+        const HOW: [(&str, &str); 3] =
+            [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "1000000"), ("MALLOC_TRIM_THRESHOLD_", "1000000")];
+        if HOW.iter().any(|(name, _)| std::env::var_os(name).is_none())
+            && let Ok(program) = std::env::current_exe()
+        {
+            let missing = HOW.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
+            // It comes back only if it failed, and then the server does without.
+            drop(std::process::Command::new(program).args(std::env::args_os().skip(1)).envs(missing).exec());
+        }
+    }
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let address = arguments.address()?;
+    let mut wrong = Wrong::default();
+    let access = arguments.access(address.ip(), &mut wrong);
+    let limits = wrong.note(arguments.limits())?;
+    wrong.tell()?;
+    let Some(limits) = limits else { return Ok(()) };
+    let project = session.project(&Variation::default())?;
+    // That nothing has been made yet is no reason not to wait for it; what can never be there is.
+    if let Err(error) = Trained::given(&project, arguments.of.as_deref())
+        && !matches!(error.downcast_ref(), Some(Failure::NotYet(_)))
+    {
+        return Err(error);
+    }
+    let source = Pipeline {
+        session,
+        of: arguments.of.as_deref(),
+        store: project.store,
+        #[cfg(feature = "cloud")]
+        published: arguments.published()?,
+    };
+    let (token, base) = (access.token.is_some(), access.base.clone());
+    serve(&source, Options { address, access, limits }, |address| {
+        let address = format!("http://{address}{base}/");
+        session.screen.print(&address);
+        tracing::info!("serving at {address}{}; Ctrl-C ends it", if token { " for those with the token" } else { "" });
+        if arguments.open
+            && let Err(error) = arguments.show(&address)
+        {
+            tracing::warn!("the page cannot be shown here ({error:#}); open it yourself");
+        }
+    })
+}
+
+impl Arguments {
+    fn address(&self) -> Result<SocketAddr> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let found = (host, self.port).to_socket_addrs().ok().and_then(|mut found| found.next());
+        found.ok_or_else(|| Failure::Usage(format!("--host {host} is neither an address nor a name known here")).into())
+    }
+
+    fn access(&self, address: IpAddr, wrong: &mut Wrong) -> Access {
+        // It must be able to stand in a header.
+        if let Some(token) = &self.token
+            && (token.len() < SHORTEST || !token.chars().all(|c| c.is_ascii_graphic()))
+        {
+            wrong.add(format!(
+                "a token needs at least {SHORTEST} characters, ASCII letters, digits or signs, such as \
+                 `openssl rand -hex 16` gives"
+            ));
+        }
+        let is_name =
+            |name: &&String| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-._".contains(c));
+        if let Some(name) = self.names.iter().find(|name| !is_name(name)) {
+            wrong.add(format!("--allow-host {name} is no bare name: leave out port and scheme"));
+        }
+        if !address.is_loopback() && self.token.is_none() && !self.insecure {
+            wrong.add(format!(
+                "{} can be reached by others: give them a --token, or let everybody in with --insecure",
+                self.host
+            ));
+        }
+        let own = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let name = (!own.contains(&address)).then_some(&self.host);
+        let hosts = self.names.iter().chain(name).map(|name| name.to_ascii_lowercase()).collect();
+        let base = self.base_path.trim_end_matches('/');
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+        let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
+        if !(base.is_empty() || base.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part))) {
+            wrong.add(format!("--base-path {} is no path such as /pictures", self.base_path));
+        }
+        if let Some(first) = base.split('/').nth(1).filter(|first| OWN.contains(first)) {
+            wrong.add(format!("--base-path {base} begins as an address of the server's own, /{first}; choose another"));
+        }
+        Access { hosts, token: self.token.as_deref().map(Token::new), base: base.to_owned() }
+    }
+
+    fn show(&self, address: &str) -> Result<()> {
+        let secret = self.token.iter().map(|token| ("token", token));
+        Ok(opener::open(reqwest::Url::parse_with_params(address, secret)?.as_str())?)
+    }
+
+    #[cfg(feature = "cloud")]
+    fn published(&self) -> Result<Option<Published>> {
+        let Some(address) = &self.gallery else { return Ok(None) };
+        let address = self.table.at(address)?;
+        Ok(Some(Published { watch: Table::open(address.clone(), None)?, address, ef: self.ef }))
+    }
+
+    fn limits(&self) -> Result<Limits> {
+        let bytes = usize::try_from(self.max_upload.as_u64()).ok().filter(|bytes| (1..=1 << 30).contains(bytes));
+        let bytes = bytes.ok_or_else(|| Failure::Usage("--max-upload is from 1 byte to 1 GiB".to_owned()))?;
+        Ok(Limits { bytes, pixels: self.max_megapixels * 1_000_000 })
+    }
+}
+
+/// What the pipeline made.
+struct Pipeline<'a> {
+    session: &'a Session,
+    of: Option<&'a str>,
+    store: Arc<Store>,
+    /// Where its vectors are, if not here.
+    #[cfg(feature = "cloud")]
+    published: Option<Published>,
+}
+
+/// A table, and what is known of its state.
+#[cfg(feature = "cloud")]
+struct Published {
+    address: Address,
+    ef: Option<usize>,
+    watch: Table,
+}
+
+/// The part of a report's results that is shown.
+#[derive(Deserialize)]
+struct Results {
+    map: Option<Drawn>,
+}
+
+impl Source for Pipeline<'_> {
+    fn version(&self) -> Result<String> {
+        let laid = self.store.laid_version()?;
+        #[cfg(feature = "cloud")]
+        if let Some(published) = &self.published {
+            return Ok(laid + &published.watch.version()?);
+        }
+        Ok(laid)
+    }
+
+    fn open(&self) -> Result<Shown> {
+        let project = self.session.project(&Variation::default())?;
+        let (network, given) = Trained::given(&project, self.of)?;
+        // Before they are read: what is replaced afterwards is another version.
+        project.must_be_current(&given)?;
+        project.must_be_as_laid(&network, model::FILE)?;
+        let digest = project.must_be_as_laid(&given, embeddings::FILE)?;
+        let trained = Trained::load(&project, self.of)?;
+        let own = digest.clone();
+        let (finder, digest) = self.gallery(&project, &trained, digest)?;
+        let is_own = digest == own;
+        let pictures = trained.pictures(&project)?;
+        let mut shown = Shown::new(trained.model, finder, digest, pictures)?;
+        if !is_own {
+            // The report and its map are of other pictures.
+            return Ok(shown);
+        }
+        match report(&project, trained.given.place).and_then(|(page, drawn)| Ok((page, shown.map(drawn)?))) {
+            Ok((page, map)) => (shown.report, shown.map) = (Some(page.into()), map),
+            Err(error) => tracing::debug!("no report is shown: {error:#}"),
+        }
+        Ok(shown)
+    }
+}
+
+impl Pipeline<'_> {
+    /// What is searched, and its digest: the pipeline's own embeddings, which have the one given, or a table.
+    fn gallery(&self, project: &Project, trained: &Trained, digest: String) -> Result<(Finder, String)> {
+        let calibration = trained.model.calibration.clone();
+        #[cfg(feature = "cloud")]
+        if let Some(Published { address, ef, .. }) = &self.published {
+            let table = Table::open(address.clone(), *ef)?;
+            let digest = table.about.gallery.clone();
+            return Ok((Finder::of_table(table, &trained.model.digest, calibration)?, digest));
+        }
+        Ok((Finder::new(trained.embeddings(project)?, calibration)?, digest))
+    }
+}
+
+/// The report of the embeddings at a place in the manifest: its page and its map.
+fn report(project: &Project, place: usize) -> Result<(Vec<u8>, Option<Drawn>)> {
+    let given = project.given(Gives::Figures, None, Some(place), ONE)?;
+    project.must_be_current(&given)?;
+    project.must_be_as_laid(&given, RESULTS)?;
+    let path = given.folder.join(RESULTS);
+    let results: Results =
+        serde_json::from_slice(&files::read(&path)?).map_err(|error| damaged!("{}: {error}", path.display()))?;
+    project.must_be_as_laid(&given, page::REPORT)?;
+    Ok((files::read(&given.folder.join(page::REPORT))?, results.map))
+}

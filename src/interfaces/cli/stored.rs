@@ -1,0 +1,36 @@
+//! Which stored result somebody means.
+
+use anyhow::Result;
+
+use crate::base::failure::Failure;
+use crate::engine::cache::Record;
+use crate::engine::pipeline::Project;
+
+/// That of an instance, or the one whose key or digest begins with `name`; it must be one that `fits`.
+pub fn find(project: &Project, name: &str, fits: &dyn Fn(&Record) -> bool) -> Result<Record> {
+    let store = &project.store;
+    let usage = |why: String| Err(Failure::Usage(why).into());
+    let is_instance = project.manifest.find(name).is_ok();
+    let laid = if is_instance { store.laid(name)? } else { None };
+    let matches = |record: &Record| match &laid {
+        Some(laid) => record.key == laid.key,
+        None => !is_instance && name.len() >= 4 && (record.key.starts_with(name) || record.digest.starts_with(name)),
+    };
+    let found: Vec<Record> = store.records()?.into_iter().filter(matches).collect();
+    let (fitting, others): (Vec<Record>, Vec<Record>) = found.into_iter().partition(fits);
+    match (fitting.as_slice(), others.as_slice()) {
+        ([record], _) => Ok(record.clone()),
+        ([], [other, ..]) => {
+            usage(format!("`{name}` is a result of stage `{}`, which has no figures", other.document.stage))
+        }
+        ([], []) if is_instance => usage(format!("`{name}` has no stored result; run `similiai run {name}`")),
+        ([], []) => {
+            let help = "name an instance, or at least 4 digits of a key or digest (`similiai explain INSTANCE`)";
+            usage(format!("there is no stored result `{name}`; {help}"))
+        }
+        (several, _) => {
+            let keys: Vec<&str> = several.iter().map(|record| &record.key[..12]).collect();
+            usage(format!("`{name}` may be any of {}; name a key", keys.join(", ")))
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! `similiai verify`
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::account::{self, judge};
+use super::{Session, Variation, duration};
+use crate::base::failure::{Failure, first_of};
+use crate::engine::cache::{Contents, Damage, Fault, Laid, Laying, Place, Reason};
+use crate::engine::lock::LockFile;
+use crate::engine::pipeline::{Event, Options, Project, Selection};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  similiai verify                   read every stored byte and every file laid
+  similiai verify --repair          and make again what is damaged, and only that
+  similiai verify --rerun           make every result again and compare with pipeline.lock, or with the stored one
+  similiai verify --rerun embed     the same for one instance")]
+pub struct Arguments {
+    #[command(flatten)]
+    variation: Variation,
+    /// Make what is damaged again
+    #[arg(long, conflicts_with = "rerun")]
+    repair: bool,
+    /// Make results again in a scratch place and compare; every one, or the instances named
+    #[arg(long, value_name = "INSTANCE", num_args = 0..)]
+    rerun: Option<Vec<String>>,
+    /// As JSON on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Files that are named of many.
+const SHOWN: usize = 5;
+
+/// Something damaged, and whose it is.
+struct Finding {
+    instance: Option<String>,
+    stage: String,
+    stored: bool,
+    files: Vec<(String, Fault)>,
+}
+
+pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
+    let project = session.project(&arguments.variation)?;
+    match &arguments.rerun {
+        Some(targets) => {
+            let _lock = project.store.lock()?;
+            rerun(session, &project, targets, arguments.json)
+        }
+        None if arguments.repair => {
+            let _lock = project.store.lock()?;
+            verify(session, &project, arguments)
+        }
+        None => {
+            let _lock = project.store.share()?;
+            verify(session, &project, arguments)
+        }
+    }
+}
+
+fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result<()> {
+    let bar = session.screen.progress("verify").bytes("reading", 0);
+    let mut damage = project.store.verify(|bytes| bar.inc(bytes))?;
+    drop(bar);
+    let findings = find(project, &mut damage)?;
+    let loose = damage.blobs.len();
+    if arguments.json {
+        let rows = findings.iter().map(|finding| {
+            let files = finding.files.iter().map(|(path, fault)| json!({"path": path, "fault": fault}));
+            json!({"instance": finding.instance, "stage": finding.stage, "stored": finding.stored,
+                   "files": files.collect::<Vec<_>>()})
+        });
+        let rows: Vec<_> = rows.collect();
+        session.print_json(&json!({
+            "files": damage.files, "bytes": damage.bytes, "damaged_files": damage.blobs, "damaged": rows,
+            "damaged_cache_files": damage.own, "unreadable": damage.unreadable,
+        }))?;
+    } else {
+        let size = indicatif::HumanBytes(damage.bytes);
+        session.screen.print(&format!("{} stored files, {size}: {loose} damaged", damage.files));
+        for path in &damage.own {
+            session.screen.print(&format!("{} is not as it was written", path.display()));
+        }
+        for finding in &findings {
+            for kind in [Fault::Missing, Fault::Altered] {
+                let files = finding.files.iter().filter(|(_, fault)| *fault == kind);
+                let files: Vec<String> = files.map(|(path, _)| path.clone()).collect();
+                if !files.is_empty() {
+                    let reason = if finding.stored { Reason::Stored(kind, files) } else { Reason::Laid(kind, files) };
+                    let whose = finding.instance.as_deref().unwrap_or("another result");
+                    session.screen.print(&format!("{whose} ({}): {reason}", finding.stage));
+                }
+            }
+        }
+    }
+    if findings.is_empty() && damage.is_none() {
+        return readable(&damage);
+    }
+    if arguments.repair {
+        return repair(session, project, &damage, &findings, arguments.json);
+    }
+    let message = "something is damaged; make it again with `similiai verify --repair`";
+    Err(Failure::Damaged(message.to_owned()).into())
+}
+
+fn find(project: &Project, damage: &mut Damage) -> Result<Vec<Finding>> {
+    let laid = project.store.all_laid()?;
+    let mut findings = Vec::new();
+    for (record, files) in &damage.results {
+        let instance = laid.iter().find(|(_, laid)| laid.key == record.key).map(|(name, _)| name.clone());
+        findings.push(Finding { instance, stage: record.document.stage.clone(), stored: true, files: files.clone() });
+    }
+    for (name, laid, contents) in with_contents(project, &laid) {
+        let files = project.store.verify_place(&place(project, name, laid), &contents, damage)?;
+        if !files.is_empty() {
+            let stage = project.store.record(&laid.key)?.map(|record| record.document.stage).unwrap_or_default();
+            findings.push(Finding { instance: Some(name.to_owned()), stage, stored: false, files });
+        }
+    }
+    Ok(findings)
+}
+
+fn place<'a>(project: &'a Project, name: &'a str, laid: &'a Laid) -> Place<'a> {
+    Place { instance: name, project: &project.manifest.project, out: &laid.out }
+}
+
+/// What lies somewhere, where its files are still known; by instance, those of other manifests too.
+fn with_contents<'a>(project: &Project, laid: &'a [(String, Laid)]) -> Vec<(&'a str, &'a Laid, Arc<Contents>)> {
+    let known = laid.iter().filter_map(|(name, laid)| Some((&**name, laid, project.store.contents(&laid.digest)?)));
+    known.collect()
+}
+
+fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Finding], json: bool) -> Result<()> {
+    let laid = project.store.all_laid()?;
+    let known = with_contents(project, &laid);
+    let places: Vec<_> = known.iter().map(|(name, laid, contents)| (place(project, name, laid), &**contents)).collect();
+    // Only what lies there now is made again, never what the manifest says today instead.
+    let instances = &project.manifest.instances;
+    let mut current: Vec<bool> = Vec::new();
+    for (assessment, instance) in project.assess()?.iter().zip(instances) {
+        let lies = laid.iter().find(|(name, _)| *name == instance.name).map(|(_, laid)| &laid.key);
+        // Without a key where something it needs is damaged.
+        let fits = assessment.key.as_ref().is_none_or(|key| Some(key) == lies);
+        current.push(lies.is_some() && fits && instance.needs.iter().all(|need| current[*need]));
+    }
+    let is_current = |name: &String| instances.iter().zip(&current).any(|(one, current)| one.name == *name && *current);
+    project.store.mend(damage, &places)?;
+    let (targets, others): (Vec<String>, Vec<String>) =
+        findings.iter().filter_map(|finding| finding.instance.clone()).partition(is_current);
+    for name in &others {
+        put_back(session, project, name)?;
+    }
+    let options = Options { selection: Selection { targets, ..Selection::default() }, jobs: 1, ..Options::default() };
+    let width = instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
+    let screen = if json { session.screen.for_machines() } else { session.screen.clone() };
+    let reports = project.run(&options, &screen, &|event| {
+        if let (Event::Ended(report), false) = (event, json) {
+            session.screen.print(&account::line(report, width));
+        }
+    })?;
+    judge(&reports)?;
+    let mut left = project.store.verify(|_| ())?;
+    if find(project, &mut left)?.is_empty() && left.is_none() {
+        return readable(&left);
+    }
+    Err(Failure::Damaged("something was damaged again while it was repaired; run this once more".to_owned()).into())
+}
+
+/// What was made with other parameters is put back from the store, or forgotten where the store has lost it.
+fn put_back(session: &Session, project: &Project, name: &str) -> Result<()> {
+    let Some(laid) = project.store.laid(name)? else { return Ok(()) };
+    let place = place(project, name, &laid);
+    let record = project.store.record(&laid.key)?;
+    let back = record.as_ref().map(|record| project.store.lay(&place, record, false)).transpose()?;
+    if !matches!(back, Some(Laying::Done(_))) {
+        project.store.forget_laid(name)?;
+        if record.is_some() {
+            project.store.remove_record(&laid.key)?;
+        }
+        let told = "its result was made with other parameters and is lost; run it again with them";
+        session.screen.print(&format!("{name}: {told}"));
+    }
+    Ok(())
+}
+
+/// What could not be read may be whole: that is another failure than damage.
+fn readable(damage: &Damage) -> Result<()> {
+    match damage.unreadable.len() {
+        0 => Ok(()),
+        count => bail!("{count} files cannot be read:{}", first_of(SHOWN, &damage.unreadable)),
+    }
+}
+
+fn rerun(session: &Session, project: &Project, targets: &[String], json: bool) -> Result<()> {
+    let manifest = &project.manifest;
+    let targets: Vec<usize> = match targets {
+        [] => (0..manifest.instances.len()).collect(),
+        names => names.iter().map(|name| manifest.find(name)).collect::<Result<_>>()?,
+    };
+    let file = LockFile::read(&manifest.project)?;
+    let lock = file.as_ref().and_then(|file| file.profile(manifest.profile.as_deref()).ok());
+    let against = if lock.is_some() { "as locked" } else { "as stored" };
+    let width = manifest.instances.iter().map(|instance| instance.name.len()).max().context("there is no stage")?;
+    let heartbeat = session.screen.heartbeat();
+    heartbeat.started("verify --rerun");
+    let reruns = project.rerun(&targets, lock, &session.screen, &|rerun| {
+        if !json {
+            let verdict = if rerun.difference.is_none() { "same" } else { "different" };
+            let time = duration(rerun.seconds);
+            session.screen.print(&format!("{:width$}  ran {time:6}  {verdict} {against}", rerun.name));
+        }
+    })?;
+    if json {
+        let rows = reruns
+            .iter()
+            .map(|rerun| json!({"name": rerun.name, "seconds": rerun.seconds, "difference": rerun.difference}));
+        session.print_json(&json!({"against": against, "stages": rows.collect::<Vec<_>>()}))?;
+    }
+    let told = reruns.iter().filter_map(|rerun| Some(format!("{}: {}", rerun.name, rerun.difference.as_ref()?)));
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { Ok(()) } else { Err(Failure::NotReproducible(told.join("\n")).into()) }
+}

@@ -1,0 +1,174 @@
+//! A server that is shown a picture and shows its nearest ones: a page for people, JSON for programs.
+
+mod api;
+mod connections;
+mod decoding;
+mod engine;
+mod guard;
+mod limits;
+mod map;
+mod openapi;
+mod page;
+mod problem;
+mod shown;
+mod state;
+mod telemetry;
+mod uploads;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::watch;
+
+use crate::base::failure::Failure;
+use crate::base::interrupt;
+
+pub use guard::{Access, Token};
+pub use limits::Limits;
+pub use map::Drawn;
+pub use problem::Problem;
+pub use shown::Shown;
+use state::State;
+pub use uploads::picture_of_form;
+
+/// Between two looks at whether there is something new to show.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+/// Looks that pass at most before what could not be shown is tried again.
+const MOST_RESTS: u32 = 16;
+/// Connections that wait to be accepted: a burst of them is not turned away by the system.
+const WAITING: u32 = 4096;
+/// For answers under way once the server is to end.
+const FAREWELL: Duration = Duration::from_secs(4);
+
+/// Where that comes from which is shown.
+pub trait Source {
+    /// Changes whenever [`Source::open`] would give something else.
+    fn version(&self) -> Result<String>;
+
+    /// # Errors
+    /// Said to whoever asks, until there is something to show.
+    fn open(&self) -> Result<Shown>;
+}
+
+pub struct Options {
+    pub address: SocketAddr,
+    pub access: Access,
+    pub limits: Limits,
+}
+
+/// Serves what `source` gives, now and whenever it changes, until a signal comes; `started` gets the address.
+pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketAddr)) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    // More open connections than the usual 1,024 files allow; where that is refused, fewer will do.
+    allow_files(2 * connections::MOST as u64);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores)
+        .max_blocking_threads(2 * cores + 2)
+        .enable_all()
+        .build()
+        .context("cannot start the server")?;
+    let Options { address, access, limits } = options;
+    let base = access.base.clone();
+    let state = State::new(limits, base.clone())?;
+    let listener = runtime.block_on(async { listen(address) }).map_err(|error| {
+        let mend = "choose another with --port, or --port 0 for any free one";
+        Failure::Usage(format!("cannot listen on {address}: {error}; {mend}"))
+    })?;
+    let address = listener.local_addr().context("the server has no address")?;
+    let mut watcher =
+        Watcher { source, state: &state, version: None, failed: None, resting: 0, trouble: String::new() };
+    watcher.look();
+    let (end, ending) = watch::channel(false);
+    let router = api::router(state.clone(), Arc::new(access))?;
+    let server = runtime.spawn(connections::serve(listener, router, state.telemetry.clone(), ending));
+    started(address);
+    let signal = loop {
+        std::thread::sleep(BETWEEN_LOOKS);
+        if let Some(signal) = interrupt::signal() {
+            break signal;
+        }
+        watcher.look();
+    };
+    tracing::info!("ending: no new requests, those under way have {} s", FAREWELL.as_secs());
+    end.send_replace(true);
+    let ended = runtime.block_on(async { tokio::time::timeout(FAREWELL, server).await });
+    if ended.is_err() {
+        tracing::warn!("some connections were still open");
+    }
+    runtime.shutdown_background();
+    Err(Failure::Ended(signal).into())
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING)
+}
+
+fn allow_files(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let current = limit.current.map(|current| current.max(most));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, ..limit }) {
+        tracing::debug!("the limit of open files stays as it is: {error}");
+    }
+}
+
+/// Keeps what is shown up to date.
+struct Watcher<'a> {
+    source: &'a dyn Source,
+    state: &'a State,
+    /// Of what is shown, if anything is.
+    version: Option<String>,
+    /// What could not be opened last: its version, and how many looks rest after a try.
+    failed: Option<(String, u32)>,
+    /// So many looks still rest.
+    resting: u32,
+    /// What was said last.
+    trouble: String,
+}
+
+impl Watcher<'_> {
+    fn look(&mut self) {
+        let opened = self.source.version().and_then(|version| {
+            let known = self.failed.as_ref().is_some_and(|(failed, _)| *failed == version);
+            self.resting = if known { self.resting.saturating_sub(1) } else { 0 };
+            if self.version.as_ref() == Some(&version) || self.resting > 0 {
+                return Ok(None);
+            }
+            let shown = self.source.open().inspect_err(|_| {
+                // The same again would mostly fail the same way.
+                let rest = self.failed.as_ref().filter(|_| known).map_or(1, |(_, rest)| (2 * rest).min(MOST_RESTS));
+                (self.resting, self.failed) = (rest, Some((version.clone(), rest)));
+            })?;
+            // What changed meanwhile may be half of the one and half of the other.
+            Ok((self.source.version()? == version).then_some((version, shown)))
+        });
+        match opened {
+            Ok(None) => {}
+            Ok(Some((version, shown))) => {
+                tracing::info!("{} pictures, model {}…", shown.finder.embeddings.len(), &shown.model.digest[..12]);
+                self.state.show(shown);
+                (self.version, self.trouble) = (Some(version), String::new());
+            }
+            Err(error) => {
+                let trouble = format!("{error:#}");
+                if trouble == self.trouble {
+                    return;
+                }
+                if self.version.is_none() {
+                    tracing::warn!("{trouble}");
+                    self.state.cannot_show(&trouble);
+                } else {
+                    tracing::info!("what was shown stays for now: {trouble}");
+                }
+                self.trouble = trouble;
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The one thread that embeds and searches: whoever waits together is embedded together, and all cores work for it.
+
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use image::RgbImage;
+use tokio::sync::{mpsc, oneshot};
+
+use super::limits::QUEUE;
+use super::map::Place;
+use super::problem::Problem;
+use super::shown::Shown;
+use super::telemetry::Telemetry;
+use crate::retrieval::finder::{Answer, Asked, Wish};
+
+/// Pictures that are embedded together: more would only make the first of them wait.
+const TOGETHER: usize = 4;
+
+pub struct Engine {
+    jobs: mpsc::Sender<Job>,
+}
+
+pub enum Question {
+    /// A picture of the gallery.
+    Id(usize),
+    /// A prepared picture.
+    Picture(RgbImage),
+}
+
+/// What one query wants.
+#[derive(Clone)]
+pub struct Wanted {
+    /// At most.
+    pub k: usize,
+    pub label_name: Option<String>,
+    pub split: Option<String>,
+}
+
+pub struct Found {
+    pub answer: Answer,
+    /// Of the query, and of each result.
+    pub places: Vec<Option<Place>>,
+    pub waited: Duration,
+    /// Together with the others.
+    pub embedding: Duration,
+    pub searching: Duration,
+}
+
+struct Job {
+    shown: Arc<Shown>,
+    question: Question,
+    wanted: Wanted,
+    since: Instant,
+    reply: oneshot::Sender<Result<Found, Problem>>,
+}
+
+impl Engine {
+    pub fn start(telemetry: Arc<Telemetry>) -> Result<Self> {
+        let (jobs, waiting) = mpsc::channel(QUEUE);
+        let thread = std::thread::Builder::new().name("engine".to_owned());
+        thread.spawn(move || work(waiting, &telemetry)).context("cannot start a thread")?;
+        Ok(Self { jobs })
+    }
+
+    pub async fn ask(&self, shown: Arc<Shown>, question: Question, wanted: Wanted) -> Result<Found, Problem> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Problem::internal(&anyhow!("the engine gave no answer"));
+        let job = Job { shown, question, wanted, since: Instant::now(), reply };
+        self.jobs.send(job).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+/// Until nobody can ask any more.
+fn work(mut waiting: mpsc::Receiver<Job>, telemetry: &Telemetry) {
+    while let Some(first) = waiting.blocking_recv() {
+        let mut jobs = vec![first];
+        while jobs.len() < TOGETHER
+            && let Ok(job) = waiting.try_recv()
+        {
+            jobs.push(job);
+        }
+        // Nobody waits any more for an answer to a connection that is closed.
+        jobs.retain(|job| !job.reply.is_closed());
+        while let Some(job) = jobs.first() {
+            let shown = job.shown.clone();
+            let (same, others) = jobs.into_iter().partition(|job: &Job| Arc::ptr_eq(&job.shown, &shown));
+            jobs = others;
+            // Whoever waits for a job that is lost in a panic is told so; the next ones go on.
+            if catch_unwind(AssertUnwindSafe(|| answer_all(&shown, same, telemetry))).is_err() {
+                tracing::error!("a search panicked");
+            }
+        }
+    }
+}
+
+fn answer_all(shown: &Shown, mut jobs: Vec<Job>, telemetry: &Telemetry) {
+    let start = Instant::now();
+    let pictures: Vec<RgbImage> = jobs.iter_mut().filter_map(|job| job.question.take_picture()).collect();
+    let together = pictures.len();
+    let embedded = if together > 0 { shown.model.embed(pictures) } else { Ok(Vec::new()) };
+    let embedding = if together > 0 { start.elapsed() } else { Duration::ZERO };
+    telemetry.embedded(together, embedding);
+    let embedded = match embedded {
+        Ok(embedded) => embedded,
+        Err(error) => return jobs.into_iter().for_each(|job| job.reply(Err(Problem::internal(&error)))),
+    };
+    let mut rows = embedded.chunks_exact(shown.finder.embeddings.dimension);
+    for job in jobs {
+        let searched = Instant::now();
+        let id = if let Question::Id(id) = job.question { Some(id) } else { None };
+        let vector = match id {
+            Some(id) => shown.finder.vector(id),
+            None => rows.next().map(Cow::Borrowed).ok_or_else(|| anyhow!("a picture has no embedding")),
+        };
+        let found = vector.map_err(|error| Problem::internal(&error)).and_then(|vector| {
+            let vector = &*vector;
+            let answer = search(shown, vector, id, &job.wanted)?;
+            let searching = searched.elapsed();
+            telemetry.searched(searching);
+            let (waited, embedding) = (start - job.since, if id.is_some() { Duration::ZERO } else { embedding });
+            Ok(Found { places: places(shown, vector, id, &answer)?, answer, waited, embedding, searching })
+        });
+        job.reply(found);
+    }
+}
+
+fn search(shown: &Shown, vector: &[f32], id: Option<usize>, wanted: &Wanted) -> Result<Answer, Problem> {
+    let Wanted { k, label_name, split } = wanted;
+    let among = shown.members(label_name.as_deref(), split.as_deref())?;
+    let among = (label_name.is_some() || split.is_some()).then_some(among);
+    let asked = Asked { name: String::new(), vector, id };
+    let mut wish = Wish { k: None, distinct: false, graph: None, among };
+    wish.k = Some(shown.finder.others(&asked, &wish).min(*k));
+    shown.finder.answer(&asked, &wish).map_err(|error| Problem::internal(&error))
+}
+
+/// On the map: of the query, and of each result.
+fn places(shown: &Shown, vector: &[f32], id: Option<usize>, answer: &Answer) -> Result<Vec<Option<Place>>, Problem> {
+    let Some(map) = &shown.map else { return Ok(vec![None; 1 + answer.results.len()]) };
+    let ids: Vec<usize> = answer.results.iter().map(|hit| hit.id).collect();
+    let rows = shown.finder.vectors(&ids).map_err(|error| Problem::internal(&error))?;
+    let results = rows.iter().zip(ids).map(|(row, id)| (&**row, Some(id)));
+    let pictures: Vec<_> = std::iter::once((vector, id)).chain(results).collect();
+    map.places(&pictures).map_err(|error| Problem::internal(&error))
+}
+
+impl Question {
+    fn take_picture(&mut self) -> Option<RgbImage> {
+        match self {
+            Self::Id(_) => None,
+            Self::Picture(picture) => Some(std::mem::take(picture)),
+        }
+    }
+}
+
+impl Job {
+    fn reply(self, found: Result<Found, Problem>) {
+        // Whoever asked may be gone.
+        drop(self.reply.send(found));
+    }
+}

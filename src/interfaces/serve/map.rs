@@ -1,0 +1,91 @@
+//! The report's map of test pictures, and where on it any other picture stands.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::retrieval::finder::Finder;
+use crate::retrieval::search::{Gallery, Neighbour, Query};
+
+/// Of these nearest pictures on the map, a picture's place is the mean, the nearer ones counting more.
+const NEAREST: usize = 5;
+
+/// A place on the map, each from 0 to 1; upwards is y.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Place {
+    x: f32,
+    y: f32,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Point {
+    /// Of a picture of the gallery
+    pub id: usize,
+    #[serde(flatten)]
+    pub place: Place,
+}
+
+/// As the report's results have it.
+#[derive(Deserialize)]
+pub struct Drawn {
+    pub method: String,
+    pub points: Vec<Point>,
+}
+
+pub struct Map {
+    pub method: String,
+    pub points: BTreeMap<usize, Place>,
+    /// The embeddings of those on it.
+    gallery: Gallery<'static>,
+}
+
+impl Map {
+    /// # Errors
+    /// If it names pictures that `finder` does not have.
+    pub fn new(drawn: Drawn, finder: &Finder) -> Result<Self> {
+        let points: BTreeMap<usize, Place> = drawn.points.iter().map(|point| (point.id, point.place)).collect();
+        let all = finder.embeddings.len();
+        ensure!(points.keys().all(|id| *id < all), "the map is of another gallery");
+        let ids: Vec<usize> = points.keys().copied().collect();
+        let rows = finder.vectors(&ids)?.iter().flat_map(|row| row.iter()).copied().collect::<Vec<f32>>();
+        let gallery = Gallery::with_ids(finder.embeddings.dimension, ids, rows.into())?;
+        Ok(Self { method: drawn.method, points, gallery })
+    }
+
+    /// Where each picture stands, by its vector and, if it is of the gallery, its id.
+    pub fn places(&self, pictures: &[(&[f32], Option<usize>)]) -> Result<Vec<Option<Place>>> {
+        let known = |id: &Option<usize>| id.and_then(|id| self.points.get(&id)).copied();
+        let others = pictures.iter().filter(|(_, id)| known(id).is_none());
+        let queries: Vec<Query> = others.map(|(vector, _)| Query::nearest(vector, NEAREST)).collect();
+        let near = |found: Vec<Neighbour>| {
+            let near = found.iter().filter_map(|it| Some((*self.points.get(&it.id)?, it.distance)));
+            mean(&near.collect::<Vec<_>>())
+        };
+        let mut found = self.gallery.search(&queries)?.into_iter().map(near);
+        Ok(pictures.iter().map(|(_, id)| known(id).or_else(|| found.next().flatten())).collect())
+    }
+}
+
+/// Weighted by the inverse of the squared distances.
+fn mean(near: &[(Place, f32)]) -> Option<Place> {
+    let weight = |distance: f32| 1.0 / distance.powi(2).max(1e-12);
+    let all: f32 = near.iter().map(|(_, distance)| weight(*distance)).sum();
+    let along = |pick: fn(&Place) -> f32| near.iter().map(|(at, far)| weight(*far) * pick(at)).sum::<f32>() / all;
+    (!near.is_empty()).then(|| Place { x: along(|at| at.x), y: along(|at| at.y) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_between_the_nearest_and_nearer_to_the_nearer() {
+        let at = |x, y| Place { x, y };
+        assert_eq!(mean(&[]), None);
+        assert_eq!(mean(&[(at(0.2, 0.4), 0.0), (at(0.9, 0.9), 1.0)]), Some(at(0.2, 0.4)));
+        let Place { x, y } = mean(&[(at(0.0, 1.0), 0.5), (at(1.0, 0.0), 1.0)]).unwrap();
+        assert!((x - 0.2).abs() < 1e-6 && (y - 0.8).abs() < 1e-6, "{x} {y}");
+    }
+}

@@ -1,0 +1,100 @@
+//! What is shown: one network and the gallery that it embedded, never a mixture of two.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use axum::body::Bytes;
+
+use super::map::{Drawn, Map};
+use super::page::tag;
+use super::problem::Problem;
+use crate::engine::cache::ResultFiles;
+use crate::learning::listing::Side;
+use crate::learning::model::Model;
+use crate::retrieval::finder::Finder;
+
+pub struct Shown {
+    pub model: Model,
+    pub finder: Finder,
+    /// BLAKE3 of the file of embeddings.
+    pub digest: String,
+    pub pictures: ResultFiles,
+    pub map: Option<Map>,
+    pub report: Option<Report>,
+    /// What addresses of its pictures begin with.
+    pub base: String,
+    /// In the order of their labels.
+    pub classes: Vec<String>,
+    /// Ids by class and split; a name that is empty stands for all.
+    members: BTreeMap<(String, String), Vec<usize>>,
+}
+
+/// The report's page.
+pub struct Report {
+    pub page: Bytes,
+    pub tag: String,
+}
+
+impl From<Vec<u8>> for Report {
+    fn from(page: Vec<u8>) -> Self {
+        Self { tag: tag(&page), page: page.into() }
+    }
+}
+
+impl Shown {
+    /// `finder`: a gallery that `model` embedded; `digest`: of the file of embeddings that it comes from.
+    pub fn new(model: Model, finder: Finder, digest: String, pictures: ResultFiles) -> Result<Self> {
+        let embeddings = &finder.embeddings;
+        let mut classes = BTreeMap::new();
+        let mut members: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
+        for (id, label) in embeddings.labels.iter().enumerate() {
+            let (class, split) = (&embeddings.label_names[id], &embeddings.splits[id]);
+            if !class.is_empty() {
+                classes.insert(*label, class.clone());
+            }
+            let of = [(class.as_str(), split.as_str()), (class, ""), ("", split), ("", "")];
+            for (class, split) in BTreeSet::from(of) {
+                members.entry((class.to_owned(), split.to_owned())).or_default().push(id);
+            }
+        }
+        let classes = classes.into_values().collect();
+        Ok(Self { model, finder, digest, pictures, map: None, report: None, base: String::new(), classes, members })
+    }
+
+    /// A report's map, with these embeddings.
+    ///
+    /// # Errors
+    /// If it is of other ones.
+    pub fn map(&self, drawn: Option<Drawn>) -> Result<Option<Map>> {
+        drawn.map(|drawn| Map::new(drawn, &self.finder)).transpose()
+    }
+
+    pub fn splits(&self) -> Vec<&str> {
+        let all = self.members.keys().filter(|(class, split)| class.is_empty() && !split.is_empty());
+        all.map(|(_, split)| split.as_str()).collect()
+    }
+
+    /// The ids of a class, a split or both, in rising order.
+    ///
+    /// # Errors
+    /// If the gallery has no such class or split.
+    pub fn members(&self, class: Option<&str>, split: Option<&str>) -> Result<&[usize], Problem> {
+        let (class, split) = (class.unwrap_or_default(), split.unwrap_or_default());
+        if !class.is_empty() && !self.classes.iter().any(|other| other == class) {
+            return Err(Problem::missing(format!("the gallery has no class `{class}`: {}", self.classes.join(", "))));
+        }
+        if !split.is_empty() && !self.splits().contains(&split) {
+            return Err(Problem::missing(format!("the gallery has no split `{split}`: {}", self.splits().join(", "))));
+        }
+        Ok(self.members.get(&(class.to_owned(), split.to_owned())).map_or(&[], Vec::as_slice))
+    }
+
+    /// To try it with: the first picture of each class, one that was not learned from if there is one.
+    pub fn samples(&self) -> Vec<usize> {
+        let first = |class: &String| {
+            let of = |split: &str| self.members.get(&(class.clone(), split.to_owned()))?.first().copied();
+            of(Side::Test.name()).or_else(|| of(""))
+        };
+        self.classes.iter().filter_map(first).collect()
+    }
+}

@@ -1,0 +1,184 @@
+//! What was passed over while pictures were looked for: counted by reason, with the first of each.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::base::text::legible_name;
+
+/// Pictures whose endings are known, and which are not read here.
+const KINDS: [(&str, &[&str]); 11] = [
+    ("HEIC", &["heic", "heif", "hif"]),
+    ("AVIF", &["avif"]),
+    ("TIFF", &["tif", "tiff"]),
+    ("GIF", &["gif"]),
+    ("BMP", &["bmp", "dib"]),
+    ("JPEG XL", &["jxl"]),
+    ("JPEG 2000", &["jp2", "j2k", "jpf"]),
+    ("SVG", &["svg", "svgz"]),
+    ("Photoshop", &["psd", "psb"]),
+    ("icon", &["ico"]),
+    (
+        "raw",
+        &[
+            "raw", "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "sr2", "orf", "rw2", "raf", "pef", "srw", "3fr",
+            "x3f",
+        ],
+    ),
+];
+
+/// Why something is passed over.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// A kind of picture that is not read here.
+    Kind(&'static str),
+    /// A link to a folder: it might lead round in a circle.
+    LinkedFolder,
+    NotUnicode,
+    /// A pipe, a socket or a device.
+    Special,
+    /// Its name begins with a dot.
+    Hidden,
+    /// Not where the pictures of a class are.
+    Misplaced,
+    /// A folder within that of a class.
+    Subfolder,
+    /// A class of which no picture is read.
+    EmptyClass,
+    /// Nothing that the name of a picture ends with.
+    NoPicture,
+    /// It should be read, but cannot be.
+    Unreadable(String),
+}
+
+impl Why {
+    /// For a file by its name, which is not that of a picture read here.
+    pub fn of_name(path: &Path) -> Self {
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let kind = KINDS.iter().find(|(_, endings)| endings.contains(&ending.as_str()));
+        kind.map_or(Self::NoPicture, |(name, _)| Self::Kind(name))
+    }
+
+    /// Whether people would expect it to be read.
+    fn is_expected(&self) -> bool {
+        !matches!(self, Self::NoPicture | Self::Hidden)
+    }
+
+    /// What it is that is passed over: one, and several.
+    fn things(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::LinkedFolder | Self::Subfolder | Self::EmptyClass => ("folder", "folders"),
+            Self::Hidden => ("hidden file or folder", "hidden files or folders"),
+            _ => ("file", "files"),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Kind(_) => "kind",
+            Self::LinkedFolder => "linked-folder",
+            Self::NotUnicode => "not-unicode",
+            Self::Special => "special",
+            Self::Hidden => "hidden",
+            Self::Misplaced => "misplaced",
+            Self::Subfolder => "subfolder",
+            Self::EmptyClass => "empty-class",
+            Self::NoPicture => "no-picture",
+            Self::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kind(kind) => write!(f, "{kind} pictures are not read here; convert them to JPEG or PNG"),
+            Self::LinkedFolder => f.write_str("links to folders are not followed; name the folder itself"),
+            Self::NotUnicode => f.write_str("its name is not valid Unicode"),
+            Self::Special => f.write_str("it is a pipe, a socket or a device"),
+            Self::Hidden => f.write_str("its name begins with a dot"),
+            Self::Misplaced => f.write_str("it is not at <class>/<picture>"),
+            Self::Subfolder => f.write_str("folders within the folder of a class are not read"),
+            Self::EmptyClass => f.write_str("the class has no picture that is read here"),
+            Self::NoPicture => f.write_str("its name does not end as that of a picture"),
+            Self::Unreadable(why) => f.write_str(why),
+        }
+    }
+}
+
+/// All that was passed over, by reason, in the order of its discovery.
+#[derive(Debug, Default, Clone)]
+pub struct PassedOver(BTreeMap<Why, Vec<String>>);
+
+/// One reason, for programs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Counted {
+    pub reason: &'static str,
+    pub text: String,
+    pub count: usize,
+    pub first: String,
+}
+
+impl PassedOver {
+    pub fn add(&mut self, path: &Path, why: Why) {
+        self.0.entry(why).or_default().push(path.display().to_string());
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn append(&mut self, others: Self) {
+        others.0.into_iter().for_each(|(why, mut names)| self.0.entry(why).or_default().append(&mut names));
+    }
+
+    /// By path.
+    pub fn each(&self) -> Vec<(&str, &Why)> {
+        let mut all: Vec<_> =
+            self.0.iter().flat_map(|(why, paths)| paths.iter().map(move |path| (&**path, why))).collect();
+        all.sort_unstable();
+        all
+    }
+
+    pub fn counted(&self) -> Vec<Counted> {
+        let one = |(why, paths): (&Why, &Vec<String>)| Counted {
+            reason: why.name(),
+            text: why.to_string(),
+            count: paths.len(),
+            first: legible_name(&paths[0]),
+        };
+        self.0.iter().map(one).collect()
+    }
+
+    /// Tells people, a line for each reason.
+    pub fn tell(&self) {
+        for (why, paths) in &self.0 {
+            let (one, several) = why.things();
+            let things = match paths.len() {
+                1 => format!("1 {one} is"),
+                count => format!("{count} {several} are"),
+            };
+            let line = format!("{things} passed over, such as {}: {why}", legible_name(&paths[0]));
+            if why.is_expected() { tracing::warn!("{line}") } else { tracing::info!("{line}") }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_told_by_their_endings_and_counted() {
+        let mut all = PassedOver::default();
+        for name in ["b/IMG_2.HEIC", "b/IMG_1.heif", "b/notes.txt", "b/c.CR3"] {
+            all.add(Path::new(name), Why::of_name(Path::new(name)));
+        }
+        let counts: Vec<_> = all.counted().iter().map(|it| (it.reason, it.count, it.first.clone())).collect();
+        let expected = [("kind", 2, "b/IMG_2.HEIC"), ("kind", 1, "b/c.CR3"), ("no-picture", 1, "b/notes.txt")];
+        assert_eq!(counts, expected.map(|(reason, count, first)| (reason, count, first.to_owned())));
+        assert_eq!(all.each()[0].0, "b/IMG_1.heif");
+    }
+}

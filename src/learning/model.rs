@@ -1,0 +1,374 @@
+//! The networks, and a trained one saved together with its configuration.
+
+mod networks;
+mod views;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use dfdx::nn::SaveToSafetensors;
+use image::RgbImage;
+use rayon::prelude::*;
+use safetensors::SafeTensors;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use networks::{
+    DIMENSION, Network, Original, Residual, Residual48, Residual64, ResidualDeep, load_parameters, parameters,
+    set_parameters,
+};
+pub use views::View;
+
+use crate::base::files;
+use crate::damaged;
+use crate::learning::calibration::Calibration;
+use crate::learning::images::Preparation;
+use crate::learning::nn::{Buffer, FeatureMap, normalize};
+use crate::retrieval::embeddings;
+
+/// The file of a trained network.
+pub const FILE: &str = "model.safetensors";
+
+const METADATA_KEY: &str = "similiai";
+/// Pixels by which a picture is moved for its views.
+pub const MOST_SHIFT: usize = 8;
+/// Images embedded at a time: bounds the memory of feature maps.
+const BATCH: usize = 64;
+/// Of a model's file; networks here have a few megabytes.
+const MOST_BYTES: u64 = 1 << 30;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkName {
+    /// The original project's.
+    Original,
+    /// The default: small, residual, pre-activation, with 32, 64 and 128 channels.
+    Residual,
+    /// The same with 48, 96 and 192 channels.
+    #[serde(rename = "residual-48")]
+    Residual48,
+    /// The same with 64, 128 and 256 channels.
+    #[serde(rename = "residual-64")]
+    Residual64,
+    /// 64, 128 and 256 channels, and a fourth block of 256.
+    #[serde(rename = "residual-deep")]
+    ResidualDeep,
+}
+
+/// All that is needed to embed an image as in training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Configuration {
+    pub network: NetworkName,
+    pub dimension: usize,
+    /// Whether embeddings are scaled to length 1.
+    pub normalize: bool,
+    /// An embedding is the mean over the picture and its mirror image …
+    pub mirrored: bool,
+    /// … each in its place and moved by so many pixels to the four sides.
+    pub shift: usize,
+    /// From any picture to those learned from, which are prepared already …
+    pub preparation: Preparation,
+    /// … and from those to the network's input.
+    pub preprocessing: Preprocessing,
+}
+
+/// What stands in a model's metadata.
+#[derive(Serialize, Deserialize)]
+struct About {
+    #[serde(flatten)]
+    configuration: Configuration,
+    calibration: Calibration,
+    provenance: BTreeMap<String, String>,
+}
+
+/// From an RGB image to the network's input.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Preprocessing {
+    /// Side of the square input, in pixels; larger images are averaged down.
+    pub side: usize,
+    /// A value v of 0 to 1 enters as (v − mean) / deviation.
+    pub mean: f32,
+    pub deviation: f32,
+}
+
+impl NetworkName {
+    pub fn preprocessing(self) -> Preprocessing {
+        let (side, mean, deviation) = match self {
+            Self::Original => (64, 0.0, 1.0),
+            _ => (32, 0.5, 0.25),
+        };
+        Preprocessing { side, mean, deviation }
+    }
+}
+
+impl Configuration {
+    /// Embeds images that [fit](Preprocessing::fit) by batches: (images, [`DIMENSION`]).
+    pub fn embed<N: Network>(&self, network: &N, images: &[RgbImage]) -> Vec<f32> {
+        let views = View::all(self.shift, self.mirrored);
+        let embed = |images: &[RgbImage]| {
+            let batch = self.preprocessing.batch((images.len(), views.len()), |place, to| {
+                let mut plain = vec![0.0; to.len() / views.len()];
+                self.preprocessing.apply(&images[place], &mut plain);
+                for (view, to) in views.iter().zip(to.chunks_exact_mut(plain.len())) {
+                    view.show(&plain, to, self.preprocessing.side);
+                }
+            });
+            let mut rows = network.infer(batch.into());
+            if self.normalize {
+                normalize(&mut rows, DIMENSION);
+            }
+            let mean = |views_of: &[f32]| -> Vec<f32> {
+                let sum = |i: usize| views_of.iter().skip(i).step_by(DIMENSION).sum::<f32>();
+                (0..DIMENSION).map(|i| sum(i) / views.len() as f32).collect()
+            };
+            let mut means: Vec<f32> = rows.chunks_exact(views.len() * DIMENSION).flat_map(mean).collect();
+            if self.normalize {
+                normalize(&mut means, DIMENSION);
+            }
+            means
+        };
+        images.chunks((BATCH / views.len()).max(1)).flat_map(embed).collect()
+    }
+}
+
+impl Preprocessing {
+    /// A square image whose side is a multiple of the input's, as [`Preprocessing::apply`] wants it.
+    pub fn fit(&self, image: RgbImage) -> RgbImage {
+        let (side, (width, height)) = (self.side as u32, image.dimensions());
+        if width == height && width % side == 0 {
+            return image;
+        }
+        image::imageops::resize(&image, side, side, image::imageops::FilterType::Triangle)
+    }
+
+    /// Blocks of pixels averaged to (side, side, 3) values.
+    pub fn apply(&self, image: &RgbImage, to: &mut [f32]) {
+        let block = image.width() as usize / self.side;
+        let line = image.width() as usize * 3;
+        let scale = 1.0 / (255.0 * (block * block) as f32);
+        let mut sums = vec![0u32; self.side * 3];
+        for (rows, to) in image.as_raw().chunks_exact(block * line).zip(to.chunks_exact_mut(self.side * 3)) {
+            sums.fill(0);
+            for row in rows.chunks_exact(line) {
+                for (sums, pixels) in sums.chunks_exact_mut(3).zip(row.chunks_exact(block * 3)) {
+                    for pixel in pixels.chunks_exact(3) {
+                        sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += u32::from(*value));
+                    }
+                }
+            }
+            let value = |sum: &u32| (*sum as f32 * scale - self.mean) / self.deviation;
+            to.iter_mut().zip(&sums).for_each(|(to, sum)| *to = value(sum));
+        }
+    }
+
+    /// (images · views, side, side, 3), all views of an image filled in by `each`.
+    pub fn batch(&self, (images, views): (usize, usize), each: impl Fn(usize, &mut [f32]) + Sync) -> FeatureMap {
+        let image = views * self.side * self.side * 3;
+        let mut values = Buffer::stale(images * image);
+        values.par_chunks_mut(image).enumerate().for_each(|(place, to)| each(place, to));
+        FeatureMap::new((images * views, self.side, self.side, 3), values)
+    }
+}
+
+/// A network of any kind.
+trait Embed: Send + Sync {
+    fn embed(&self, configuration: &Configuration, images: &[RgbImage]) -> Vec<f32>;
+}
+
+impl<N: Network> Embed for N {
+    fn embed(&self, configuration: &Configuration, images: &[RgbImage]) -> Vec<f32> {
+        configuration.embed(self, images)
+    }
+}
+
+/// A trained network.
+pub struct Model {
+    pub configuration: Configuration,
+    /// What its distances mean.
+    pub calibration: Calibration,
+    /// BLAKE3 of the file it came from.
+    pub digest: String,
+    /// How the file is called in messages.
+    name: String,
+    network: Box<dyn Embed>,
+}
+
+impl Model {
+    /// The network in the file at `path`.
+    ///
+    /// # Errors
+    /// If it is not one that training here could have made: whoever wrote it may be anybody.
+    pub fn load(path: &Path) -> Result<Self> {
+        if path.is_file() && files::length(path)? > MOST_BYTES {
+            return Err(damaged!("{} is no model: it has more than {} MiB", path.display(), MOST_BYTES >> 20));
+        }
+        Self::parse(&files::read(path)?, path)
+    }
+
+    /// The same, if its BLAKE3 is `digest`.
+    pub fn load_as(path: &Path, digest: &str) -> Result<Self> {
+        let model = Self::load(path)?;
+        if model.digest == digest { Ok(model) } else { Err(damaged!("{} changed while it was read", path.display())) }
+    }
+
+    fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
+        let (_, metadata) =
+            SafeTensors::read_metadata(bytes).map_err(|error| damaged!("{} is no model: {error}", path.display()))?;
+        let text = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
+        let text = text.ok_or_else(|| damaged!("{} does not say which network it holds", path.display()))?;
+        let About { configuration, calibration, .. } = serde_json::from_str(text)
+            .map_err(|error| damaged!("{}: its configuration is damaged: {error}", path.display()))?;
+        let wrong =
+            |what: &str| damaged!("{}: its configuration is not one that training makes: {what}", path.display());
+        if let Err((field, message)) = configuration.preparation.check() {
+            return Err(wrong(&format!("preparation.{field} {message}")));
+        }
+        if configuration.shift > MOST_SHIFT {
+            return Err(wrong(&format!("shift must be 0 to {MOST_SHIFT}")));
+        }
+        if !calibration.is_sound() {
+            return Err(wrong("its calibration must fall from a chance of at most 1 to one of at least 0"));
+        }
+        let known = (DIMENSION, configuration.network.preprocessing());
+        if (configuration.dimension, configuration.preprocessing.clone()) != known {
+            return Err(damaged!("{}: its configuration is not one that its network has", path.display()));
+        }
+        let network = configuration.network.with_seed(0, Some((bytes, path)))?;
+        let (digest, name) = (blake3::hash(bytes).to_hex().to_string(), path.display().to_string());
+        Ok(Self { configuration, calibration, digest, name, network })
+    }
+
+    /// The same network before any training, with weights drawn from `seed`; an embedding is of the picture alone,
+    /// without other views.
+    pub fn untrained(&self, seed: u64) -> Result<Self> {
+        let configuration = Configuration { mirrored: false, shift: 0, ..self.configuration.clone() };
+        let network = configuration.network.with_seed(seed, None)?;
+        let (calibration, digest, name) = (self.calibration.clone(), String::new(), "the untrained network".to_owned());
+        Ok(Self { configuration, calibration, digest, name, network })
+    }
+
+    /// Any picture as those that the model learned from.
+    pub fn prepare(&self, image: &RgbImage) -> RgbImage {
+        self.configuration.preparation.apply(image)
+    }
+
+    /// What of a prepared picture enters the network, as a picture.
+    pub fn seen(&self, prepared: &RgbImage) -> RgbImage {
+        let preprocessing = &self.configuration.preprocessing;
+        let side = preprocessing.side as u32;
+        let mut values = vec![0.0; (side * side * 3) as usize];
+        preprocessing.apply(&preprocessing.fit(prepared.clone()), &mut values);
+        let byte = |value: &f32| (255.0 * (value * preprocessing.deviation + preprocessing.mean)).round() as u8;
+        RgbImage::from_fn(side, side, |x, y| {
+            let at = ((y * side + x) * 3) as usize;
+            image::Rgb([byte(&values[at]), byte(&values[at + 1]), byte(&values[at + 2])])
+        })
+    }
+
+    /// What a file of its embeddings says of them.
+    pub fn facts(&self) -> Result<BTreeMap<String, String>> {
+        let configuration = &self.configuration;
+        let facts = [
+            (embeddings::MODEL, self.digest.clone()),
+            ("similiai.dimension", configuration.dimension.to_string()),
+            ("similiai.metric", "euclidean".to_owned()),
+            ("similiai.preparation", serde_json::to_string(&configuration.preparation)?),
+            ("similiai.preprocessing", serde_json::to_string(&configuration.preprocessing)?),
+            ("similiai.mirrored", configuration.mirrored.to_string()),
+            ("similiai.shift", configuration.shift.to_string()),
+        ];
+        Ok(facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// (images, dimension); fails on an embedding that is not finite.
+    pub fn embed(&self, images: Vec<RgbImage>) -> Result<Vec<f32>> {
+        let fit = |image| self.configuration.preprocessing.fit(image);
+        let images: Vec<RgbImage> = images.into_par_iter().map(fit).collect();
+        let embeddings = self.network.embed(&self.configuration, &images);
+        if embeddings.iter().any(|value| !value.is_finite()) {
+            return Err(damaged!("{} gives values that are not finite: its weights are damaged", self.name));
+        }
+        Ok(embeddings)
+    }
+}
+
+impl NetworkName {
+    /// With weights from the bytes of a file, or drawn from `seed`.
+    fn with_seed(self, seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn Embed>> {
+        fn build<N: Network + 'static>(seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn Embed>> {
+            let mut network = N::with_seed(seed)?;
+            if let Some((bytes, path)) = weights {
+                let loaded = load_parameters(&mut network, bytes);
+                loaded.map_err(|why| damaged!("{} does not fit its network: {why}", path.display()))?;
+            }
+            Ok(Box::new(network))
+        }
+        match self {
+            Self::Original => build::<Original>(seed, weights),
+            Self::Residual => build::<Residual>(seed, weights),
+            Self::Residual48 => build::<Residual48>(seed, weights),
+            Self::Residual64 => build::<Residual64>(seed, weights),
+            Self::ResidualDeep => build::<ResidualDeep>(seed, weights),
+        }
+    }
+}
+
+/// The bytes of `model.safetensors`: dfdx writes the tensors, and the rest joins them as metadata.
+pub fn to_bytes<N: Network>(
+    network: &N,
+    configuration: &Configuration,
+    calibration: Calibration,
+    provenance: BTreeMap<String, String>,
+) -> Result<Vec<u8>> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let bare = folder.path().join(FILE);
+    network.save_safetensors(&bare).with_context(|| format!("cannot write {}", bare.display()))?;
+    let bytes = files::read(&bare)?;
+    let tensors = SafeTensors::deserialize(&bytes).context("dfdx wrote tensors that cannot be read")?;
+    // One entry, as several would be in no fixed order.
+    let about = About { configuration: configuration.clone(), calibration, provenance };
+    let entry = (METADATA_KEY.to_owned(), serde_json::to_value(&about)?.to_string());
+    let metadata = Some(HashMap::from([entry]));
+    safetensors::serialize(tensors.tensors(), &metadata).map_err(|error| anyhow!("{error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learning::images::{Filter, Ground, Sharpen};
+
+    #[test]
+    fn embeddings_have_length_one_and_mirror_images_the_same() {
+        let network = Residual::with_seed(1).unwrap();
+        let image = RgbImage::from_fn(32, 32, |x, y| image::Rgb([(x * 7) as u8, (y * 5) as u8, (x * y) as u8]));
+        let images = [image.clone(), image::imageops::flip_horizontal(&image)];
+        let embed = |mirrored, images: &[RgbImage]| {
+            let name = NetworkName::Residual;
+            let preprocessing = name.preprocessing();
+            let shift = if mirrored { 2 } else { 0 };
+            let (sharpen, ground) = (Sharpen::default(), Ground::default());
+            let preparation = Preparation { size: 64, filter: Filter::Lanczos, sharpen, ground };
+            let (network_name, dimension, normalize) = (name, DIMENSION, true);
+            let configuration = Configuration {
+                network: network_name,
+                dimension,
+                normalize,
+                mirrored,
+                shift,
+                preparation,
+                preprocessing,
+            };
+            configuration.embed(&network, images)
+        };
+        let (plain, mirrored) = (embed(false, &images), embed(true, &images));
+        let (one, two) = mirrored.split_at(DIMENSION);
+        let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart(one, two) < 1e-6 && apart(&plain[..DIMENSION], &plain[DIMENSION..]) > 1e-3);
+        for rows in [&plain, &mirrored] {
+            let length: f32 = rows[..DIMENSION].iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-5, "{length}");
+        }
+        assert_eq!(embed(true, &images[1..]), two, "an embedding does not depend on the batch");
+    }
+}

@@ -1,0 +1,4 @@
+//! How results are drawn and written for people.
+
+pub mod charts;
+pub mod page;

@@ -1,0 +1,11 @@
+//! From a vector to its neighbours, and to figures about them.
+
+pub mod collection;
+#[cfg(feature = "cloud")]
+pub mod database;
+pub mod embeddings;
+pub mod finder;
+pub mod metrics;
+pub mod search;
+#[cfg(feature = "cloud")]
+pub mod stream;

@@ -1,0 +1,292 @@
+//! Pictures of people in files and folders of their own: found, embedded, and remembered by their content.
+
+mod shards;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use image::RgbImage;
+use rayon::prelude::*;
+use walkdir::WalkDir;
+
+pub use shards::{Shard, join, seal};
+
+use crate::base::failure::Failure;
+use crate::base::files;
+use crate::base::interrupt;
+use crate::base::progress::Progress;
+use crate::base::text::legible_path;
+use crate::engine::cache::{Made, Seen, Store, Table};
+use crate::learning::images::{
+    MOST_BYTES, PassedOver, Wanted, Why, decode_for, is_no_fault_of_it, is_picture, read_picture,
+};
+use crate::learning::model::Model;
+use crate::retrieval::embeddings::Embeddings;
+
+/// Pictures decoded before they are embedded.
+const BATCH: usize = 64;
+/// What is embedded is kept so often, should the program be ended.
+const KEPT_EVERY: Duration = Duration::from_secs(10);
+/// Raise it whenever a picture is decoded, prepared or embedded otherwise than before.
+const VERSION: u32 = 3;
+
+/// A picture file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// As it was named, or below the folder that was named.
+    pub path: String,
+    /// Of the folder it lies in, where that lies in a folder that was named; empty otherwise. Folders of the same name
+    /// are one class.
+    pub class: String,
+}
+
+/// What was found in files and folders.
+#[derive(Debug, Default)]
+pub struct Search {
+    /// By path, each file once, however often it was named or linked.
+    pub found: Vec<Found>,
+    /// What should be read and cannot be, each with the reason.
+    pub bad: Vec<String>,
+    /// What is no picture that is read here.
+    pub passed_over: PassedOver,
+}
+
+/// Every file named, and all pictures below every folder named. What hides is left alone.
+///
+/// # Errors
+/// If names are those of nothing.
+pub fn find(sources: &[PathBuf]) -> Result<Search> {
+    let absent = |source: &&PathBuf| matches!(source.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
+    let absent: Vec<String> = sources.iter().filter(absent).map(|source| legible_path(source)).collect();
+    if !absent.is_empty() {
+        return Err(Failure::Usage(format!("there is no file or folder {}", absent.join(", nor "))).into());
+    }
+    let mut finder = Finder::default();
+    sources.iter().for_each(|source| finder.source(source));
+    let mut found: Vec<Found> = finder.files.into_values().collect();
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Search { found, bad: finder.bad, passed_over: finder.passed_over })
+}
+
+#[derive(Default)]
+struct Finder {
+    /// By where they really lie.
+    files: BTreeMap<PathBuf, Found>,
+    bad: Vec<String>,
+    passed_over: PassedOver,
+}
+
+impl Finder {
+    fn source(&mut self, source: &Path) {
+        match source.metadata() {
+            Err(error) => self.bad.push(format!("cannot read {}: {error}", source.display())),
+            Ok(metadata) if metadata.is_dir() => self.folder(source),
+            Ok(metadata) if metadata.is_file() => self.add(source, ""),
+            Ok(_) => self.bad.push(format!("{}: {}", source.display(), Why::Special)),
+        }
+    }
+
+    fn folder(&mut self, folder: &Path) {
+        let mut hidden = Vec::new();
+        let mut is_shown = |entry: &walkdir::DirEntry| {
+            let is_shown = entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
+            if !is_shown && (entry.file_type().is_dir() || is_picture(entry.path())) {
+                hidden.push(entry.path().to_owned());
+            }
+            is_shown
+        };
+        // In one order on every machine; of a file with several names one that is no link comes first.
+        let order = |entry: &walkdir::DirEntry| (entry.path_is_symlink(), entry.file_name().to_owned());
+        let all = WalkDir::new(folder).sort_by_key(order).into_iter();
+        for entry in all.filter_entry(&mut is_shown) {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.bad.push(format!("{error}"));
+                    continue;
+                }
+            };
+            let path = entry.path();
+            // A link to a picture is one too; a link to a folder might lead round in a circle.
+            let kind = match entry.path_is_symlink() {
+                true => path.metadata().map(|metadata| metadata.file_type()),
+                false => Ok(entry.file_type()),
+            };
+            match kind {
+                // A link to nowhere may have led to a folder of pictures.
+                Err(error) if is_picture(path) || path.extension().is_none() || error.kind() != ErrorKind::NotFound => {
+                    self.bad.push(format!("cannot read {}: {error}", path.display()));
+                }
+                Err(_) => self.passed_over.add(path, Why::of_name(path)),
+                Ok(kind) if kind.is_dir() && entry.path_is_symlink() && entry.depth() > 0 => {
+                    self.passed_over.add(path, Why::LinkedFolder);
+                }
+                Ok(kind) if kind.is_dir() => {}
+                Ok(_) if !is_picture(path) => self.passed_over.add(path, Why::of_name(path)),
+                Ok(kind) if !kind.is_file() => self.passed_over.add(path, Why::Special),
+                // Whether it can be read is seen when it is.
+                Ok(_) => {
+                    let class = path.parent().filter(|_| entry.depth() > 1).and_then(Path::file_name);
+                    self.add(path, class.and_then(|class| class.to_str()).unwrap_or_default());
+                }
+            }
+        }
+        hidden.iter().for_each(|path| self.passed_over.add(path, Why::Hidden));
+    }
+
+    fn add(&mut self, path: &Path, class: &str) {
+        let Some(name) = path.to_str() else {
+            self.bad.push(format!("{}: {}", path.display(), Why::NotUnicode));
+            return;
+        };
+        let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let found = self.files.entry(file).or_insert_with(|| Found { path: name.to_owned(), class: class.to_owned() });
+        if found.class.is_empty() {
+            class.clone_into(&mut found.class);
+        }
+    }
+}
+
+/// Pictures with their embeddings.
+pub struct Collection {
+    /// By path.
+    pub embeddings: Embeddings,
+    /// Pictures that cannot be read, each with the reason.
+    pub bad: Vec<String>,
+    /// What is no picture that is read here.
+    pub passed_over: PassedOver,
+    /// How many of the others had to be embedded now.
+    pub made: usize,
+}
+
+/// Embeds pictures. What `memory` has, by content, is taken from there.
+pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Progress) -> Result<Collection> {
+    let Search { found, mut bad, passed_over } = search;
+    let bar = progress.bar("pictures", found.len() as u64);
+    let known = found.par_iter().map(|picture| {
+        interrupt::check()?;
+        // One that cannot be read says so where it is decoded.
+        let path = Path::new(&picture.path);
+        let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let may_be = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MOST_BYTES);
+        let digest = may_be.then(|| memory.seen.digest(&file).ok()).flatten();
+        Ok(digest.and_then(|digest| blake3::Hash::from_hex(digest).ok()).filter(|digest| memory.get(digest).is_some()))
+    });
+    let mut digests: Vec<Option<blake3::Hash>> = known.collect::<Result<_>>()?;
+    let missing: Vec<usize> = (0..found.len()).filter(|place| digests[*place].is_none()).collect();
+    bar.resume((found.len() - missing.len()) as u64);
+    let mut made = 0;
+    let mut work = || -> Result<()> {
+        let mut kept = Instant::now();
+        for places in missing.chunks(BATCH) {
+            interrupt::check()?;
+            let read = places.par_iter().map(|place| {
+                let read = interrupt::check().and_then(|()| memory.read(model, &found[*place].path));
+                (*place, read)
+            });
+            let (mut fresh, mut images) = (Vec::new(), Vec::new());
+            let read: Vec<_> = read.collect();
+            interrupt::check()?;
+            for (place, read) in read {
+                match read {
+                    Ok((digest, image)) => {
+                        digests[place] = Some(digest);
+                        // A copy of one just read has its embedding too.
+                        if let Some(image) = image.filter(|_| !fresh.contains(&digest)) {
+                            fresh.push(digest);
+                            images.push(image);
+                        }
+                    }
+                    Err(error) if is_no_fault_of_it(&error) => return Err(error),
+                    Err(error) => bad.push(format!("{error:#}")),
+                }
+            }
+            made += fresh.len();
+            let rows = model.embed(images)?;
+            for (digest, row) in fresh.iter().zip(rows.chunks_exact(model.configuration.dimension)) {
+                memory.insert(digest, row);
+            }
+            bar.inc(places.len() as u64);
+            if kept.elapsed() > KEPT_EVERY {
+                memory.save();
+                kept = Instant::now();
+            }
+        }
+        Ok(())
+    };
+    let done = work();
+    memory.save();
+    done?;
+    interrupt::check()?;
+    let rows: Vec<Option<Vec<f32>>> = digests.iter().map(|digest| memory.get(digest.as_ref()?)).collect();
+    let good: Vec<&Found> = found.iter().zip(&rows).filter(|(_, row)| row.is_some()).map(|(found, _)| found).collect();
+    let label_names: Vec<String> = good.iter().map(|picture| picture.class.clone()).collect();
+    let embeddings = Embeddings {
+        dimension: model.configuration.dimension,
+        paths: good.iter().map(|picture| picture.path.clone()).collect(),
+        labels: labels(&label_names),
+        label_names,
+        splits: vec![String::new(); good.len()],
+        values: rows.into_iter().flatten().flatten().collect(),
+        facts: model.facts()?,
+    };
+    Ok(Collection { embeddings, bad, passed_over, made })
+}
+
+/// The place of each name among those there are, sorted; -1 where it is empty.
+fn labels(names: &[String]) -> Vec<i32> {
+    let classes: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+    let labels: HashMap<&str, i32> = classes.into_iter().zip(0..).collect();
+    names.iter().map(|name| labels.get(name.as_str()).copied().unwrap_or(-1)).collect()
+}
+
+/// The embeddings that one model made of pictures, by the pictures' content.
+pub struct Memory {
+    folder: PathBuf,
+    seen: Seen,
+    table: Table,
+}
+
+impl Memory {
+    /// Beside what `store` has of the pipeline.
+    pub fn open(store: &Store, model: &Model) -> Result<Self> {
+        let folder = store.of_people();
+        let way = blake3::hash(format!("{VERSION} {}", model.digest).as_bytes()).to_hex();
+        Ok(Self { seen: Seen::new(&folder), table: Table::read(&folder, &way)?, folder })
+    }
+
+    /// The digest of a picture, and the picture as `model` wants it where its embedding is not known.
+    fn read(&self, model: &Model, path: &str) -> Result<(blake3::Hash, Option<RgbImage>)> {
+        let bytes = read_picture(Path::new(path))?;
+        let digest = blake3::hash(&bytes);
+        if self.get(&digest).is_some() {
+            return Ok((digest, None));
+        }
+        let wanted = Wanted { preparation: Some(model.configuration.preparation.clone()), ..Wanted::default() };
+        Ok((digest, decode_for(&bytes, path, &wanted)?.prepared))
+    }
+
+    fn get(&self, picture: &blake3::Hash) -> Option<Vec<f32>> {
+        match self.table.get(picture.as_bytes())? {
+            Made::Bytes(bytes) => Some(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()),
+            Made::Blob { .. } => None,
+        }
+    }
+
+    fn insert(&mut self, picture: &blake3::Hash, row: &[f32]) {
+        let bytes = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.table.insert(*picture.as_bytes(), Made::Bytes(bytes));
+    }
+
+    /// For the next time; where that cannot be written, the next time just takes longer.
+    fn save(&mut self) {
+        let saved =
+            files::create_folder(&self.folder).and_then(|()| self.table.write()).and_then(|()| self.seen.save());
+        if let Err(error) = saved {
+            tracing::warn!("the embeddings cannot be kept for the next time: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Reading a Parquet file of embeddings, whoever wrote it: pyarrow, pandas, DuckDB, Spark, or this program.
+//!
+//! The Parquet crate (60.1) trusts many numbers of a file: the schema's `num_children` (`schema/types.rs`), the counts of
+//! pages and dictionaries (`encodings/decoding.rs`, `arrow/array_reader/byte_array.rs`), the lengths of delta encodings. So
+//! what comes from others is read by a [worker](crate::base::worker), whose memory and time are bounded by the file's length.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use anyhow::Result;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float32Type, Int32Type};
+use bytes::Bytes;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::{COLUMNS, EMBEDDING, Embeddings};
+use crate::base::files;
+use crate::base::worker::{Allowance, Lost, Task, call};
+use crate::damaged;
+
+/// Memory beside what follows from a file's length, and times the length: unpacked, as arrays, and as a reply.
+const MEMORY: u64 = 512 << 20;
+const MEMORY_TIMES: u64 = 24;
+const REPLY: u64 = 64 << 20;
+const REPLY_TIMES: u64 = 16;
+/// Of one core: a second for so many bytes, and some more.
+const SECONDS: u32 = 20;
+const BYTES_A_SECOND: u64 = 8 << 20;
+
+/// What was read, but for the vectors, which follow as they are.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    dimension: usize,
+    paths: Vec<String>,
+    labels: Vec<i32>,
+    label_names: Vec<String>,
+    splits: Vec<String>,
+    facts: BTreeMap<String, String>,
+    renumbered: bool,
+}
+
+impl Embeddings {
+    /// A file that this pipeline made and whose digest is known to be right.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = Bytes::from(files::read(path)?);
+        let read = catch_unwind(AssertUnwindSafe(|| parse(bytes)));
+        let read = read.unwrap_or_else(|_| Err("its reader failed".to_owned()));
+        read.map(|(embeddings, _)| embeddings).map_err(|why| damaged!("{}: {why}", path.display()))
+    }
+
+    /// A file from anywhere.
+    ///
+    /// # Errors
+    /// If it has not the columns `path` and `embedding`, or is not what it says. It may lack the others.
+    pub fn read_foreign(path: &Path) -> Result<Self> {
+        let wrong = |why: &str| damaged!("{}: {why}", path.display());
+        // Whatever its length, nothing else is read on.
+        if !files::begins_with(path, b"PAR1")? {
+            return Err(wrong("it is no Parquet file"));
+        }
+        let bytes = files::read(path)?;
+        let length = bytes.len() as u64;
+        let allowance = Allowance {
+            memory: MEMORY + MEMORY_TIMES * length,
+            seconds: SECONDS + (length / BYTES_A_SECOND) as u32,
+            reply: REPLY + REPLY_TIMES * length,
+        };
+        let reply = call(&TASK, &[], &bytes, allowance).map_err(|lost| match lost {
+            Lost::Unavailable(_) => anyhow::anyhow!("cannot read {}: the process for that {lost}", path.display()),
+            lost => wrong(&format!("it is no sound Parquet file: its reader {lost}")),
+        })?;
+        let read = parse_reply(&reply).ok_or_else(|| wrong(&format!("its reader {}", Lost::Nonsense)))?;
+        let (embeddings, renumbered) = read.map_err(|why| wrong(&why))?;
+        if renumbered {
+            tracing::info!("{}: its ids do not count from 0, so rows are counted instead", path.display());
+        }
+        Ok(embeddings)
+    }
+}
+
+/// What workers do.
+pub static TASK: Task = Task { name: "embeddings", work };
+
+fn work(_: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let read = catch_unwind(AssertUnwindSafe(|| parse(bytes)));
+    let read = read.unwrap_or_else(|_| Err("it is no sound Parquet file: its reader failed".to_owned()));
+    let (head, values) = match read {
+        Ok((all, renumbered)) => {
+            let Embeddings { dimension, paths, labels, label_names, splits, values, facts } = all;
+            (Ok(Head { dimension, paths, labels, label_names, splits, facts, renumbered }), values)
+        }
+        Err(why) => (Err(why), Vec::new()),
+    };
+    let head = serde_json::to_vec(&head).unwrap_or_default();
+    let mut reply = (head.len() as u64).to_le_bytes().to_vec();
+    reply.extend(head);
+    reply.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    reply
+}
+
+/// What [`work`] wrote, and whether rows were counted anew; `None` where it is not that.
+fn parse_reply(reply: &[u8]) -> Option<Result<(Embeddings, bool), String>> {
+    let (length, rest) = reply.split_first_chunk::<8>()?;
+    let (head, values) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let head = match serde_json::from_slice::<Result<Head, String>>(head).ok()? {
+        Ok(head) => head,
+        Err(why) => return Some(Err(why)),
+    };
+    let Head { dimension, paths, labels, label_names, splits, facts, renumbered } = head;
+    let (values, []) = values.as_chunks::<4>() else { return None };
+    let rows = [labels.len(), label_names.len(), splits.len()];
+    let fits =
+        rows.iter().all(|count| *count == paths.len()) && Some(values.len()) == paths.len().checked_mul(dimension);
+    let values = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+    let embeddings = Embeddings { dimension, paths, labels, label_names, splits, values, facts };
+    fits.then_some(Ok((embeddings, renumbered)))
+}
+
+/// The embeddings, and whether their ids are others than the numbers of the rows.
+fn parse(bytes: Bytes) -> Result<(Embeddings, bool), String> {
+    // Types are those of the Parquet file: what a writer notes of its own beside them may be anything.
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options);
+    let builder = builder.map_err(|error| why(&error.to_string()))?;
+    let mut all = Embeddings::default();
+    let facts = builder.metadata().file_metadata().key_value_metadata();
+    for fact in facts.into_iter().flatten().filter(|fact| !fact.key.starts_with("ARROW:")) {
+        all.facts.insert(fact.key.clone(), fact.value.clone().unwrap_or_default());
+    }
+    let schema = builder.parquet_schema();
+    let has = |name: &str| schema.root_schema().get_fields().iter().any(|field| field.name() == name);
+    if let Some(missing) = ["path", EMBEDDING].into_iter().find(|name| !has(name)) {
+        return Err(format!("it has no column `{missing}`: {WANTED} are wanted"));
+    }
+    let mask = ProjectionMask::columns(schema, COLUMNS.iter().map(|column| column.0));
+    let reader = builder.with_projection(mask).build().map_err(|error| why(&error.to_string()))?;
+    let mut renumbered = false;
+    for batch in reader {
+        let batch = batch.map_err(|error| why(&error.to_string()))?;
+        renumbered |= append(&mut all, &batch)?;
+    }
+    Ok((all, renumbered))
+}
+
+/// The squares of an embedding's values sum to at most this. Those of the difference of two embeddings sum to at most four
+/// times as much, so that every distance is finite.
+const MOST_SQUARES: f64 = f32::MAX as f64 / 8.0;
+
+const WANTED: &str = "a column `path` of strings and a column `embedding` of lists of floats, all of one length";
+
+/// What the crate says of a file, and what to write instead where it is sound.
+fn why(said: &str) -> String {
+    match said.split_once("Disabled feature at compile time: ") {
+        Some((_, codec)) => {
+            format!("it is compressed by {codec}, which is not read here; write it with compression=\"zstd\"")
+        }
+        None => said.to_owned(),
+    }
+}
+
+fn append(all: &mut Embeddings, batch: &RecordBatch) -> Result<bool, String> {
+    let column = |name: &str| batch.column_by_name(name);
+    let cast_to = |name: &str, kind: &DataType| -> Result<Option<ArrayRef>, String> {
+        // A column without any value may have any type: pandas writes `None` alone as a null type.
+        let Some(found) = column(name).filter(|found| found.logical_null_count() < found.len()) else {
+            return Ok(None);
+        };
+        let wrong = || format!("column `{name}` is {}, and should be {kind}", found.data_type());
+        let made = cast(found, kind).map_err(|_| wrong())?;
+        // What does not fit becomes null.
+        if made.null_count() > found.null_count() { Err(wrong()) } else { Ok(Some(made)) }
+    };
+    let texts = |name: &str| -> Result<Vec<Option<String>>, String> {
+        let Some(found) = cast_to(name, &DataType::Utf8)? else { return Ok(vec![None; batch.num_rows()]) };
+        Ok(found.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect())
+    };
+    let numbers = |name: &str| -> Result<Vec<Option<i32>>, String> {
+        let Some(found) = cast_to(name, &DataType::Int32)? else { return Ok(vec![None; batch.num_rows()]) };
+        Ok(found.as_primitive::<Int32Type>().iter().collect())
+    };
+    let first = all.len();
+    let paths: Option<Vec<String>> = texts("path")?.into_iter().collect();
+    all.paths.extend(paths.ok_or("column `path` has a row without a value")?);
+    all.labels.extend(numbers("label")?.into_iter().map(|label| label.unwrap_or(-1)));
+    all.label_names.extend(texts("label_name")?.into_iter().map(Option::unwrap_or_default));
+    all.splits.extend(texts("split")?.into_iter().map(Option::unwrap_or_default));
+    let lists = column(EMBEDDING).ok_or("it has no column `embedding`")?;
+    append_vectors(all, lists, first)?;
+    // Ids of another kind are those of another program. They are not needed.
+    let ids = numbers("id").unwrap_or_else(|_| vec![Some(-1)]);
+    let counted = ids.iter().zip(first..).all(|(id, row)| id.is_none_or(|id| usize::try_from(id) == Ok(row)));
+    Ok(!counted)
+}
+
+fn append_vectors(all: &mut Embeddings, lists: &ArrayRef, first: usize) -> Result<(), String> {
+    // Where each row begins among the values, and the last one ends.
+    let (values, starts): (&ArrayRef, Vec<usize>) = match lists.data_type() {
+        DataType::List(_) => {
+            let lists = lists.as_list::<i32>();
+            (lists.values(), lists.value_offsets().iter().map(|start| *start as usize).collect())
+        }
+        DataType::LargeList(_) => {
+            let lists = lists.as_list::<i64>();
+            (lists.values(), lists.value_offsets().iter().map(|start| *start as usize).collect())
+        }
+        DataType::FixedSizeList(_, length) => {
+            let starts = (0..=lists.len()).map(|row| row * *length as usize);
+            (lists.as_fixed_size_list().values(), starts.collect())
+        }
+        other => return Err(format!("column `embedding` is {other}: {WANTED} are wanted")),
+    };
+    if let Some(row) = (0..lists.len()).find(|row| lists.is_null(*row)) {
+        return Err(format!("row {} has no embedding", first + row));
+    }
+    for (row, pair) in (first..).zip(starts.windows(2)) {
+        let length = pair[1] - pair[0];
+        if all.dimension == 0 {
+            all.dimension = length;
+        }
+        if length != all.dimension || length == 0 {
+            let others = all.dimension;
+            return Err(format!("row {row} has an embedding of {length} values, where others have {others}"));
+        }
+    }
+    let (Some(start), Some(end)) = (starts.first(), starts.last()) else { return Ok(()) };
+    let floats = cast(&values.slice(*start, end - start), &DataType::Float32).ok();
+    let floats = floats.filter(|_| values.data_type().is_floating());
+    let floats = floats.ok_or_else(|| format!("column `embedding` has {}: {WANTED} are wanted", values.data_type()))?;
+    let floats = floats.as_primitive::<Float32Type>();
+    if let Some(at) = (0..floats.len()).find(|at| floats.is_null(*at) || !floats.value(*at).is_finite()) {
+        return Err(format!(
+            "row {} has an embedding with a value that is no finite number",
+            first + at / all.dimension
+        ));
+    }
+    let squares = |row: &[f32]| row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
+    if let Some(row) = floats.values().chunks_exact(all.dimension.max(1)).position(|row| squares(row) > MOST_SQUARES) {
+        return Err(format!("row {} has an embedding with values so large that distances overflow", first + row));
+    }
+    all.values.extend_from_slice(floats.values());
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! Who looks like this picture: a gallery of embeddings that is asked, and answers that people can read.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::base::failure::Failure;
+use crate::learning::calibration::{CLOSE, Calibration};
+use crate::learning::listing::Side;
+#[cfg(feature = "cloud")]
+use crate::retrieval::database::Table;
+use crate::retrieval::embeddings::Embeddings;
+use crate::retrieval::search::{Gallery, Graph, Neighbour, Query, distance};
+
+/// Pictures nearer than this to each other are taken for copies of one: resized, recompressed or slightly cropped.
+pub const COPY: f32 = 0.1;
+
+/// Pictures whose copies are sought at a time: all of these may have many.
+const AT_ONCE: usize = 64;
+
+/// Embeddings ready to be searched.
+pub struct Finder {
+    /// Without their values, which the gallery has.
+    pub embeddings: Embeddings,
+    vectors: Vectors,
+    calibration: Calibration,
+}
+
+/// Where the vectors are.
+enum Vectors {
+    Here(Gallery<'static>),
+    #[cfg(feature = "cloud")]
+    Database(Box<Table>),
+}
+
+/// A neighbour with all that is known of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Hit {
+    /// From 1.
+    pub rank: usize,
+    pub id: usize,
+    pub path: String,
+    pub label_name: String,
+    pub split: String,
+    pub distance: f32,
+    /// That it is of the query's class.
+    pub chance: f64,
+    /// Copies of it that are also near, by id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<usize>,
+}
+
+/// What was found for one query.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Answer {
+    /// How the query was named.
+    pub query: String,
+    /// Whether the best of them is rather of the query's class than not.
+    pub close: bool,
+    pub results: Vec<Hit>,
+}
+
+/// What is asked for each query.
+#[derive(Clone, Copy)]
+pub struct Wish<'a> {
+    /// Five, or as many as there are, where it does not say.
+    pub k: Option<usize>,
+    /// Copies of an answer are no answers of their own.
+    pub distinct: bool,
+    /// Search by this graph, looking at so many candidates; exactly otherwise.
+    pub graph: Option<(&'a Graph, usize)>,
+    /// Only these ids are answers, in rising order.
+    pub among: Option<&'a [usize]>,
+}
+
+/// One picture that is asked about.
+pub struct Asked<'a> {
+    pub name: String,
+    pub vector: &'a [f32],
+    /// Its id, where it stands in the gallery itself.
+    pub id: Option<usize>,
+}
+
+impl Finder {
+    pub fn new(mut embeddings: Embeddings, calibration: Calibration) -> Result<Self> {
+        if embeddings.is_empty() {
+            return Err(Failure::Usage("there are no pictures to search: the gallery is empty".to_owned()).into());
+        }
+        let gallery = Gallery::of_rows(embeddings.dimension, std::mem::take(&mut embeddings.values))?;
+        Ok(Self { embeddings, vectors: Vectors::Here(gallery), calibration })
+    }
+
+    /// Of a table that the network with the digest `model` made: its vectors stay there, and are searched there.
+    #[cfg(feature = "cloud")]
+    pub fn of_table(table: Table, model: &str, calibration: Calibration) -> Result<Self> {
+        Ok(Self { embeddings: table.rows(model)?, vectors: Vectors::Database(Box::new(table)), calibration })
+    }
+
+    fn here(&self) -> Option<&Gallery<'static>> {
+        match &self.vectors {
+            Vectors::Here(gallery) => Some(gallery),
+            #[cfg(feature = "cloud")]
+            Vectors::Database(_) => None,
+        }
+    }
+
+    pub fn vector(&self, id: usize) -> Result<Cow<'_, [f32]>> {
+        Ok(self.vectors(&[id])?.remove(0))
+    }
+
+    /// Those of `ids`, in their order.
+    pub fn vectors(&self, ids: &[usize]) -> Result<Vec<Cow<'_, [f32]>>> {
+        match &self.vectors {
+            Vectors::Here(gallery) => Ok(ids.iter().map(|id| Cow::Borrowed(gallery.row(*id))).collect()),
+            #[cfg(feature = "cloud")]
+            Vectors::Database(table) => Ok(table.vectors(ids)?.into_iter().map(Cow::Owned).collect()),
+        }
+    }
+
+    pub fn answer(&self, asked: &Asked, wish: &Wish) -> Result<Answer> {
+        let others = self.others(asked, wish);
+        let k = wish.k.unwrap_or(others.min(5));
+        if k > others {
+            let why =
+                format!("-k {k} asks for more neighbours than there are: the gallery has {others} other pictures");
+            return Err(Failure::Usage(why).into());
+        }
+        let mut most = k;
+        loop {
+            let found = self.nearest(asked, most, wish)?;
+            let folded =
+                if wish.distinct { self.fold(&found)? } else { found.into_iter().map(|it| (it, vec![])).collect() };
+            if folded.len() >= k || most >= others {
+                let results = folded.into_iter().take(k).enumerate();
+                let results: Vec<Hit> = results.map(|(rank, (it, copies))| self.result(rank + 1, it, copies)).collect();
+                let close = results.first().is_some_and(|best| best.chance >= CLOSE);
+                return Ok(Answer { query: asked.name.clone(), close, results });
+            }
+            most = (2 * most).min(others);
+        }
+    }
+
+    /// How many answers there can be.
+    pub fn others(&self, asked: &Asked, wish: &Wish) -> usize {
+        match wish.among {
+            Some(ids) => ids.len() - usize::from(asked.id.is_some_and(|id| ids.binary_search(&id).is_ok())),
+            None => self.embeddings.len() - usize::from(asked.id.is_some()),
+        }
+    }
+
+    fn nearest(&self, asked: &Asked, most: usize, wish: &Wish) -> Result<Vec<Neighbour>> {
+        let query = Query { without: asked.id, ..Query::nearest(asked.vector, most) };
+        match (&self.vectors, wish.among, wish.graph) {
+            (Vectors::Here(gallery), Some(ids), _) => gallery.search_among(&query, ids),
+            (Vectors::Here(gallery), None, Some((graph, ef))) => Ok(graph.search(gallery, &query, ef)?.0),
+            (Vectors::Here(gallery), None, None) => Ok(gallery.search(&[query])?.remove(0)),
+            #[cfg(feature = "cloud")]
+            (Vectors::Database(table), among, _) => table.search(&query, among),
+        }
+    }
+
+    /// The first of each set of copies, with the ids of the others.
+    fn fold(&self, found: &[Neighbour]) -> Result<Vec<(Neighbour, Vec<usize>)>> {
+        let ids: Vec<usize> = found.iter().map(|neighbour| neighbour.id).collect();
+        let rows = self.vectors(&ids)?;
+        // Each with its place among the rows.
+        let mut folded: Vec<(usize, Vec<usize>)> = Vec::new();
+        for (place, row) in rows.iter().enumerate() {
+            match folded.iter_mut().find(|(first, _)| distance(&rows[*first], row) <= COPY) {
+                Some((_, copies)) => copies.push(ids[place]),
+                None => folded.push((place, Vec::new())),
+            }
+        }
+        Ok(folded.into_iter().map(|(place, copies)| (found[place], copies)).collect())
+    }
+
+    fn result(&self, rank: usize, Neighbour { id, distance }: Neighbour, copies: Vec<usize>) -> Hit {
+        let Embeddings { paths, label_names, splits, .. } = &self.embeddings;
+        let (path, label_name, split) = (paths[id].clone(), label_names[id].clone(), splits[id].clone());
+        let learned = split == Side::Train.name();
+        let curve = if learned { &self.calibration.learned } else { &self.calibration.unseen };
+        Hit { rank, id, path, label_name, split, distance, chance: curve.chance(distance), copies }
+    }
+
+    /// Sets of pictures that are at most `reach` from the first of them by id, each picture in one set at most. With
+    /// `between`, the first of each is one of the ids before it, and the others are not.
+    pub fn copies(&self, reach: f32, between: Option<usize>) -> Result<Vec<Vec<Neighbour>>> {
+        let own = self.here().context("copies are sought among vectors that are here")?;
+        let all = own.len();
+        let seconds = between.map(|first| (first..all).flat_map(|id| own.row(id)).copied().collect::<Vec<f32>>());
+        let seconds = seconds.map(|rows| Gallery::of_rows(self.embeddings.dimension, rows)).transpose()?;
+        let (gallery, offset) = (seconds.as_ref().unwrap_or(own), between.unwrap_or(0));
+        let (mut sets, mut taken) = (Vec::new(), HashSet::new());
+        let mut next = 0..between.unwrap_or(all);
+        loop {
+            let ids: Vec<usize> = next.by_ref().filter(|id| !taken.contains(id)).take(AT_ONCE).collect();
+            if ids.is_empty() {
+                return Ok(sets);
+            }
+            let queries: Vec<Query> = ids.iter().map(|id| Query::within(own.row(*id), reach)).collect();
+            for (id, near) in ids.into_iter().zip(gallery.search(&queries)?) {
+                if taken.contains(&id) {
+                    continue;
+                }
+                let near = near.into_iter().map(|it| Neighbour { id: it.id + offset, ..it });
+                let others: Vec<Neighbour> = near.filter(|it| it.id > id && !taken.contains(&it.id)).collect();
+                if !others.is_empty() {
+                    taken.insert(id);
+                    taken.extend(others.iter().map(|it| it.id));
+                    sets.push([vec![Neighbour { id, distance: 0.0 }], others].concat());
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learning::calibration::Curve;
+
+    fn finder(values: &[f32]) -> Finder {
+        let count = values.len();
+        let pairs = (0..200).map(|i| (i as f32 / 100.0, i < 100)).collect();
+        let curve = Curve::fit(pairs, Vec::new());
+        let embeddings = Embeddings {
+            dimension: 1,
+            paths: (0..count).map(|id| format!("{id}.png")).collect(),
+            labels: vec![0; count],
+            label_names: vec![String::new(); count],
+            splits: vec![String::new(); count],
+            values: values.to_vec(),
+            facts: Default::default(),
+        };
+        Finder::new(embeddings, Calibration { learned: curve.clone(), unseen: curve }).unwrap()
+    }
+
+    fn ids(answer: &Answer) -> Vec<usize> {
+        answer.results.iter().map(|result| result.id).collect()
+    }
+
+    fn ask<'a>(vector: &'a [f32], id: Option<usize>) -> Asked<'a> {
+        Asked { name: "q".to_owned(), vector, id }
+    }
+
+    const PLAIN: Wish = Wish { k: None, distinct: false, graph: None, among: None };
+
+    #[test]
+    fn answers_leave_out_the_query_and_say_whether_they_are_close() {
+        let finder = finder(&[0.0, 0.3, 0.5, 5.0]);
+        let answer = finder.answer(&ask(&[0.0], Some(0)), &Wish { k: Some(2), ..PLAIN }).unwrap();
+        assert_eq!((ids(&answer), answer.close), (vec![1, 2], true));
+        assert!(!finder.answer(&ask(&[9.0], None), &PLAIN).unwrap().close);
+        assert_eq!(finder.answer(&ask(&[0.0], Some(0)), &PLAIN).unwrap().results.len(), 3);
+        let error = finder.answer(&ask(&[0.0], Some(0)), &Wish { k: Some(4), ..PLAIN }).unwrap_err().to_string();
+        assert!(error.contains("-k 4 asks for more") && error.contains("3 other pictures"), "{error}");
+    }
+
+    #[test]
+    fn only_those_wished_for_are_answers() {
+        let finder = finder(&[0.0, 0.3, 0.5, 5.0, 6.0]);
+        let wish = Wish { k: Some(2), among: Some(&[0, 2, 4]), ..PLAIN };
+        assert_eq!(ids(&finder.answer(&ask(&[0.0], Some(0)), &wish).unwrap()), [2, 4]);
+        assert_eq!(ids(&finder.answer(&ask(&[0.0], None), &wish).unwrap()), [0, 2]);
+        assert_eq!(finder.others(&ask(&[0.0], Some(1)), &wish), 3);
+        let error = finder.answer(&ask(&[0.0], Some(0)), &Wish { k: Some(3), ..wish }).unwrap_err().to_string();
+        assert!(error.contains("2 other pictures"), "{error}");
+    }
+
+    #[test]
+    fn copies_of_an_answer_are_folded_into_it() {
+        let finder = finder(&[1.0, 1.01, 1.02, 2.0, 3.0]);
+        let answer = finder.answer(&ask(&[0.9], None), &Wish { k: Some(2), distinct: true, ..PLAIN }).unwrap();
+        assert_eq!((ids(&answer), &answer.results[0].copies), (vec![0, 3], &vec![1, 2]));
+        // Fewer than asked for, where there are no more.
+        let answer = finder.answer(&ask(&[0.9], None), &Wish { k: Some(5), distinct: true, ..PLAIN }).unwrap();
+        assert_eq!(ids(&answer), [0, 3, 4]);
+    }
+
+    #[test]
+    fn copies_are_found_within_a_folder_and_between_two() {
+        let finder = finder(&[0.0, 1.0, 0.05, 1.04, 7.0, 1.08]);
+        let sets = |reach, between| -> Vec<Vec<usize>> {
+            let sets = finder.copies(reach, between).unwrap();
+            sets.iter().map(|set| set.iter().map(|it| it.id).collect()).collect()
+        };
+        assert_eq!(sets(0.06, None), [vec![0, 2], vec![1, 3]]);
+        assert_eq!(sets(0.09, None), [vec![0, 2], vec![1, 3, 5]]);
+        assert_eq!(sets(0.06, Some(3)), [vec![1, 3]]);
+    }
+}
