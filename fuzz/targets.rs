@@ -172,7 +172,7 @@ fn parquet(bytes: &[u8]) {
     let path = file("parquet/it.parquet", bytes);
     match Embeddings::read_foreign(&path) {
         Ok(all) => assert!(all.values.iter().all(|value| value.is_finite()), "a value that is no number"),
-        Err(error) => assert!(error.is::<similiai::base::failure::Failure>(), "{error:#}"),
+        Err(error) => assert!(error.is::<similiai::base::error::Failure>(), "{error:#}"),
     }
 }
 

@@ -1,9 +1,11 @@
 //! What everything else stands on: files, signals, progress, errors.
 
-pub mod failure;
-pub mod fault;
+pub mod error;
+pub mod failpoint;
 pub mod files;
-pub mod interrupt;
 pub mod progress;
+pub mod seed;
+pub mod signal;
+pub mod simd;
 pub mod text;
 pub mod worker;

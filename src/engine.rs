@@ -1,7 +1,7 @@
 //! Stages as parameters, inputs and outputs: keys, results, locks.
 
 pub mod cache;
-pub mod difference;
+pub mod diff;
 pub mod lock;
 pub mod manifest;
 pub mod pipeline;

@@ -12,9 +12,9 @@
 //! | [`engine::cache`] | key → stored result → laid files; what changed, what is damaged, what may go |
 //! | [`engine::lock`] | `pipeline.lock`: what results depend on, and the digests they must have |
 //! | [`engine::difference`] | where two results that should be equal differ |
-//! | [`base::interrupt`] | SIGINT and SIGTERM end work between two items |
-//! | [`base::fault`] | the points at which a test kills the process |
-//! | [`base::failure`] | failures with an exit status of their own |
+//! | [`base::signal`] | SIGINT and SIGTERM end work between two items |
+//! | [`base::failpoint`] | the points at which a test kills the process |
+//! | [`base::error`] | failures with an exit status of their own |
 //! | [`base::progress`] | bars on a terminal, plain lines elsewhere |
 //! | [`base::worker`] | work on files from anybody, in processes that can be ended |
 //! | [`base::text`] | foreign text, safe to show |

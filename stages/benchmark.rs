@@ -21,13 +21,15 @@ use anyhow::{Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::damaged;
-use similiai::engine::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
 use similiai::learning::listing;
 use similiai::learning::listing::{Side, Split};
 use similiai::report::charts;
 use similiai::report::page::REPORT;
+use similiai::report::results;
+use similiai::retrieval::artifacts;
 use similiai::retrieval::metrics;
-use similiai::retrieval::metrics::{QUERIES, RESULTS};
+use similiai::retrieval::metrics::QUERIES;
 
 use figures::Figures;
 use findings::Findings;
@@ -56,7 +58,7 @@ impl Stage for Benchmark {
     const ABOUT: &'static str = "measures retrieval and writes the report";
     const NEEDS: &'static [&'static str] = &["prepare", "train", "embed"];
     const MANY: &'static [&'static str] = &["train", "embed"];
-    const GIVES: Option<Gives> = Some(Gives::Figures);
+    const PROVIDES: Option<ArtifactKind> = Some(artifacts::METRICS);
 
     fn check(&self) -> Result<(), Invalid> {
         require((1..=50).contains(&self.examples), "examples", "must be 1 to 50")
@@ -103,7 +105,7 @@ impl Stage for Benchmark {
 
         let outputs = &context.outputs;
         let results = serde_json::to_string_pretty(&results)? + "\n";
-        outputs.write(RESULTS, results.as_bytes())?;
+        outputs.write(results::FILE, results.as_bytes())?;
         outputs.write(QUERIES, &metrics::queries_to_bytes(&findings.scored)?)?;
         let figures = Figures::draw(&findings)?;
         for figure in figures.files() {

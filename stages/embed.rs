@@ -6,10 +6,11 @@ use anyhow::Result;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::engine::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
 use similiai::learning::images::read_png;
 use similiai::learning::listing::{self, Split};
 use similiai::learning::model::{self, Model};
+use similiai::retrieval::artifacts;
 use similiai::retrieval::embeddings::{self, Row, Writer};
 
 use super::split::must_be_prepared;
@@ -44,7 +45,7 @@ impl Stage for Embed {
     const VERSION: u32 = 5;
     const ABOUT: &'static str = "embeds every image with the trained network";
     const NEEDS: &'static [&'static str] = &["prepare", "split", "train"];
-    const GIVES: Option<Gives> = Some(Gives::Embeddings);
+    const PROVIDES: Option<ArtifactKind> = Some(artifacts::EMBEDDINGS);
     const UNKEYED: &'static [&'static str] = &["batch"];
 
     fn check(&self) -> Result<(), Invalid> {
@@ -64,7 +65,7 @@ impl Stage for Embed {
         let model = Model::load(&context.input("train")?.join(model::FILE))?;
         let dimension = model.configuration.dimension;
         let mut facts = context.provenance()?;
-        facts.extend(model.facts()?);
+        facts.extend(embeddings::facts_of(&model)?);
         let mut writer = Writer::new(context.outputs.create(embeddings::FILE)?, dimension, facts)?;
         let mut arrays = match self.formats.contains(&Format::Npy) {
             true => Some(npy::Arrays::create(&context.outputs, &rows, dimension)?),

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
-use similiai::base::failure::Failure;
+use similiai::base::error::Failure;
 use similiai::base::files;
 use similiai::base::progress::Bar;
 use similiai::damaged;

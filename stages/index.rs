@@ -4,7 +4,8 @@ use anyhow::Result;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::base::files;
-use similiai::engine::stage::{Context, Gives, Invalid, Stage, require};
+use similiai::engine::stage::{ArtifactKind, Context, Invalid, Stage, require};
+use similiai::retrieval::artifacts;
 use similiai::retrieval::embeddings::{self, Embeddings};
 use similiai::retrieval::search::{self, Graph, Parameters};
 
@@ -17,7 +18,7 @@ impl Stage for Index {
     const VERSION: u32 = 1;
     const ABOUT: &'static str = "links near embeddings, for approximate search";
     const NEEDS: &'static [&'static str] = &["embed"];
-    const GIVES: Option<Gives> = Some(Gives::Index);
+    const PROVIDES: Option<ArtifactKind> = Some(artifacts::INDEX);
 
     fn check(&self) -> Result<(), Invalid> {
         let Parameters { m, ef_construction, ef } = self.0;

@@ -8,14 +8,15 @@ use anyhow::{Context as _, Result};
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::base::failure::first_of;
+use similiai::base::error::first_of;
 use similiai::damaged;
 use similiai::engine::cache::Made;
-use similiai::engine::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
 use similiai::learning::images::{
     Filter, Ground, OnBadImage, Preparation, Sharpen, Unreadable, encode_png, image_path,
 };
 use similiai::learning::listing::{self, Listed, SKIPPED, SOURCES, Skipped};
+use similiai::retrieval::artifacts;
 
 use originals::{Original, Originals, Selection};
 
@@ -65,7 +66,7 @@ impl Stage for Prepare {
     const VERSION: u32 = 5;
     const ABOUT: &'static str = "crops, resizes and sharpens the images and writes them as PNG";
     const NEEDS: &'static [&'static str] = &["fetch"];
-    const GIVES: Option<Gives> = Some(Gives::Pictures);
+    const PROVIDES: Option<ArtifactKind> = Some(artifacts::PICTURES);
 
     fn check(&self) -> Result<(), Invalid> {
         let count = self.images_per_class.is_none_or(|count| (1..=1_000_000).contains(&count));

@@ -17,10 +17,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::base::files;
 use similiai::damaged;
-use similiai::engine::stage::{Context, Gives, Inputs, Invalid, Stage, require};
+use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
 use similiai::learning::model::{
     Configuration, DIMENSION, MOST_SHIFT, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
 };
+use similiai::retrieval::artifacts;
 
 use super::prepare::PREPARATION;
 use super::split::must_be_prepared;
@@ -185,7 +186,7 @@ impl Stage for Train {
     const VERSION: u32 = 7;
     const ABOUT: &'static str = "trains the network with a triplet loss";
     const NEEDS: &'static [&'static str] = &["prepare", "split"];
-    const GIVES: Option<Gives> = Some(Gives::Model);
+    const PROVIDES: Option<ArtifactKind> = Some(artifacts::MODEL);
 
     fn check(&self) -> Result<(), Invalid> {
         require((1..=10_000).contains(&self.epochs), "epochs", "must be 1 to 10000")?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::base::interrupt;
+use crate::base::signal;
 
 /// So much is read of what is no file: a pipe or a device, which may have no end.
 const MOST_OF_A_PIPE: u64 = 1 << 30;
@@ -44,7 +44,7 @@ pub fn begins_with(path: &Path, start: &[u8]) -> Result<bool> {
 
 /// Does `act` with what `path` leads to: a pipe may be waited for without end.
 fn interruptible<T>(path: &Path, act: impl FnOnce() -> T) -> T {
-    if path.exists() && !path.is_file() { interrupt::while_waiting(act) } else { act() }
+    if path.exists() && !path.is_file() { signal::while_waiting(act) } else { act() }
 }
 
 pub fn read_to_string(path: &Path) -> Result<String> {

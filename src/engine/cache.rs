@@ -53,3 +53,8 @@ pub use sealed::{Found, is_below};
 pub use seen::Seen;
 pub use store::{Record, Store};
 pub use verify::{Damage, read_kept, write_kept};
+
+/// Folders for items that are made outside the pipeline: each has its own items and its own digests of files.
+pub const NAMESPACES: [&str; 1] = [PEOPLE];
+/// For items that people bring.
+pub const PEOPLE: &str = "people";

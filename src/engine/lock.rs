@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::files;
 use crate::damaged;
 use crate::engine::cache::{Contents, File, KeyDocument, Reason, Record, Store};
-use crate::engine::difference;
+use crate::engine::diff::{self, FileDiffs};
 
 pub const FILE: &str = "pipeline.lock";
 const VERSION: u32 = 2;
@@ -102,10 +102,15 @@ impl Locked {
     }
 
     /// How a result that is not the locked one differs from it: as exactly as what is stored of the locked one allows.
-    pub fn difference(&self, store: &Store, found: &Contents, path: &dyn Fn(&File) -> PathBuf) -> String {
+    pub fn difference(
+        &self,
+        (store, diffs): (&Store, FileDiffs),
+        found: &Contents,
+        path: &dyn Fn(&File) -> PathBuf,
+    ) -> String {
         if let Some(expected) = store.contents(&self.digest)
             && let Some(difference) =
-                difference::first((&expected, &|file| store.blobs.path(file.digest)), (found, path))
+                diff::first(diffs, (&expected, &|file| store.blobs.path(file.digest)), (found, path))
         {
             return difference;
         }
@@ -172,7 +177,7 @@ mod tests {
 
         let store = Store::new(folder.path().join("none"));
         let (_, other) = locked(&[("a.csv", "a"), ("b.png", "c")]);
-        let told = locked_then.difference(&store, &other, &|_| PathBuf::new());
+        let told = locked_then.difference((&store, &[]), &other, &|_| PathBuf::new());
         assert!(told.starts_with("b.png: ") && told.ends_with("is locked"), "{told}");
         Ok(())
     }

@@ -21,19 +21,22 @@ pub use run::{Event, Items, Options, Ran, Report};
 pub use select::Selection;
 
 use crate::engine::cache::{KeyDocument, Reason, Record, Store};
+use crate::engine::diff::FileDiffs;
 use crate::engine::manifest::{Instance, Manifest};
 use crate::engine::stage::{Ancestor, Input, Inputs, Need};
 
 pub struct Project {
     pub manifest: Manifest,
     pub store: Arc<Store>,
+    /// How files of results that differ are compared.
+    pub diffs: FileDiffs,
 }
 
 impl Project {
-    pub fn new(manifest: Manifest) -> Result<Self> {
+    pub fn new(manifest: Manifest, diffs: FileDiffs) -> Result<Self> {
         let store = Arc::new(Store::new(manifest.project.join("artifacts/.cache")));
         store.must_be_own()?;
-        Ok(Self { manifest, store })
+        Ok(Self { manifest, store, diffs })
     }
 
     fn inputs(&self, place: usize, results: &[Option<Record>]) -> Result<Inputs> {

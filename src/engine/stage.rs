@@ -11,17 +11,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::base::files;
-use crate::base::interrupt;
 use crate::base::progress::{Bar, Progress};
+use crate::base::seed;
+use crate::base::signal;
 use crate::engine::cache::{KeyDocument, Made, Table, read_kept, write_kept};
-use crate::learning::images::{Counted, PassedOver};
 
 pub use inputs::{Ancestor, Input, Inputs, Need};
 pub use outputs::{Output, Outputs};
@@ -47,7 +46,7 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
     const UNKEYED: &'static [&'static str] = &[];
 
     /// What commands outside the pipeline find in its result.
-    const GIVES: Option<Gives> = None;
+    const PROVIDES: Option<ArtifactKind> = None;
 
     /// Range checks; `Err` names the parameter and says what would be right.
     fn check(&self) -> Result<(), Invalid> {
@@ -77,20 +76,10 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
     fn run(&self, context: &Context) -> Result<()>;
 }
 
-/// What a result is to those who ask about pictures.
+/// What a result is to commands outside the pipeline, by a name in the plural, such as "embeddings". The engine only compares kinds;
+/// the layers above define them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gives {
-    /// Prepared pictures, by the paths that embeddings name.
-    Pictures,
-    /// [`crate::learning::model::FILE`]
-    Model,
-    /// [`crate::retrieval::embeddings::FILE`]
-    Embeddings,
-    /// [`crate::retrieval::search::INDEX`]
-    Index,
-    /// [`crate::retrieval::metrics::RESULTS`] and [`crate::retrieval::metrics::QUERIES`]
-    Figures,
-}
+pub struct ArtifactKind(pub &'static str);
 
 /// A parameter outside its range.
 #[derive(Debug)]
@@ -115,10 +104,13 @@ pub struct Context {
     pub seed: u64,
     pub progress: Progress,
     reuse: bool,
-    images: AtomicU64,
+    items: AtomicU64,
     mapped: Mutex<Mapped>,
-    passed_over: Mutex<Vec<Counted>>,
+    notes: Mutex<Notes>,
 }
+
+/// What a stage adds to the report of its run, by name.
+pub type Notes = BTreeMap<&'static str, serde_json::Value>;
 
 /// What [`Context::map`] and [`Context::place`] leave.
 #[derive(Debug, Default)]
@@ -140,10 +132,9 @@ impl Context {
         progress: Progress,
         reuse: bool,
     ) -> Self {
-        let (seed, images, mapped, passed_over) =
-            (document.seed, AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let (seed, items, mapped, notes) = (document.seed, AtomicU64::new(0), Mutex::default(), Mutex::default());
         let outputs = Outputs::new(output);
-        Self { inputs, document, outputs, scratch, seed, progress, reuse, images, mapped, passed_over }
+        Self { inputs, document, outputs, scratch, seed, progress, reuse, items, mapped, notes }
     }
 
     /// For each item, in order, what `make` gives for a batch of them. What it gave an earlier run for an item with the
@@ -180,7 +171,7 @@ impl Context {
                 made[*place] = Some(result);
             }
             bar.inc(places.len() as u64);
-            self.count_images(places.len());
+            self.count_items(places.len());
             if self.reuse && kept.elapsed() > KEPT_EVERY {
                 table.write()?;
                 kept = Instant::now();
@@ -246,7 +237,7 @@ impl Context {
 
     /// Fails once the run is to end; asked between two steps of long work.
     pub fn go_on(&self) -> Result<()> {
-        interrupt::check()
+        signal::check()
     }
 
     pub(crate) fn mapped(&self) -> Mapped {
@@ -263,33 +254,27 @@ impl Context {
 
     /// A random stream of its own for each purpose, derived from the manifest's seed.
     pub fn rng(&self, purpose: &str) -> ChaCha8Rng {
-        rng(self.seed, purpose)
+        seed::rng(self.seed, purpose)
     }
 
-    /// Counts images handled, for the `images_per_second` of `run --json`.
-    pub fn count_images(&self, count: usize) {
-        self.images.fetch_add(count as u64, Ordering::Relaxed);
+    /// Counts items handled, for the throughput that `run --json` reports.
+    pub fn count_items(&self, count: usize) {
+        self.items.fetch_add(count as u64, Ordering::Relaxed);
     }
 
-    /// Notes what the stage passed over, for `run --json`.
-    pub fn pass_over(&self, passed_over: PassedOver) {
-        self.passed_over.lock().unwrap_or_else(PoisonError::into_inner).extend(passed_over.counted());
+    /// Adds a field called `name` to what `run --json` reports of this instance.
+    pub fn note(&self, name: &'static str, value: &impl Serialize) -> Result<()> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, serde_json::to_value(value)?);
+        Ok(())
     }
 
-    pub(crate) fn passed_over(&self) -> Vec<Counted> {
-        std::mem::take(&mut *self.passed_over.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn notes(&self) -> Notes {
+        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub fn images(&self) -> u64 {
-        self.images.load(Ordering::Relaxed)
+    pub(crate) fn items(&self) -> u64 {
+        self.items.load(Ordering::Relaxed)
     }
-}
-
-/// The random stream that belongs to `seed` and `purpose`.
-pub fn rng(seed: u64, purpose: &str) -> ChaCha8Rng {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&seed.to_le_bytes()).update(purpose.as_bytes());
-    ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
 }
 
 /// A stage with its type erased: what the manifest and the runner hold.
@@ -314,7 +299,7 @@ pub struct Kind {
     pub about: &'static str,
     pub needs: &'static [&'static str],
     pub many: &'static [&'static str],
-    pub gives: Option<Gives>,
+    pub provides: Option<ArtifactKind>,
     /// Every parameter with its default.
     pub defaults: fn() -> Result<serde_yaml::Value>,
     /// JSON Schema of the parameters.
@@ -330,7 +315,7 @@ pub const fn kind<S: Stage>() -> Kind {
         about: S::ABOUT,
         needs: S::NEEDS,
         many: S::MANY,
-        gives: S::GIVES,
+        provides: S::PROVIDES,
         defaults: || Ok(serde_yaml::to_value(S::default())?),
         schema: || schema::<S>(),
         parse: |value| Ok(Box::new(Typed(serde_path_to_error::deserialize::<_, S>(value)?))),

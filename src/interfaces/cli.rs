@@ -5,6 +5,7 @@ mod asking;
 mod dag;
 mod duplicates;
 mod embed;
+mod exit_status;
 mod explain;
 mod figures;
 mod gc;
@@ -33,16 +34,17 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::fmt::format::debug_fn;
 
-use crate::base::failure::{Failure, exit_status};
-use crate::base::interrupt;
+use crate::base::error::Failure;
 use crate::base::progress::Screen;
+use crate::base::signal;
+use crate::base::simd::Simd;
 use crate::base::text::{legible, legible_path};
 use crate::base::worker;
 use crate::engine::manifest::Manifest;
 use crate::engine::pipeline::Project;
 use crate::engine::stage::Kind;
 use crate::learning::images;
-use crate::learning::nn;
+use crate::retrieval::differences::FILE_DIFFS;
 use crate::retrieval::embeddings;
 
 const EXIT_STATUS: &str = "\
@@ -137,7 +139,7 @@ struct Session {
 impl Session {
     fn project(&self, variation: &Variation) -> Result<Project> {
         let manifest = Manifest::load(&self.manifest, self.kinds, variation.profile.as_deref(), &variation.sets)?;
-        Project::new(manifest)
+        Project::new(manifest, FILE_DIFFS)
     }
 
     fn print_json(&self, value: &impl serde::Serialize) -> Result<()> {
@@ -162,7 +164,7 @@ pub fn main(kinds: &'static [Kind]) -> ExitCode {
                 // Where nobody can be told, the exit status still says it.
                 drop(writeln!(std::io::stderr(), "{} {why}", emphasis("error:")));
             }
-            ExitCode::from(exit_status(&error))
+            ExitCode::from(exit_status::exit_status(&error))
         }
     }
 }
@@ -189,13 +191,13 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
     }
     let screen = Screen::new(cli.quiet);
     start_logging(&cli, &screen);
-    let simd = nn::Simd::chosen().map_err(Failure::Usage)?;
+    let simd = Simd::chosen().map_err(Failure::Usage)?;
     tracing::debug!("vector unit: {}", simd.name());
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
         pool.build_global().context("cannot start the threads")?;
     }
-    interrupt::listen()?;
+    signal::listen()?;
     let session = Session { kinds, manifest: cli.manifest, screen };
     match &cli.command {
         Command::Run(arguments) => run::run(&session, arguments),

@@ -24,8 +24,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
-use crate::base::failure::Failure;
-use crate::base::interrupt;
+use crate::base::error::Failure;
+use crate::base::signal;
 
 pub use guard::{Access, Token};
 pub use limits::Limits;
@@ -88,7 +88,7 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
     started(address);
     let signal = loop {
         std::thread::sleep(BETWEEN_LOOKS);
-        if let Some(signal) = interrupt::signal() {
+        if let Some(signal) = signal::signal() {
             break signal;
         }
         watcher.look();

@@ -25,7 +25,6 @@ use crate::damaged;
 use crate::learning::calibration::Calibration;
 use crate::learning::images::Preparation;
 use crate::learning::nn::{Buffer, FeatureMap, normalize};
-use crate::retrieval::embeddings;
 
 /// The file of a trained network.
 pub const FILE: &str = "model.safetensors";
@@ -264,21 +263,6 @@ impl Model {
             let at = ((y * side + x) * 3) as usize;
             image::Rgb([byte(&values[at]), byte(&values[at + 1]), byte(&values[at + 2])])
         })
-    }
-
-    /// What a file of its embeddings says of them.
-    pub fn facts(&self) -> Result<BTreeMap<String, String>> {
-        let configuration = &self.configuration;
-        let facts = [
-            (embeddings::MODEL, self.digest.clone()),
-            ("similiai.dimension", configuration.dimension.to_string()),
-            ("similiai.metric", "euclidean".to_owned()),
-            ("similiai.preparation", serde_json::to_string(&configuration.preparation)?),
-            ("similiai.preprocessing", serde_json::to_string(&configuration.preprocessing)?),
-            ("similiai.mirrored", configuration.mirrored.to_string()),
-            ("similiai.shift", configuration.shift.to_string()),
-        ];
-        Ok(facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
     /// (images, dimension); fails on an embedding that is not finite.

@@ -12,6 +12,7 @@ mod chain;
 mod conv;
 mod dense;
 mod frame;
+mod frames;
 pub(crate) mod kernels;
 mod normalize;
 mod passes;
@@ -19,7 +20,6 @@ mod pointwise;
 pub mod probe;
 mod proxies;
 mod residual;
-pub mod simd;
 pub mod tape;
 mod triplet;
 mod winograd;
@@ -34,7 +34,6 @@ pub use dense::{linear, linear_taped, tanh, tanh_taped};
 pub use normalize::{Rows, normalize, normalize_taped};
 pub use proxies::{Entropy, Mixed, cross_entropy};
 pub use residual::{Identity, ResidualBlock, Shortcut};
-pub use simd::Simd;
 pub use triplet::{TripletLoss, Triplets, triplet_loss};
 
 /// What parameters are made of.

@@ -14,17 +14,17 @@ use walkdir::WalkDir;
 
 pub use shards::{Shard, join, seal};
 
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::base::files;
-use crate::base::interrupt;
 use crate::base::progress::Progress;
+use crate::base::signal;
 use crate::base::text::legible_path;
-use crate::engine::cache::{Made, Seen, Store, Table};
+use crate::engine::cache::{Made, PEOPLE, Seen, Store, Table};
 use crate::learning::images::{
     MOST_BYTES, PassedOver, Wanted, Why, decode_for, is_no_fault_of_it, is_picture, read_picture,
 };
 use crate::learning::model::Model;
-use crate::retrieval::embeddings::Embeddings;
+use crate::retrieval::embeddings::{self, Embeddings};
 
 /// Pictures decoded before they are embedded.
 const BATCH: usize = 64;
@@ -167,7 +167,7 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
     let Search { found, mut bad, passed_over } = search;
     let bar = progress.bar("pictures", found.len() as u64);
     let known = found.par_iter().map(|picture| {
-        interrupt::check()?;
+        signal::check()?;
         // One that cannot be read says so where it is decoded.
         let path = Path::new(&picture.path);
         let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -182,14 +182,14 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
     let mut work = || -> Result<()> {
         let mut kept = Instant::now();
         for places in missing.chunks(BATCH) {
-            interrupt::check()?;
+            signal::check()?;
             let read = places.par_iter().map(|place| {
-                let read = interrupt::check().and_then(|()| memory.read(model, &found[*place].path));
+                let read = signal::check().and_then(|()| memory.read(model, &found[*place].path));
                 (*place, read)
             });
             let (mut fresh, mut images) = (Vec::new(), Vec::new());
             let read: Vec<_> = read.collect();
-            interrupt::check()?;
+            signal::check()?;
             for (place, read) in read {
                 match read {
                     Ok((digest, image)) => {
@@ -220,7 +220,7 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
     let done = work();
     memory.save();
     done?;
-    interrupt::check()?;
+    signal::check()?;
     let rows: Vec<Option<Vec<f32>>> = digests.iter().map(|digest| memory.get(digest.as_ref()?)).collect();
     let good: Vec<&Found> = found.iter().zip(&rows).filter(|(_, row)| row.is_some()).map(|(found, _)| found).collect();
     let label_names: Vec<String> = good.iter().map(|picture| picture.class.clone()).collect();
@@ -231,7 +231,7 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
         label_names,
         splits: vec![String::new(); good.len()],
         values: rows.into_iter().flatten().flatten().collect(),
-        facts: model.facts()?,
+        facts: embeddings::facts_of(model)?,
     };
     Ok(Collection { embeddings, bad, passed_over, made })
 }
@@ -253,7 +253,7 @@ pub struct Memory {
 impl Memory {
     /// Beside what `store` has of the pipeline.
     pub fn open(store: &Store, model: &Model) -> Result<Self> {
-        let folder = store.of_people();
+        let folder = store.namespace(PEOPLE);
         let way = blake3::hash(format!("{VERSION} {}", model.digest).as_bytes()).to_hex();
         Ok(Self { seen: Seen::new(&folder), table: Table::read(&folder, &way)?, folder })
     }

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 pub use address::Address;
 use address::{said, see_vectors};
 
-use crate::base::failure::Failure;
-use crate::base::interrupt;
+use crate::base::error::Failure;
 use crate::base::progress::Progress;
+use crate::base::signal;
 use crate::damaged;
 use crate::retrieval::embeddings::Embeddings;
 use crate::retrieval::search::{Neighbour, Query, distance};
@@ -122,7 +122,7 @@ pub fn publish(mut address: Address, embeddings: &Embeddings, gallery: &str, pro
             [&(id as i32), &paths[id], &labels[id], &label_names[id], &splits[id], &vector];
         copy.write(&row).map_err(told)?;
         if (id + 1) % ROWS == 0 {
-            interrupt::check()?;
+            signal::check()?;
             bar.inc(ROWS as u64);
         }
     }
@@ -144,7 +144,7 @@ pub fn publish(mut address: Address, embeddings: &Embeddings, gallery: &str, pro
         address.quoted(&format!("{new}_hnsw")),
     );
     work.batch_execute(&index).map_err(told)?;
-    interrupt::check()?;
+    signal::check()?;
     work.commit().map_err(told)?;
     // For the planner; the table is right without it.
     if let Err(error) = client.batch_execute(&format!("ANALYZE {name}")) {

@@ -21,6 +21,7 @@ pub use reading::TASK as READING;
 use crate::base::files;
 use crate::damaged;
 use crate::learning::listing::Split;
+use crate::learning::model::Model;
 
 /// The file of a pipeline's embeddings.
 pub const FILE: &str = "embeddings.parquet";
@@ -30,6 +31,21 @@ const EMBEDDING: &str = "embedding";
 const ROWS: usize = 256;
 /// The footer's fact that names the model, by its digest.
 pub const MODEL: &str = "similiai.model";
+
+/// What a file of the embeddings of `model` says of them, in its metadata.
+pub fn facts_of(model: &Model) -> Result<BTreeMap<String, String>> {
+    let configuration = &model.configuration;
+    let facts = [
+        (MODEL, model.digest.clone()),
+        ("similiai.dimension", configuration.dimension.to_string()),
+        ("similiai.metric", "euclidean".to_owned()),
+        ("similiai.preparation", serde_json::to_string(&configuration.preparation)?),
+        ("similiai.preprocessing", serde_json::to_string(&configuration.preprocessing)?),
+        ("similiai.mirrored", configuration.mirrored.to_string()),
+        ("similiai.shift", configuration.shift.to_string()),
+    ];
+    Ok(facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
 
 /// Name, type and meaning of each column.
 pub const COLUMNS: [(&str, &str, &str); 6] = [
@@ -275,7 +291,7 @@ mod tests {
         for length in [0, 4, 12, good.len() / 2, good.len() - 1] {
             files::write(&path, &good[..length])?;
             let error = Embeddings::read(&path).unwrap_err();
-            assert!(error.is::<crate::base::failure::Failure>(), "{error}");
+            assert!(error.is::<crate::base::error::Failure>(), "{error}");
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::learning::calibration::{CLOSE, Calibration};
 use crate::learning::listing::Side;
 #[cfg(feature = "cloud")]

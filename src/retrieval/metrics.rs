@@ -11,8 +11,6 @@ pub use bootstrap::{Difference, Score, Verdict};
 pub use queries::{Scored, differences, parse, to_bytes as queries_to_bytes};
 pub use table::{Shown, table};
 
-/// The figures of a run.
-pub const RESULTS: &str = "results.json";
 /// What each query of a run scored.
 pub const QUERIES: &str = "queries.csv";
 
@@ -176,7 +174,7 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::stage::rng;
+    use crate::base::seed::rng;
     use rand::seq::SliceRandom;
 
     fn ranking(labels: &[i32], relevant: usize, others: &[usize]) -> Ranking {

@@ -7,7 +7,7 @@ mod kernels;
 
 use std::cmp::Ordering;
 
-use crate::learning::nn::Simd;
+use crate::base::simd::Simd;
 
 pub use approximate::{Graph, Parameters};
 pub use exact::Gallery;

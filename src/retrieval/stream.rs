@@ -15,10 +15,11 @@ use arrow::ipc::writer::StreamWriter;
 use image::RgbImage;
 use rayon::prelude::*;
 
-use crate::base::interrupt;
+use crate::base::signal;
 use crate::damaged;
 use crate::learning::images::{Unreadable, Wanted, decode_for, is_no_fault_of_it};
 use crate::learning::model::Model;
+use crate::retrieval::embeddings;
 
 /// Pictures decoded before they are embedded.
 const AT_ONCE: usize = 64;
@@ -132,7 +133,7 @@ fn schema(model: &Model, id: FieldRef, options: &Options) -> Result<Schema> {
     };
     let (embedding, error) = (Field::new("embedding", embedding, true), Field::new("error", DataType::Utf8, true));
     let schema = Schema::new(vec![id, Arc::new(embedding), Arc::new(error)]);
-    Ok(schema.with_metadata(model.facts()?.into_iter().collect::<HashMap<_, _>>()))
+    Ok(schema.with_metadata(embeddings::facts_of(model)?.into_iter().collect::<HashMap<_, _>>()))
 }
 
 /// The bytes of each picture.
@@ -157,7 +158,7 @@ fn embed(
     let dimension = model.configuration.dimension;
     let mut rows: Vec<Result<Vec<f32>, String>> = Vec::with_capacity(pictures.len());
     for pictures in pictures.chunks(AT_ONCE) {
-        interrupt::check()?;
+        signal::check()?;
         let first = passed.pictures;
         let wanted = Wanted { preparation: Some(model.configuration.preparation.clone()), ..Wanted::default() };
         let prepare = |(place, bytes): (usize, &Option<&[u8]>)| -> Result<RgbImage> {

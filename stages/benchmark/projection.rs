@@ -131,7 +131,7 @@ fn scaled(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
 mod tests {
     use super::*;
     use rand::Rng;
-    use similiai::engine::stage::rng;
+    use similiai::base::seed::rng;
 
     /// Three clusters in five dimensions.
     fn clusters(count: usize) -> Vec<Vec<f32>> {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::blocking::{Client, Response};
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{StatusCode, Url};
-use similiai::base::interrupt;
+use similiai::base::signal;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -69,7 +69,7 @@ impl Download {
             .context("cannot set up HTTP")?;
         let mut failed = 0;
         let response = loop {
-            let response = interrupt::while_waiting(|| client.get(address.clone()).send());
+            let response = signal::while_waiting(|| client.get(address.clone()).send());
             match response.and_then(Response::error_for_status) {
                 Ok(response) => break response,
                 Err(error) if failed < retries && worth_another_try(&error) => {
@@ -95,7 +95,7 @@ impl Download {
         if let Some(tag) = &self.tag {
             request = request.header(IF_RANGE, tag);
         }
-        let response = interrupt::while_waiting(|| request.send())?.error_for_status()?;
+        let response = signal::while_waiting(|| request.send())?.error_for_status()?;
         let continues = response.status() == StatusCode::PARTIAL_CONTENT;
         self.compare(&response, continues).map_err(Trouble::Lasting)?;
         self.response = response;
@@ -130,7 +130,7 @@ impl Download {
 impl Read for Download {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let error = match interrupt::while_waiting(|| self.response.read(buffer)) {
+            let error = match signal::while_waiting(|| self.response.read(buffer)) {
                 Ok(0) if self.length > self.received && !buffer.is_empty() => io::Error::new(
                     io::ErrorKind::UnexpectedEof,
                     format!("ended after {} of {} bytes", self.received, self.length),
@@ -173,7 +173,7 @@ fn tag(headers: &HeaderMap) -> Option<&HeaderValue> {
 fn pause(failed: u32, address: &Url, error: &dyn std::fmt::Display) {
     let pause = FIRST_PAUSE * 2u32.pow(failed.min(6));
     tracing::warn!("{address}: {error}; trying again in {:.1} s", pause.as_secs_f64());
-    interrupt::while_waiting(|| std::thread::sleep(pause));
+    signal::while_waiting(|| std::thread::sleep(pause));
 }
 
 fn worth_another_try(error: &reqwest::Error) -> bool {

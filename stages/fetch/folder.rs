@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use similiai::base::failure::first_of;
+use similiai::base::error::first_of;
 use similiai::base::text::legible_name;
 use similiai::damaged;
 use similiai::engine::stage::{Context, Inputs};
@@ -328,6 +328,5 @@ pub fn leave(passed_over: PassedOver, source: &Path, context: &Context) -> Resul
     let row = |(path, why): (&str, &Why)| Skipped { source: below(path, source).to_owned(), why: why.to_string() };
     let rows: Vec<Skipped> = passed_over.each().into_iter().map(row).collect();
     context.outputs.write(listing::SKIPPED, &listing::to_bytes(&rows)?)?;
-    context.pass_over(passed_over);
-    Ok(())
+    context.note("passed_over", &passed_over.counted())
 }

@@ -81,7 +81,7 @@ impl Mix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use similiai::engine::stage::rng;
+    use similiai::base::seed::rng;
 
     const PLAIN: Preprocessing = Preprocessing { side: 8, mean: 0.0, deviation: 1.0 };
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, anyhow};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
-use similiai::base::fault;
+use similiai::base::failpoint;
 use similiai::engine::cache::{KeyDocument, Reason};
 use similiai::engine::stage::Context;
 
@@ -64,7 +64,7 @@ impl Checkpoint {
         let metadata = HashMap::from([(ABOUT.to_owned(), about)]);
         let bytes = safetensors::serialize(views, &Some(metadata)).map_err(|error| anyhow!("{error}"))?;
         context.keep(FILE, bytes)?;
-        fault::point("checkpoint-written");
+        failpoint::point("checkpoint-written");
         Ok(())
     }
 

@@ -288,7 +288,7 @@ fn beta(a: f64, rng: &mut ChaCha8Rng) -> f64 {
 mod tests {
     use super::super::CrossEntropy;
     use super::*;
-    use similiai::engine::stage::rng;
+    use similiai::base::seed::rng;
 
     fn data() -> Data {
         Data {

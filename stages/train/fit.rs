@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use rand::Rng;
-use similiai::engine::stage::{Context, rng};
+use similiai::base::seed::rng;
+use similiai::engine::stage::Context;
 use similiai::learning::model::{Configuration, FILE, Network, parameters, to_bytes};
 use similiai::learning::nn::FeatureMap;
 
@@ -54,7 +55,7 @@ pub fn fit<N: Network>(
                     let rate = train.learning_rate;
                     format!("training broke off in epoch {number}; lower train.learning_rate ({rate})")
                 })?;
-                context.count_images(batch.pictures.len());
+                context.count_items(batch.pictures.len());
                 speed.inputs += batch.pictures.len();
                 bar.message(live(train, &training.epochs, &seen, &speed));
                 bar.inc(1);

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
 use dfdx::prelude::*;
 use rand::Rng;
-use similiai::engine::stage::rng;
+use similiai::base::seed::rng;
 use similiai::learning::model::{Configuration, DIMENSION, Network, parameters, set_parameters};
 use similiai::learning::nn::{AdamW, FeatureMap, normalize_taped, tape};
 

@@ -42,7 +42,7 @@ fn at_every_point_where_something_is_written() {
     undisturbed.succeed("run all");
     let expected = found(&undisturbed);
     // Some points are passed often: the first time and later on are different states.
-    let passes = similiai::base::fault::POINTS.iter().flat_map(|point| {
+    let passes = similiai::base::failpoint::POINTS.iter().flat_map(|point| {
         let often = ["blob-written", "blob-placed", "record-placed", "file-laid", "file-taken-away"].contains(point);
         [Some(point.to_string()), often.then(|| format!("{point}:4"))]
     });
@@ -51,7 +51,7 @@ fn at_every_point_where_something_is_written() {
         if fault.starts_with("file-taken-away") {
             project.succeed("run prepare --set prepare.images_per_class=10");
         }
-        let killed = project.command().env("SIMILIAI_FAULT", &fault).args(["run", "all"]).status().unwrap();
+        let killed = project.command().env("SIMILIAI_FAILPOINT", &fault).args(["run", "all"]).status().unwrap();
         assert_eq!(killed.signal(), Some(9), "{fault} is never passed");
         project.succeed("run all");
         assert!(found(&project) == expected, "{fault}");

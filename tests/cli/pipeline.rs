@@ -1,6 +1,6 @@
 //! The whole pipeline: what it leaves, that it is the same everywhere, and how a run is steered.
 
-use similiai::learning::nn::Simd;
+use similiai::base::simd::Simd;
 
 use crate::fixture::{Project, archive, contents, record, sound};
 

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::sealed::is_digest;
 use super::signature::Signature;
 use super::work::{Work, own_folder};
-use crate::base::fault;
+use crate::base::failpoint;
 use crate::base::files;
 use crate::damaged;
 
@@ -103,7 +103,7 @@ impl Blobs {
     }
 
     fn place(&self, path: &Path, digest: &str) -> Result<()> {
-        fault::point("blob-written");
+        failpoint::point("blob-written");
         let destination = self.path(digest);
         let shelf = files::folder_of(&destination);
         if !files::is_folder(shelf) {
@@ -111,7 +111,7 @@ impl Blobs {
         }
         let moved = fs::rename(path, &destination);
         moved.with_context(|| format!("cannot move a file to {}", destination.display()))?;
-        fault::point("blob-placed");
+        failpoint::point("blob-placed");
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use walkdir::WalkDir;
 
-use super::{Record, Store};
+use super::{NAMESPACES, PEOPLE, Record, Store};
 use crate::base::files;
 
 /// A use is noted once in so long: noting it costs a write.
@@ -82,14 +82,17 @@ impl Store {
         }
         let tables: HashSet<&str> = stay.iter().flat_map(|record| &record.items).map(String::as_str).collect();
         collected.bytes += self.remove_old("items", budget.grace, dry_run, |name| tables.contains(name))?;
-        // Of people's own pictures those of the network that was used last stay.
-        let newest = self.newest("people/items")?;
-        collected.bytes +=
-            self.remove_old("people/items", budget.grace, dry_run, |name| Some(name) == newest.as_deref())?;
+        // Of each namespace the items that were used last stay: those of the newest network.
+        for namespace in NAMESPACES {
+            let items = format!("{namespace}/items");
+            let newest = self.newest(&items)?;
+            collected.bytes +=
+                self.remove_old(&items, budget.grace, dry_run, |name| Some(name) == newest.as_deref())?;
+        }
         collected.bytes += self.remove_scratch(&laid, budget.grace, dry_run)?;
         // Where results lay before they were parted into shared files, and what a table was called before.
         collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
-        for former in [self.root.join("seen.json"), self.of_people().join("seen.json")] {
+        for former in [self.root.join("seen.json"), self.namespace(PEOPLE).join("seen.json")] {
             if former.exists() {
                 collected.bytes += remove(&former, dry_run)?;
             }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::store::unlink;
 use super::{Store, sealed};
-use crate::base::fault;
+use crate::base::failpoint;
 use crate::base::files;
 
 const HISTORY: &str = "history.jsonl";
@@ -21,8 +21,8 @@ pub struct Finished {
     pub seconds: f64,
     /// Seconds since 1970.
     pub at: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub images_per_second: Option<f64>,
+    #[serde(rename = "images_per_second", skip_serializing_if = "Option::is_none")]
+    pub items_per_second: Option<f64>,
 }
 
 impl Store {
@@ -36,7 +36,7 @@ impl Store {
         let file = File::options().create(true).append(true).open(&path);
         let noted = file.and_then(|mut file| file.write_all(line.as_bytes()));
         noted.with_context(|| format!("cannot write {}", path.display()))?;
-        fault::point("history-written");
+        failpoint::point("history-written");
         Ok(())
     }
 

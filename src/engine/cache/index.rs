@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::Contents;
 use super::sealed::{self, Found};
 use super::signature::Signature;
-use crate::base::fault;
+use crate::base::failpoint;
 use crate::base::files;
 
 const NUMBERS: usize = 5;
@@ -68,7 +68,7 @@ impl Index {
         }
         files::write_atomically(path, &sealed::seal(&name(path), bytes))
             .context("cannot keep what the files look like")?;
-        fault::point("index-written");
+        failpoint::point("index-written");
         Ok(())
     }
 }

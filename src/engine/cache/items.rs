@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::blobs::Blobs;
 use super::sealed::{self, Found};
-use crate::base::fault;
+use crate::base::failpoint;
 use crate::base::files;
 
 /// What is larger becomes a blob; a blob for every few bytes would be a file for every few bytes.
@@ -115,7 +115,7 @@ impl Table {
         }
         let way = self.path.file_name().unwrap_or_default().to_string_lossy();
         files::write_atomically(&self.path, &sealed::seal(&name(&way), bytes))?;
-        fault::point("items-written");
+        failpoint::point("items-written");
         Ok(())
     }
 }

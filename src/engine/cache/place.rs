@@ -14,8 +14,8 @@ use super::index::Index;
 use super::sealed::is_below;
 use super::signature::{Signature, time_after};
 use super::{Contents, Fault, Laid, Reason, Record, Store};
-use crate::base::failure::Failure;
-use crate::base::fault;
+use crate::base::error::Failure;
+use crate::base::failpoint;
 use crate::base::files;
 
 /// How something is called that stood where the folder itself should.
@@ -252,7 +252,7 @@ impl Store {
         if !again {
             // Before the files: what a crash leaves undone is then mended by the next run.
             self.put_laid(place.instance, &announced)?;
-            fault::point("place-announced");
+            failpoint::point("place-announced");
         }
         let mut aside = Vec::new();
         for (digest, out) in &announced.leaving {
@@ -278,7 +278,7 @@ impl Store {
             }
             path.parent().map_or(Ok(()), files::create_folder)?;
             self.blobs.lay(file.digest, &path)?;
-            fault::point("file-laid");
+            failpoint::point("file-laid");
             let looks = Signature::of(&path).with_context(|| format!("{} is gone", path.display()))?;
             last = last.max(looks.changed);
             look.signatures[*at] = looks;
@@ -289,7 +289,7 @@ impl Store {
         let mut reasons = if again { look.reasons(&contents, Reason::Mended) } else { Vec::new() };
         self.write_index(place, &record.digest, as_of, look)?;
         self.put_laid(place.instance, &now)?;
-        fault::point("place-settled");
+        failpoint::point("place-settled");
         reasons.extend((!aside.is_empty()).then_some(Reason::KeptAside(aside)));
         Ok(Laying::Done(reasons))
     }
@@ -358,7 +358,7 @@ impl Store {
             }
             let path = folder.join(file.path);
             self.clear(&former, &path, file.path, std::slice::from_ref(&old), aside)?;
-            fault::point("file-taken-away");
+            failpoint::point("file-taken-away");
             // Folders go as they empty; one that still holds something stays.
             let mut folder_of = path.parent();
             while let Some(empty) = folder_of.filter(|empty| *empty != folder && fs::remove_dir(empty).is_ok()) {

@@ -21,8 +21,8 @@ use self::said::{in_short, secretless, shown};
 use super::elsewhere::{Elsewhere, Mode};
 use super::{Blobs, Contents, Record, Store};
 use crate::base::files;
-use crate::base::interrupt;
 use crate::base::progress::Progress;
+use crate::base::signal;
 
 /// Files on their way at a time.
 const AT_ONCE: usize = 32;
@@ -159,7 +159,7 @@ impl Elsewhere for Remote {
         let bar = progress.bar("results to the remote cache", left() as u64);
         let mut last = left();
         // An interrupted run leaves files there that nobody is led to, as results come last.
-        while left() > 0 && interrupt::signal().is_none() {
+        while left() > 0 && signal::signal().is_none() {
             std::thread::sleep(Duration::from_millis(20));
             bar.inc(last.saturating_sub(left()) as u64);
             last = left();
@@ -280,7 +280,7 @@ impl Place {
         let (mut hasher, mut stream) = (blake3::Hasher::new(), found.into_stream());
         while let Some(piece) = stream.next().await {
             let piece = piece?;
-            if interrupt::signal().is_some() {
+            if signal::signal().is_some() {
                 return Err(Miss::Absent);
             }
             hasher.update(&piece);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sealed::{self, Found};
 use super::signature::{Signature, time_after};
-use crate::base::fault;
+use crate::base::failpoint;
 use crate::base::files;
 
 const FILE: &str = "seen";
@@ -132,7 +132,7 @@ impl Seen {
         if std::mem::take(&mut state.changed) {
             let table = state.table.as_ref().context("nothing was seen")?;
             files::write_atomically(&self.path(), &sealed::seal(FILE, serde_json::to_vec(table)?))?;
-            fault::point("seen-written");
+            failpoint::point("seen-written");
         }
         Ok(())
     }

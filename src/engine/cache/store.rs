@@ -16,8 +16,8 @@ use super::sealed::{self, Found, is_digest};
 use super::seen::Seen;
 use super::work::{Work, same_file};
 use super::{Contents, KeyDocument, Table, Written};
-use crate::base::failure::Failure;
-use crate::base::fault;
+use crate::base::error::Failure;
+use crate::base::failpoint;
 use crate::base::files;
 use crate::damaged;
 
@@ -102,7 +102,7 @@ impl Store {
         self.hold(file)?;
         // What a killed run left half done.
         self.work.clear()?;
-        fault::point("lock-taken");
+        failpoint::point("lock-taken");
         Ok(Lock(self))
     }
 
@@ -154,9 +154,9 @@ impl Store {
         }
     }
 
-    /// What is kept of pictures that are no part of the pipeline.
-    pub fn of_people(&self) -> PathBuf {
-        self.root.join("people")
+    /// The folder of one of [`NAMESPACES`](super::NAMESPACES).
+    pub fn namespace(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     pub(super) fn results(&self) -> PathBuf {
@@ -234,7 +234,7 @@ impl Store {
         placed: Vec<(String, u64, String)>,
         items: Vec<String>,
     ) -> Result<Record> {
-        fault::point("stage-ended");
+        failpoint::point("stage-ended");
         let found = files::list(folder).unwrap_or_default();
         if let Some(lost) = written.keys().find(|path| found.binary_search(path).is_err()) {
             bail!("{lost} vanished from its working folder before it was stored; another program removed it");
@@ -257,14 +257,14 @@ impl Store {
         let contents = Contents::new(all)?;
         let digest = self.blobs.put(contents.text().as_bytes())?;
         self.blobs.sync(contents.iter().map(|file| file.digest).chain([digest.as_str()]))?;
-        fault::point("contents-placed");
+        failpoint::point("contents-placed");
         let bytes = contents.iter().map(|file| file.bytes).sum();
         let (key, files) = (document.key()?, contents.len());
         let record = Record { key, digest: digest.clone(), document, files, bytes, items };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(contents));
         self.must_be_held()?;
         self.put_record(&record)?;
-        fault::point("record-placed");
+        failpoint::point("record-placed");
         Ok(record)
     }
 }

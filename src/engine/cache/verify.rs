@@ -13,9 +13,9 @@ use super::folders::NoFolders;
 use super::sealed::{self, Found};
 use super::signature::Signature;
 use super::work::own_folder;
-use super::{Contents, Fault, Place, Record, Seen, Store, Table};
+use super::{Contents, Fault, NAMESPACES, Place, Record, Seen, Store, Table};
 use crate::base::files;
-use crate::base::interrupt;
+use crate::base::signal;
 
 /// What a run re-reads on its way.
 const SCRUBBED_BYTES: u64 = 1 << 20;
@@ -48,7 +48,7 @@ impl Store {
     pub fn verify(&self, watch: impl Fn(u64) + Sync) -> Result<Damage> {
         type Looked = (String, u64, Result<bool>);
         let shelves = self.blobs.shelves()?.into_par_iter().map(|shelf| -> Result<Vec<Looked>> {
-            interrupt::check()?;
+            signal::check()?;
             let look = |digest: String| {
                 let bytes = self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
                 let sound = self.blobs.check(&digest);
@@ -111,7 +111,7 @@ impl Store {
     fn damaged_files(&self) -> Result<Vec<PathBuf>> {
         let mut damaged = self.blobs.false_shelves()?;
         damaged.extend(self.damaged_laid()?);
-        for root in [self.root.clone(), self.of_people()] {
+        for root in std::iter::once(self.root.clone()).chain(NAMESPACES.map(|name| self.namespace(name))) {
             damaged.extend(Seen::new(&root).damaged()?);
             let items = root.join("items");
             for way in files::names(&items)?.into_iter().filter(|way| sealed::is_digest(way)) {

@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 use super::Project;
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::base::files;
 use crate::base::progress::Screen;
 use crate::engine::cache::{Contents, File, KeyDocument, Laying, Reason, Record, Store};
-use crate::engine::difference;
+use crate::engine::diff::{self, FileDiffs};
 use crate::engine::lock::Lock;
 use crate::engine::stage::{Context, Inputs};
 
@@ -31,9 +31,9 @@ impl Apart {
     }
 
     /// How it differs from a stored result.
-    pub fn difference(&self, expected: &Contents, store: &Store) -> Option<String> {
+    pub fn difference(&self, expected: &Contents, store: &Store, diffs: FileDiffs) -> Option<String> {
         let stored = |file: &File| store.blobs.path(file.digest);
-        difference::first((expected, &stored), (&self.contents, &|file| self.path(file)))
+        diff::first(diffs, (expected, &stored), (&self.contents, &|file| self.path(file)))
     }
 }
 
@@ -131,9 +131,10 @@ impl Project {
                 return Ok(Some(why));
             }
             let same = locked.digest == again.contents.digest();
-            return Ok((!same).then(|| locked.difference(&self.store, &again.contents, &|file| again.path(file))));
+            return Ok((!same)
+                .then(|| locked.difference((&self.store, self.diffs), &again.contents, &|file| again.path(file))));
         }
         let expected = self.store.contents(&record.digest).context("its result is gone")?;
-        Ok(again.difference(&expected, &self.store))
+        Ok(again.difference(&expected, &self.store, self.diffs))
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Project;
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::damaged;
 use crate::engine::cache::Contents;
-use crate::engine::stage::Gives;
+use crate::engine::stage::ArtifactKind;
 
 /// The result of an instance, in its place.
 pub struct Given {
@@ -25,14 +25,14 @@ impl Project {
     ///
     /// # Errors
     /// If there are several or none, or if it has not run yet.
-    pub fn given(&self, what: Gives, name: Option<&str>, near: Option<usize>, option: &str) -> Result<Given> {
+    pub fn given(&self, what: ArtifactKind, name: Option<&str>, near: Option<usize>, option: &str) -> Result<Given> {
         let manifest = &self.manifest;
         if let Some(name) = name {
             manifest.find(name)?;
         }
         let fits = |place: &usize| {
             let instance = &manifest.instances[*place];
-            instance.stage.kind().gives == Some(what)
+            instance.stage.kind().provides == Some(what)
                 && name.is_none_or(|name| instance.name == name)
                 && near.is_none_or(|near| manifest.is_needed_by(*place, near) || manifest.is_needed_by(near, *place))
         };
@@ -41,18 +41,18 @@ impl Project {
         let place = match found[..] {
             [place] => place,
             [] => {
-                let said = name.map(|name| format!("`{name}` does not give {}", what.in_words()));
-                let said = said.unwrap_or_else(|| format!("no instance in the manifest gives {}", what.in_words()));
+                let said = name.map(|name| format!("`{name}` does not give {}", what.0));
+                let said = said.unwrap_or_else(|| format!("no instance in the manifest gives {}", what.0));
                 return Err(Failure::Usage(said).into());
             }
             _ => {
-                let (what, names) = (what.in_words(), names.join("` and `"));
+                let (what, names) = (what.0, names.join("` and `"));
                 return Err(Failure::Usage(format!("`{names}` all give {what}; say which one with {option}")).into());
             }
         };
         let name = names[0].to_owned();
         if self.store.laid(&name)?.is_none() {
-            let (what, run) = (what.in_words(), format!("`similiai run {name}`"));
+            let (what, run) = (what.0, format!("`similiai run {name}`"));
             return Err(Failure::NotYet(format!("there are no {what} yet: `{name}` has not run; run {run}")).into());
         }
         Ok(Given { folder: manifest.place(place).folder(), name, place })
@@ -97,17 +97,5 @@ impl Project {
             }
         }
         Ok(())
-    }
-}
-
-impl Gives {
-    fn in_words(self) -> &'static str {
-        match self {
-            Self::Pictures => "prepared pictures",
-            Self::Model => "trained networks",
-            Self::Embeddings => "embeddings",
-            Self::Index => "search indexes",
-            Self::Figures => "figures",
-        }
     }
 }

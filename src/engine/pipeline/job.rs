@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use super::Project;
 use super::run::{Items, Options, Ran, Report};
 use super::select::Part;
-use crate::base::failure::Failure;
-use crate::base::interrupt;
+use crate::base::error::Failure;
 use crate::base::progress::Screen;
+use crate::base::signal;
 use crate::base::text::legible;
 use crate::engine::cache::{Fault, Finished, KeyDocument, Laying, Reason, Record};
 use crate::engine::stage::{Context, Inputs};
@@ -50,7 +50,7 @@ impl Job<'_> {
     /// `None` in a dry run, where the result would have to be made.
     fn take_or_make(&self, report: &mut Report) -> Result<Option<Record>> {
         let Self { project, place, part, known, options, .. } = self;
-        interrupt::check()?;
+        signal::check()?;
         let instance = &project.manifest.instances[*place];
         let unmade = instance.needs.iter().filter(|need| known[**need].is_none());
         let unmade: Vec<Reason> =
@@ -123,7 +123,8 @@ impl Job<'_> {
             && locked.digest != record.digest
         {
             let found = project.store.contents(&record.digest).context("its result is gone")?;
-            let why = locked.difference(&project.store, &found, &|file| project.store.blobs.path(file.digest));
+            let why = locked
+                .difference((&project.store, project.diffs), &found, &|file| project.store.blobs.path(file.digest));
             bail!(Failure::NotReproducible(why));
         }
         if options.check_determinism {
@@ -153,7 +154,7 @@ impl Job<'_> {
         let instance = &self.project.manifest.instances[self.place].name;
         let found = elsewhere.fetch(&self.project.store, key, digest, &self.screen.progress(instance));
         // What was not brought because the run is to end is not missing.
-        interrupt::check()?;
+        signal::check()?;
         Ok(found)
     }
 
@@ -179,7 +180,7 @@ impl Job<'_> {
 
     /// Lays a stored result at its place; in a dry run, only looks.
     fn take(&self, record: &Record) -> Result<Laying> {
-        let Project { manifest, store } = self.project;
+        let Project { manifest, store, .. } = self.project;
         let place = manifest.place(self.place);
         if !self.options.dry_run {
             store.must_be_held()?;
@@ -202,7 +203,7 @@ impl Job<'_> {
 
     /// `anew`: goes on from nothing that earlier runs left.
     fn make(&self, inputs: Inputs, document: KeyDocument, anew: bool, report: &mut Report) -> Result<Record> {
-        let Project { manifest, store } = self.project;
+        let Project { manifest, store, .. } = self.project;
         let instance = &manifest.instances[self.place];
         let start = Instant::now();
         let slot = store.slot()?;
@@ -210,14 +211,14 @@ impl Job<'_> {
         let progress = self.screen.progress(&instance.name);
         let context = Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !anew);
         instance.stage.run(&context)?;
-        interrupt::check()?;
+        signal::check()?;
         if !self.inputs_are_the_same(&context.inputs)?
             || self.project.document(self.place, &context.inputs)? != document
         {
             bail!("what it reads changed while it ran, so its result is not kept; run it again");
         }
         let mapped = context.mapped();
-        report.passed_over = context.passed_over();
+        report.notes = context.notes();
         report.items = (mapped.items > 0).then_some(Items { made: mapped.made, all: mapped.items });
         let written = context.outputs.written();
         let record = store.commit(document, (slot.path(), &written), mapped.placed, mapped.tables)?;
@@ -229,22 +230,22 @@ impl Job<'_> {
             Laying::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
         }
         let seconds = start.elapsed().as_secs_f64();
-        let images = context.images();
-        report.images_per_second = (images > 0).then(|| (images as f64 / seconds * 10.0).round() / 10.0);
+        let handled = context.items();
+        report.items_per_second = (handled > 0).then(|| (handled as f64 / seconds * 10.0).round() / 10.0);
         let at = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
         store.note_finished(&Finished {
             instance: instance.name.clone(),
             key: record.key.clone(),
             seconds,
             at,
-            images_per_second: report.images_per_second,
+            items_per_second: report.items_per_second,
         })?;
         Ok(record)
     }
 
     /// Looks again at the results that were read.
     fn inputs_are_the_same(&self, inputs: &Inputs) -> Result<bool> {
-        let Project { manifest, store } = self.project;
+        let Project { manifest, store, .. } = self.project;
         for (need, input) in manifest.instances[self.place].needs.iter().zip(&inputs.results) {
             let look = store.look(&manifest.place(*need), &input.contents)?;
             // What else somebody put there was not read.
@@ -261,7 +262,7 @@ impl Job<'_> {
     fn make_twice(&self, inputs: &Inputs, document: &KeyDocument, record: &Record) -> Result<()> {
         let expected = self.project.store.contents(&record.digest).context("its result is gone")?;
         let again = self.project.make_apart(self.place, inputs, document, self.screen)?;
-        match again.difference(&expected, &self.project.store) {
+        match again.difference(&expected, &self.project.store, self.project.diffs) {
             None => Ok(()),
             Some(difference) => bail!(Failure::NotReproducible(format!("a second run differs: {difference}"))),
         }

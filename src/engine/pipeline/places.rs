@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::Project;
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 
 impl Project {
     /// Fails if an instance would lay its files over those of somebody else: what lies there would be replaced.

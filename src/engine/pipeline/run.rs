@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::job::{Job, Outcome};
 use super::{Project, Selection};
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::base::progress::Screen;
 use crate::engine::cache::{Elsewhere, Finished, Reason, Record};
 use crate::engine::lock::Lock;
-use crate::learning::images::Counted;
+use crate::engine::stage::Notes;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -39,13 +39,12 @@ pub struct Report {
     /// In a dry run: what its last run took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimated_seconds: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub images_per_second: Option<f64>,
+    #[serde(rename = "images_per_second", skip_serializing_if = "Option::is_none")]
+    pub items_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub items: Option<Items>,
-    /// What the stage passed over, by reason.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub passed_over: Vec<Counted>,
+    #[serde(flatten)]
+    pub notes: Notes,
     pub reasons: Vec<Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -70,9 +69,9 @@ impl Report {
             digest: None,
             seconds: 0.0,
             estimated_seconds: None,
-            images_per_second: None,
+            items_per_second: None,
             items: None,
-            passed_over: Vec::new(),
+            notes: Notes::new(),
             reasons: Vec::new(),
             error: None,
             failure: None,

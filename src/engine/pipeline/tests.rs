@@ -86,7 +86,7 @@ static KINDS: [Kind; 3] = [kind::<Shout>(), kind::<Careless>(), kind::<Moody>()]
 fn project(folder: &Path, stages: &str) -> Result<Project> {
     let path = folder.join("pipeline.yaml");
     fs::write(&path, format!("version: 1\nstages:\n{stages}"))?;
-    Project::new(Manifest::load(&path, &KINDS, None, &[])?)
+    Project::new(Manifest::load(&path, &KINDS, None, &[])?, &[])
 }
 
 fn run(project: &Project, options: Options) -> Result<Vec<Report>> {
@@ -172,7 +172,7 @@ fn a_second_run_that_differs_is_not_reproducible() -> Result<()> {
     let report = &run(&project, Options { check_determinism: true, ..Options::default() })?[0];
     let told = "a second run differs: count.txt: line 2: `run 1` where `run 0` is expected";
     assert_eq!(report.error.as_deref(), Some(told));
-    assert!(matches!(report.failure, Some(crate::base::failure::Failure::NotReproducible(_))));
+    assert!(matches!(report.failure, Some(crate::base::error::Failure::NotReproducible(_))));
     let reruns = project.rerun(&[0], None, &Screen::new(true), &|_| {})?;
     assert!(reruns[0].difference.as_deref().is_some_and(|how| how.starts_with("count.txt: line 2")));
     Ok(())

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::duration;
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::base::text::legible;
 use crate::engine::cache::Reason;
 use crate::engine::lock::Lock;
@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn the_worst_failure_gives_the_exit_status() {
-        let status = |reports: &[Report]| crate::base::failure::exit_status(&judge(reports).unwrap_err());
+        let status =
+            |reports: &[Report]| crate::interfaces::cli::exit_status::exit_status(&judge(reports).unwrap_err());
         let (plain, different) = (failed(None), failed(Some(Failure::NotReproducible(String::new()))));
         let damaged = failed(Some(Failure::Damaged(String::new())));
         assert!(judge(&[Report::new("train", Ran::Ran)]).is_ok());

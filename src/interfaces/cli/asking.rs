@@ -8,14 +8,14 @@ use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 
 use super::Session;
-use crate::base::failure::{Failure, first_of};
+use crate::base::error::{Failure, first_of};
 use crate::base::text::{legible_name, legible_path};
 use crate::damaged;
 use crate::engine::cache::{ResultFiles, Store};
 use crate::engine::pipeline::{Given, Project};
-use crate::engine::stage::Gives;
 use crate::learning::images::{Wanted, decode_for, read_picture};
 use crate::learning::model::{self, Model};
+use crate::retrieval::artifacts;
 use crate::retrieval::collection::{self, Collection, Memory, Search};
 use crate::retrieval::embeddings::{self, Embeddings};
 use crate::retrieval::search::{Graph, INDEX};
@@ -42,8 +42,8 @@ impl Trained {
 
     /// Where the network and its embeddings lie.
     pub fn given(project: &Project, of: Option<&str>) -> Result<(Given, Given)> {
-        let embeddings = project.given(Gives::Embeddings, of, None, "--of INSTANCE")?;
-        Ok((project.given(Gives::Model, None, Some(embeddings.place), ONE)?, embeddings))
+        let embeddings = project.given(artifacts::EMBEDDINGS, of, None, "--of INSTANCE")?;
+        Ok((project.given(artifacts::MODEL, None, Some(embeddings.place), ONE)?, embeddings))
     }
 
     /// Those of the pipeline's own pictures.
@@ -59,7 +59,7 @@ impl Trained {
 
     /// The pictures that the embeddings name.
     pub fn pictures(&self, project: &Project) -> Result<ResultFiles> {
-        let given = project.given(Gives::Pictures, None, Some(self.given.place), ONE)?;
+        let given = project.given(artifacts::PICTURES, None, Some(self.given.place), ONE)?;
         let contents = project.contents(&given)?;
         Ok(ResultFiles { folder: given.folder, contents, store: project.store.clone() })
     }
@@ -67,7 +67,7 @@ impl Trained {
     /// The index called `name`, or the only one of these embeddings.
     pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
         let digest = project.must_be_as_laid(&self.given, embeddings::FILE)?;
-        let given = project.given(Gives::Index, name, Some(self.given.place), "--approximate=INSTANCE")?;
+        let given = project.given(artifacts::INDEX, name, Some(self.given.place), "--approximate=INSTANCE")?;
         // An index that no record binds is not opened.
         project.must_be_as_laid(&given, INDEX)?;
         Graph::load(&given.folder.join(INDEX), &digest)

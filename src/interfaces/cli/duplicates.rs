@@ -10,7 +10,7 @@ use serde_json::json;
 use super::asking::{Trained, judge, thumbnail};
 use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
-use crate::base::failure::{Failure, Wrong};
+use crate::base::error::{Failure, UsageErrors};
 use crate::base::text::{legible_name, legible_path};
 use crate::retrieval::collection::{self, Search};
 use crate::retrieval::finder::{COPY, Finder};
@@ -100,7 +100,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 impl Arguments {
     /// Where a page is wanted, and what is in the one folder and the other.
     fn check(&self, session: &Session) -> Result<(Option<Output>, Search, Option<Search>)> {
-        let mut wrong = Wrong::default();
+        let mut wrong = UsageErrors::default();
         if self.threshold.is_nan() || self.threshold < 0.0 {
             let why = Failure::Usage(format!("--threshold {} must be 0 or more", self.threshold));
             wrong.note::<()>(Err(why.into()))?;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::asking::{self, Trained, judge, must_exist};
 use super::output::{Kind, Output};
 use super::{Session, Variation};
-use crate::base::failure::{Failure, Wrong};
+use crate::base::error::{Failure, UsageErrors};
 use crate::engine::cache::Store;
 use crate::learning::images::{PassedOver, is_picture};
 use crate::learning::model::Model;
@@ -73,7 +73,7 @@ pub struct Arguments {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let mut wrong = Wrong::default();
+    let mut wrong = UsageErrors::default();
     wrong.note(must_exist(&arguments.model))?;
     #[cfg(feature = "cloud")]
     if arguments.arrow.is_asked_for() {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::stored::find;
 use super::{Session, Variation};
 use crate::engine::cache::Reason;
-use crate::engine::difference;
+use crate::engine::diff;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -39,7 +39,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let first = match &contents {
         (Some(one), Some(two)) => {
             let path = |file: &crate::engine::cache::File| store.blobs.path(file.digest);
-            difference::first((one, &path), (two, &path))
+            diff::first(project.diffs, (one, &path), (two, &path))
         }
         _ => None,
     };

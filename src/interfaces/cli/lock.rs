@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::{Session, Variation};
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::engine::lock::{FILE, Lock, LockFile, Locked};
 use crate::engine::pipeline::State;
 

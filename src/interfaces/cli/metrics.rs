@@ -11,8 +11,9 @@ use crate::base::files;
 use crate::damaged;
 use crate::engine::cache::Record;
 use crate::engine::pipeline::Project;
-use crate::engine::stage::Gives;
-use crate::retrieval::metrics::{RESULTS, table};
+use crate::report::results;
+use crate::retrieval::artifacts;
+use crate::retrieval::metrics::table;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -44,9 +45,9 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         None => {}
     }
     let project = session.project(&arguments.variation)?;
-    let given = project.given(Gives::Figures, arguments.of.as_deref(), None, "--of INSTANCE")?;
-    project.must_be_as_laid(&given, RESULTS)?;
-    let path = given.folder.join(RESULTS);
+    let given = project.given(artifacts::METRICS, arguments.of.as_deref(), None, "--of INSTANCE")?;
+    project.must_be_as_laid(&given, results::FILE)?;
+    let path = given.folder.join(results::FILE);
     let text = files::read_to_string(&path)?;
     let results: Value =
         serde_json::from_str(&text).map_err(|error| damaged!("{} is damaged: {error}", path.display()))?;
@@ -61,7 +62,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 /// Whether a result holds figures.
 fn has_figures(session: &Session, record: &Record) -> bool {
     let of_stage = session.kinds.iter().find(|kind| kind.name == record.document.stage);
-    of_stage.is_some_and(|kind| kind.gives == Some(Gives::Figures))
+    of_stage.is_some_and(|kind| kind.provides == Some(artifacts::METRICS))
 }
 
 /// A file of a stored result.

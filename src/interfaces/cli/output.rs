@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::Session;
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::base::files;
-use crate::base::interrupt;
+use crate::base::signal;
 use crate::base::text::legible_path;
 use crate::engine::cache::Store;
 use crate::learning::images::{Why, is_picture, known_as};
@@ -255,7 +255,7 @@ impl Output {
             fill(file.path())?;
             let mut content = file.reopen().with_context(failed)?;
             // A pipe waits for whoever reads it.
-            let copied = interrupt::while_waiting(|| {
+            let copied = signal::while_waiting(|| {
                 let mut to = File::options().write(true).append(self.is_stdout()).open(&self.path)?;
                 std::io::copy(&mut content, &mut to)
             });

@@ -12,9 +12,9 @@ use serde::Serialize;
 use super::asking::{Trained, judge, must_exist, thumbnail, thumbnail_of};
 use super::output::{Kind, Output};
 use super::{Session, Variation, figures};
-use crate::base::failure::{Failure, Wrong};
+use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
-use crate::base::interrupt;
+use crate::base::signal;
 use crate::base::text::{legible_name, legible_path};
 use crate::engine::cache::ResultFiles;
 use crate::engine::pipeline::Project;
@@ -156,7 +156,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 impl Arguments {
     /// Where a page is wanted, and what is in the folders.
     fn check(&self, session: &Session) -> Result<(Option<Output>, Search)> {
-        let mut wrong = Wrong::default();
+        let mut wrong = UsageErrors::default();
         wrong.note(self.check_names())?;
         let shown = self.open.then(|| files::folder_of(&session.manifest).join("reports/query.html"));
         let page = self.html.clone().or(shown).map(|path| Output::new(&path, Kind::Page, self.force)).transpose();
@@ -284,7 +284,7 @@ impl Gallery {
             questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
         }
         for path in &arguments.images {
-            interrupt::check()?;
+            signal::check()?;
             match self.decoded(path, trained) {
                 Ok((name, id, decoded)) => {
                     let vector = trained.model.embed(decoded.prepared.into_iter().chain(decoded.whole).collect())?;

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::account::{self, judge};
 use super::output::{Kind, Output};
 use super::{Session, Variation};
-use crate::base::failure::{Failure, Wrong};
+use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
-use crate::base::interrupt;
+use crate::base::signal;
 use crate::base::text::legible_json;
 use crate::engine::cache::Elsewhere;
 use crate::engine::lock::{self, LockFile};
@@ -76,7 +76,7 @@ pub struct Arguments {
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
     let options = arguments.options(&project)?;
-    let mut wrong = Wrong::default();
+    let mut wrong = UsageErrors::default();
     for (path, kind) in [(&arguments.summarize, Kind::Summary), (&arguments.events, Kind::Events)] {
         let Some(path) = path else { continue };
         if let Some(output) = wrong.note(Output::new(path, kind, false))? {
@@ -208,6 +208,6 @@ fn append(path: &Path, text: &str) -> Result<()> {
     let append =
         || File::options().create(true).append(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
     // Opening a pipe waits for whoever reads from it.
-    let written = if path.exists() && !path.is_file() { interrupt::while_waiting(append) } else { append() };
+    let written = if path.exists() && !path.is_file() { signal::while_waiting(append) } else { append() };
     written.with_context(|| format!("cannot write {}", path.display()))
 }

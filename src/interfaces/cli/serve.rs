@@ -8,20 +8,20 @@ use serde::Deserialize;
 
 use super::asking::{ONE, Trained};
 use super::{Session, Variation};
-use crate::base::failure::{Failure, Wrong};
+use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::damaged;
 use crate::engine::cache::Store;
 use crate::engine::pipeline::Project;
-use crate::engine::stage::Gives;
 use crate::interfaces::serve::{Access, Drawn, Limits, Options, Shown, Source, Token, serve};
 use crate::learning::model;
 use crate::report::page;
+use crate::report::results;
+use crate::retrieval::artifacts;
 #[cfg(feature = "cloud")]
 use crate::retrieval::database::{Address, Table};
 use crate::retrieval::embeddings;
 use crate::retrieval::finder::Finder;
-use crate::retrieval::metrics::RESULTS;
 
 /// A token that is shorter can be guessed.
 const SHORTEST: usize = 16;
@@ -107,7 +107,7 @@ pub fn begin_thriftily() {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let address = arguments.address()?;
-    let mut wrong = Wrong::default();
+    let mut wrong = UsageErrors::default();
     let access = arguments.access(address.ip(), &mut wrong);
     let limits = wrong.note(arguments.limits())?;
     wrong.tell()?;
@@ -146,7 +146,7 @@ impl Arguments {
         found.ok_or_else(|| Failure::Usage(format!("--host {host} is neither an address nor a name known here")).into())
     }
 
-    fn access(&self, address: IpAddr, wrong: &mut Wrong) -> Access {
+    fn access(&self, address: IpAddr, wrong: &mut UsageErrors) -> Access {
         // It must be able to stand in a header.
         if let Some(token) = &self.token
             && (token.len() < SHORTEST || !token.chars().all(|c| c.is_ascii_graphic()))
@@ -276,10 +276,10 @@ impl Pipeline<'_> {
 
 /// The report of the embeddings at a place in the manifest: its page and its map.
 fn report(project: &Project, place: usize) -> Result<(Vec<u8>, Option<Drawn>)> {
-    let given = project.given(Gives::Figures, None, Some(place), ONE)?;
+    let given = project.given(artifacts::METRICS, None, Some(place), ONE)?;
     project.must_be_current(&given)?;
-    project.must_be_as_laid(&given, RESULTS)?;
-    let path = given.folder.join(RESULTS);
+    project.must_be_as_laid(&given, results::FILE)?;
+    let path = given.folder.join(results::FILE);
     let results: Results =
         serde_json::from_slice(&files::read(&path)?).map_err(|error| damaged!("{}: {error}", path.display()))?;
     project.must_be_as_laid(&given, page::REPORT)?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{Session, Variation, duration};
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::engine::cache::Reason;
 use crate::engine::pipeline::State;
 
@@ -41,7 +41,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
                 let mut row = serde_json::to_value(assessment)?;
                 if let Some(finished) = last(&assessment.name) {
                     row["last_run"] = json!({
-                        "seconds": finished.seconds, "at": finished.at, "images_per_second": finished.images_per_second,
+                        "seconds": finished.seconds, "at": finished.at, "images_per_second": finished.items_per_second,
                     });
                 }
                 Ok(row)

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::engine::cache::Record;
 use crate::engine::pipeline::Project;
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::account::{self, judge};
 use super::{Session, Variation, duration};
-use crate::base::failure::{Failure, first_of};
+use crate::base::error::{Failure, first_of};
 use crate::engine::cache::{Contents, Damage, Fault, Laid, Laying, Place, Reason};
 use crate::engine::lock::LockFile;
 use crate::engine::pipeline::{Event, Options, Project, Selection};

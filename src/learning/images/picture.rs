@@ -16,7 +16,7 @@ use super::containers::{known_as, normal_png, normal_webp};
 use super::jpeg;
 use super::preparation::Ground;
 use crate::base::files;
-use crate::base::interrupt;
+use crate::base::signal;
 use crate::damaged;
 
 /// What the names of picture files end with.
@@ -43,12 +43,12 @@ pub fn read_picture(path: &Path) -> Result<Vec<u8>> {
     let name = path.display().to_string();
     let read = || read_at_most(File::open(path).with_context(|| format!("cannot read {name}"))?, &name);
     // Opening a pipe waits for whoever writes into it.
-    if path.is_file() { read() } else { interrupt::while_waiting(read) }
+    if path.is_file() { read() } else { signal::while_waiting(read) }
 }
 
 /// The same of a source that may wait for its bytes, called `name`.
 pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
-    interrupt::while_waiting(|| read_at_most(source, name))
+    signal::while_waiting(|| read_at_most(source, name))
 }
 
 fn read_at_most(mut source: impl Read, name: &str) -> Result<Vec<u8>> {

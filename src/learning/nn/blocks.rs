@@ -13,9 +13,9 @@ use super::chain::{Chain, Signal, check};
 use super::conv::{Conv, Weights};
 use super::passes::{backward, forward, pooled, sum_images};
 use super::pointwise::{self, Affine, Unpooled};
-use super::simd::Simd;
 use super::tape::{Accumulate, accumulate};
 use super::{FeatureMap, Number};
+use crate::base::simd::Simd;
 
 impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
     pub(super) fn targets(&self) -> Vec<Accumulate> {

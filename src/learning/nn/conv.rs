@@ -11,9 +11,9 @@ use super::Number;
 use super::buffers::Buffer;
 use super::frame::Frame;
 use super::kernels::{self, LANES, ROWS, Target, Window};
-use super::simd::Simd;
 use super::tape::values;
 use super::winograd::{self, PLACES, SIDE, Tiles};
+use crate::base::simd::Simd;
 
 /// A `K`×`K` convolution (`K` 1 or 3) from `I` to `O` channels, as a dfdx module's parameters.
 #[derive(Debug, Clone)]

@@ -7,9 +7,9 @@ use dfdx::prelude::*;
 use super::conv::{Shape, Weights};
 use super::passes::{backward, forward};
 use super::pointwise::{self, Affine};
-use super::simd::Simd;
 use super::tape::{accumulate, record, values};
 use super::{FeatureMap, Rows};
+use crate::base::simd::Simd;
 
 /// A layer is a 1×1 convolution of one image whose pixels are the batch's rows.
 fn shape<const I: usize, const O: usize>(batch: usize) -> Shape {

@@ -1,12 +1,7 @@
 //! Images with a border of zeros, in which every kernel finds whole tiles.
 
-use std::ops::Range;
-
-use super::buffers::Buffer;
 use super::kernels::{LANES, ROWS, Window};
-use super::pointwise::{self, Affine};
-use super::simd::Simd;
-use super::{FeatureMap, winograd};
+use super::winograd;
 
 /// Where the pixels of one image stand.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,33 +40,5 @@ impl Frame {
     pub fn window(&self, row: usize, size: usize) -> Window {
         let start = self.place(row, 0) - size / 2 * (self.row + self.pixel);
         Window { start, row: self.row, pixel: self.pixel }
-    }
-}
-
-/// Frames of a few images, used again for the next ones: what lies around the images stays zero.
-pub(super) struct Frames {
-    pub frame: Frame,
-    values: Buffer,
-}
-
-impl Frames {
-    pub fn new(frame: Frame, images: usize) -> Self {
-        Self { frame, values: Buffer::zeros(images * frame.length) }
-    }
-
-    pub fn image(&mut self, image: usize) -> &mut [f32] {
-        &mut self.values[image * self.frame.length..][..self.frame.length]
-    }
-
-    /// The first `images` of them.
-    pub fn values(&self, images: usize) -> &[f32] {
-        &self.values[..images * self.frame.length]
-    }
-
-    /// Takes in `images` of `x`, as a reader of `affine` sees them.
-    pub fn fill(&mut self, simd: Simd, x: &FeatureMap, images: Range<usize>, affine: &Affine) {
-        for (place, image) in images.enumerate() {
-            pointwise::fill(simd, x.of(image), x.channels, affine, self.frame, self.image(place));
-        }
     }
 }

@@ -3,7 +3,7 @@
 //! Each output is one chain of fused multiply-adds in an order that the shapes fix, so every vector unit gives the
 //! same bits.
 
-use super::simd::{Vector, kernels};
+use crate::base::simd::{Vector, kernels};
 
 /// Pixels (or weight rows) of a tile.
 pub(crate) const ROWS: usize = 8;

@@ -7,9 +7,10 @@ use super::FeatureMap;
 use super::batch_norm::in_order;
 use super::buffers::Buffer;
 use super::conv::{Convolution, Correlation, Shape, Weights, weight_gradient};
-use super::frame::{Frame, Frames};
+use super::frame::Frame;
+use super::frames::Frames;
 use super::pointwise::{self, Affine};
-use super::simd::Simd;
+use crate::base::simd::Simd;
 
 /// Sums over a batch are made in this many parts, each in order, then added in order.
 const PARTS: usize = 8;

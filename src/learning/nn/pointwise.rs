@@ -4,7 +4,7 @@
 
 use super::FeatureMap;
 use super::frame::Frame;
-use super::simd::kernels;
+use crate::base::simd::kernels;
 
 /// Values summed as 32-bit floats before the sum goes on in 64 bits.
 const RUN: usize = 64;

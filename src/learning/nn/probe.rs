@@ -4,7 +4,7 @@ use super::FeatureMap;
 use super::conv::{Shape, Weights};
 use super::passes::{backward, forward};
 use super::pointwise::{self, Affine};
-use super::simd::{Simd, kernels};
+use crate::base::simd::{Simd, kernels};
 
 /// A piece of work to be timed.
 pub struct Probe {

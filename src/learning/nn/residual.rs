@@ -11,8 +11,8 @@ use super::conv::Conv;
 use super::frame::Frame;
 use super::passes::{backward, forward, pooled, sum_images};
 use super::pointwise::{self, Affine, Unpooled};
-use super::simd::Simd;
 use super::{FeatureMap, Number};
+use crate::base::simd::Simd;
 
 /// How a residual block's input reaches its sum.
 pub trait Shortcut<const I: usize, const O: usize>: Clone + Send + Sync + 'static {

@@ -4,7 +4,7 @@
 //! Each of the 36 places of a transformed tile has a plane of its own, (tiles, channels).
 
 use super::kernels::LANES;
-use super::simd::{Vector, kernels};
+use crate::base::simd::{Vector, kernels};
 
 /// Outputs on a tile's side.
 pub(super) const SIDE: usize = 4;

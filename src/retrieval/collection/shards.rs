@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::Result;
 
 use super::{Search, labels};
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::damaged;
 use crate::retrieval::embeddings::Embeddings;
 

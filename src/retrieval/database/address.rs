@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 use postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Without an answer of a network that has gone.

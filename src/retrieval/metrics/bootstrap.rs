@@ -136,7 +136,7 @@ fn intervals<const N: usize>(rows: &[[f64; N]], rng: &mut ChaCha8Rng) -> [(f64, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::stage::rng;
+    use crate::base::seed::rng;
 
     #[test]
     fn an_interval_is_as_wide_as_theory_says() {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 use super::{COUNT, Difference, METRICS};
+use crate::base::seed::rng;
 use crate::damaged;
-use crate::engine::stage::rng;
 
 /// A mean of scores may be this much above 1.
 const ROUNDING: f64 = 1e-9;

@@ -296,7 +296,7 @@ mod tests {
     const DIMENSION: usize = 24;
 
     fn rows() -> Vec<f32> {
-        let mut rng = crate::engine::stage::rng(1, "rows");
+        let mut rng = crate::base::seed::rng(1, "rows");
         (0..1500 * DIMENSION).map(|_| rng.gen_range(-1.0..1.0)).collect()
     }
 

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::best::{Best, ROUNDOFF};
 use super::kernels::{screen, squared_distances};
 use super::{Neighbour, Query, distance};
-use crate::learning::nn::Simd;
+use crate::base::simd::Simd;
 use crate::learning::nn::kernels::{LANES, ROWS, Target, Window, convolve};
 
 /// Fewer queries are measured directly: arranging the gallery for the matrix product would take longer.

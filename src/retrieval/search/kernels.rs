@@ -1,8 +1,8 @@
 //! The inner loops of a search. Every vector unit gives the same bits: sums are made in 16 lanes, in order, and fused.
 
-use crate::learning::nn::Simd;
+use crate::base::simd::Simd;
+use crate::base::simd::kernels;
 use crate::learning::nn::kernels::LANES;
-use crate::learning::nn::simd::kernels;
 
 /// Sums of a squared distance that run side by side.
 const SUMS: usize = 16;

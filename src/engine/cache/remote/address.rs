@@ -13,7 +13,7 @@ use object_store::{ClientConfigKey, ObjectStore, ObjectStoreScheme, RetryConfig}
 use reqwest::Url;
 
 use super::said::shown;
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::base::files;
 use crate::engine::cache::Mode;
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
-use crate::base::fault;
+use crate::base::failpoint;
 use crate::engine::cache::{Budget, Place};
 
 /// Sequences by default; `SIMILIAI_SEQUENCES` says otherwise.
@@ -75,7 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0u32..3).prop_map(Step::Between),
         1 => (0u32..2).prop_map(Step::Size),
         5 => Just(Step::Run),
-        4 => (0..fault::POINTS.len(), 1u8..4).prop_map(|(point, pass)| Step::RunKilled(point, pass)),
+        4 => (0..failpoint::POINTS.len(), 1u8..4).prop_map(|(point, pass)| Step::RunKilled(point, pass)),
         1 => Just(Step::TwoRuns),
         1 => Just(Step::Gc),
         1 => Just(Step::Repair),
@@ -197,9 +197,9 @@ impl World {
             }
             Step::Run => return run_all(&self.project()),
             Step::RunKilled(point, pass) => {
-                let name = fault::POINTS[*point];
+                let name = failpoint::POINTS[*point];
                 // It may end before it comes there.
-                self.child().env("SIMILIAI_FAULT", format!("{name}:{pass}")).status()?;
+                self.child().env("SIMILIAI_FAILPOINT", format!("{name}:{pass}")).status()?;
             }
             Step::TwoRuns => {
                 let mut other = self.child().spawn()?;
@@ -260,7 +260,7 @@ impl World {
 }
 
 fn open(folder: &Path) -> Project {
-    Project::new(Manifest::load(&folder.join("pipeline.yaml"), &KINDS, None, &[]).unwrap()).unwrap()
+    Project::new(Manifest::load(&folder.join("pipeline.yaml"), &KINDS, None, &[]).unwrap(), &[]).unwrap()
 }
 
 fn run_all(project: &Project) -> Result<()> {

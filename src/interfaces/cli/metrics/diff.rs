@@ -7,13 +7,13 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{has_figures, stored_file};
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 use crate::base::files;
 use crate::engine::manifest::Manifest;
 use crate::engine::pipeline::Project;
-use crate::engine::stage::Gives;
 use crate::interfaces::cli::stored::find;
 use crate::interfaces::cli::{Session, Variation};
+use crate::retrieval::artifacts;
 use crate::retrieval::metrics::{Difference, METRICS, PRECISION_AT_5, QUERIES, Scored, differences, parse};
 
 #[derive(clap::Args)]
@@ -89,11 +89,11 @@ impl Run {
             return Self::of(name, parse(&files::read(&folder)?, &shown)?, None);
         }
         // A training or embeddings: as a run of the instance that measured them.
-        let gives = place.map(|place| manifest.instances[place].stage.kind().gives);
+        let gives = place.map(|place| manifest.instances[place].stage.kind().provides);
         let (instance, run) = match (gives, place) {
-            (None | Some(Some(Gives::Figures)), _) => (name.to_owned(), None),
-            (Some(Some(Gives::Model | Gives::Embeddings)), Some(place)) => {
-                (project.given(Gives::Figures, None, Some(place), "its own name")?.name, Some(place))
+            (None | Some(Some(artifacts::METRICS)), _) => (name.to_owned(), None),
+            (Some(Some(artifacts::MODEL | artifacts::EMBEDDINGS)), Some(place)) => {
+                (project.given(artifacts::METRICS, None, Some(place), "its own name")?.name, Some(place))
             }
             _ => {
                 return Err(
@@ -130,7 +130,9 @@ impl Run {
 fn embeddings_of(manifest: &Manifest, place: usize) -> Vec<&str> {
     let instances = manifest.instances.iter().enumerate();
     instances
-        .filter(|(other, it)| it.stage.kind().gives == Some(Gives::Embeddings) && manifest.is_needed_by(place, *other))
+        .filter(|(other, it)| {
+            it.stage.kind().provides == Some(artifacts::EMBEDDINGS) && manifest.is_needed_by(place, *other)
+        })
         .map(|(_, it)| it.name.as_str())
         .collect()
 }

@@ -10,7 +10,8 @@ use super::{has_figures, stored_file};
 use crate::engine::cache::{KeyDocument, Reason};
 use crate::engine::stage::Ancestor;
 use crate::interfaces::cli::{Session, Variation};
-use crate::retrieval::metrics::{METRICS, PRECISION_AT_5, RESULTS, Shown};
+use crate::report::results;
+use crate::retrieval::metrics::{METRICS, PRECISION_AT_5, Shown};
 
 /// From low to high.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -45,7 +46,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let history = project.store.history();
     let mut pasts = Vec::new();
     for record in project.store.records()?.into_iter().filter(|record| has_figures(session, record)) {
-        let read = stored_file(&project, &record, RESULTS).and_then(|text| Ok(serde_json::from_slice(&text)?));
+        let read = stored_file(&project, &record, results::FILE).and_then(|text| Ok(serde_json::from_slice(&text)?));
         let results: Value = match read {
             Ok(results) => results,
             Err(error) => {

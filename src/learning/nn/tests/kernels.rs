@@ -2,11 +2,12 @@ use dfdx::prelude::*;
 use proptest::prelude::*;
 
 use super::{map, noise};
+use crate::base::simd::Simd;
+use crate::learning::nn::FeatureMap;
 use crate::learning::nn::conv::{Shape, Weights};
 use crate::learning::nn::frame::Frame;
 use crate::learning::nn::passes::{backward, forward};
 use crate::learning::nn::pointwise::{self, Affine, Slope, Unpooled};
-use crate::learning::nn::{FeatureMap, Simd};
 
 /// Calls `visit(output place, input place, weight place)` for every product of a convolution.
 fn products(x: &FeatureMap, outputs: usize, kernel: usize, mut visit: impl FnMut(usize, usize, usize)) {

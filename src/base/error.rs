@@ -1,4 +1,4 @@
-//! Failures that a caller tells apart, each with its exit status.
+//! Errors that callers tell apart, and how several are told at once.
 
 use thiserror::Error;
 
@@ -30,27 +30,11 @@ pub enum Failure {
     StagesFailed(String),
 }
 
-/// The exit status for an error: 1 unless a [`Failure`] or a manifest error is at its root.
-pub fn exit_status(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<crate::engine::manifest::ManifestError>().is_some() {
-        return 2;
-    }
-    match error.downcast_ref::<Failure>() {
-        Some(Failure::Usage(_) | Failure::NotYet(_)) => 2,
-        Some(Failure::Pending) => 3,
-        Some(Failure::Damaged(_)) => 4,
-        Some(Failure::Busy(_)) => 5,
-        Some(Failure::NotReproducible(_)) => 6,
-        Some(Failure::Interrupted(signal) | Failure::Ended(signal)) => 128 + *signal as u8,
-        Some(Failure::StagesFailed(_)) | None => 1,
-    }
-}
-
 /// What is wrong with a command line, to be told all at once.
 #[derive(Debug, Default)]
-pub struct Wrong(Vec<String>);
+pub struct UsageErrors(Vec<String>);
 
-impl Wrong {
+impl UsageErrors {
     /// Notes what is wrong with the command line; any other error comes alone.
     pub fn note<T>(&mut self, checked: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
         match checked.map_err(anyhow::Error::downcast::<Failure>) {
@@ -88,6 +72,6 @@ pub fn first_of<R: std::fmt::Display>(most: usize, reasons: &[R]) -> String {
 #[macro_export]
 macro_rules! damaged {
     ($($argument:tt)*) => {
-        anyhow::Error::from($crate::base::failure::Failure::Damaged(format!($($argument)*)))
+        anyhow::Error::from($crate::base::error::Failure::Damaged(format!($($argument)*)))
     };
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::base::failure::Failure;
+use crate::base::error::Failure;
 
 /// How long a step may take to end by itself. After that the process ends anyway: the store stands a kill anywhere.
 const PATIENCE: Duration = Duration::from_secs(5);

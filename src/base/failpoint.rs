@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every point there is; `SIMILIAI_FAULT=name` kills at the first pass of one, `name:3` at the third.
+/// Every point there is; `SIMILIAI_FAILPOINT=name` kills at the first pass of one, `name:3` at the third.
 pub const POINTS: [&str; 15] = [
     "lock-taken",
     "blob-written",
@@ -28,7 +28,7 @@ pub fn point(name: &'static str) {
     static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);
     let wanted = WANTED.get_or_init(|| {
-        let wanted = std::env::var("SIMILIAI_FAULT").ok()?;
+        let wanted = std::env::var("SIMILIAI_FAILPOINT").ok()?;
         Some(match wanted.split_once(':') {
             Some((name, count)) => (name.to_owned(), count.parse().unwrap_or(1)),
             None => (wanted, 1),

@@ -1,7 +1,6 @@
-//! How two results that should be equal differ: the first file, and the place in it where people would look.
+//! How two pictures, tables or networks that should be equal differ, for `run --locked` and `hash diff`.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, anyhow};
 use arrow::array::RecordBatch;
@@ -10,41 +9,15 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use safetensors::tensor::SafeTensors;
 
 use crate::base::files;
-use crate::engine::cache::{Contents, File};
+use crate::engine::diff::{FileDiff, FileDiffs, short};
 use crate::learning::images;
 
-/// A result, and where each of its files can be read.
-pub type Readable<'a> = (&'a Contents, &'a dyn Fn(&File) -> PathBuf);
-
-/// The first file that differs, and how; `None` where all are equal.
-pub fn first((expected, expected_path): Readable, (found, found_path): Readable) -> Option<String> {
-    let changes = found.changes_since(expected);
-    let all = [&changes.changed, &changes.removed, &changes.added].into_iter().filter_map(|paths| paths.first());
-    let path = all.min()?;
-    Some(match (expected.find(path), found.find(path)) {
-        (Some(one), Some(two)) => {
-            let (one, two) = (expected.file(one), found.file(two));
-            // A reader that panics at a damaged file tells as little as one that fails.
-            let how = catch_unwind(AssertUnwindSafe(|| within(path, &expected_path(&one), &found_path(&two))));
-            let how = how
-                .unwrap_or_else(|_| Err(anyhow!("it cannot be read")))
-                .unwrap_or_else(|_| format!("digest {} where {} is expected", two.digest, one.digest));
-            format!("{path}: {how}")
-        }
-        (Some(_), None) => format!("{path} is missing"),
-        _ => format!("{path} is new"),
-    })
-}
-
-fn within(name: &str, expected: &Path, found: &Path) -> Result<String> {
-    match Path::new(name).extension().and_then(|extension| extension.to_str()) {
-        Some("parquet") => parquet(expected, found),
-        Some("png") => pixels(expected, found),
-        Some("safetensors") => tensors(expected, found),
-        Some("csv" | "json" | "md" | "html" | "txt") => lines(expected, found),
-        _ => bytes(expected, found),
-    }
-}
+/// One for each kind of file that results hold, beside text.
+pub const FILE_DIFFS: FileDiffs = &[
+    FileDiff { ending: "parquet", compare: parquet },
+    FileDiff { ending: "png", compare: pixels },
+    FileDiff { ending: "safetensors", compare: tensors },
+];
 
 fn parquet(expected: &Path, found: &Path) -> Result<String> {
     let read = |path: &Path| -> Result<_> {
@@ -75,11 +48,6 @@ fn parquet(expected: &Path, found: &Path) -> Result<String> {
         Some(fact) => format!("the footer's {} differs", fact.key),
         None => "the same rows, stored otherwise".to_owned(),
     })
-}
-
-fn short(text: &str) -> String {
-    let cut: String = text.chars().take(60).collect();
-    if cut.len() < text.len() { cut + "…" } else { cut }
 }
 
 fn pixels(expected: &Path, found: &Path) -> Result<String> {
@@ -119,73 +87,41 @@ fn tensors(expected: &Path, found: &Path) -> Result<String> {
     Ok("the same tensors; what is written beside them differs".to_owned())
 }
 
-fn lines(expected: &Path, found: &Path) -> Result<String> {
-    let (one, two) = (files::read_to_string(expected)?, files::read_to_string(found)?);
-    let (mut a, mut b) = (one.lines(), two.lines());
-    for number in 1.. {
-        return Ok(match (a.next(), b.next()) {
-            (Some(a), Some(b)) if a == b => continue,
-            (Some(a), Some(b)) => format!("line {number}: `{}` where `{}` is expected", short(b), short(a)),
-            (None, Some(_)) => format!("it goes on after line {}", number - 1),
-            (Some(_), None) => format!("it ends after line {}", number - 1),
-            (None, None) => "the line ends differ".to_owned(),
-        });
-    }
-    bytes(expected, found)
-}
-
-fn bytes(expected: &Path, found: &Path) -> Result<String> {
-    let (one, two) = (files::read(expected)?, files::read(found)?);
-    Ok(match one.iter().zip(&two).position(|(a, b)| a != b) {
-        Some(place) => format!("byte {place}: {:#04x} where {:#04x} is expected", two[place], one[place]),
-        None => format!("{} bytes where {} are expected", two.len(), one.len()),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::retrieval::embeddings::Row;
-    use crate::retrieval::embeddings::Writer;
+    use crate::retrieval::embeddings::{Row, Writer};
     use std::fs;
 
-    fn how(name: &str, write: impl Fn(&Path, f32)) -> String {
+    fn how(ending: &str, write: impl Fn(&Path, f32)) -> String {
         let folder = tempfile::tempdir().unwrap();
-        let paths = ["expected", "found"].map(|side| folder.path().join(side));
-        write(&paths[0], 1.0);
-        write(&paths[1], 2.0);
-        let contents = |path: &Path| {
-            Contents::new(vec![(name.to_owned(), 1, files::digest(path).unwrap()), ("same".into(), 1, "0".repeat(64))])
-        };
-        let (expected, found) = (contents(&paths[0]).unwrap(), contents(&paths[1]).unwrap());
-        assert_eq!(first((&expected, &|_| paths[0].clone()), (&expected, &|_| paths[0].clone())), None);
-        first((&expected, &|_| paths[0].clone()), (&found, &|_| paths[1].clone())).unwrap()
+        let [expected, found] = ["expected", "found"].map(|side| folder.path().join(side));
+        write(&expected, 1.0);
+        write(&found, 2.0);
+        let diff = FILE_DIFFS.iter().find(|diff| diff.ending == ending).unwrap();
+        (diff.compare)(&expected, &found).unwrap()
     }
 
     #[test]
     fn names_the_place_in_each_kind_of_file() {
-        let table = how("e.parquet", |path, value| {
+        let table = how("parquet", |path, value| {
             let row = |i| Row { path: format!("{i}"), label: i, label_name: "a".into(), split: "train".into() };
             let mut writer = Writer::new(fs::File::create(path).unwrap(), 2, Default::default()).unwrap();
             writer.write(&[row(0), row(1)], vec![0.0, 0.0, 0.5, value]).unwrap();
             writer.finish().unwrap();
         });
-        assert_eq!(table, "e.parquet: column embedding, row 1: [0.5, 2.0] where [0.5, 1.0] is expected");
-        let picture = how("a/p.png", |path, value| {
+        assert_eq!(table, "column embedding, row 1: [0.5, 2.0] where [0.5, 1.0] is expected");
+        let picture = how("png", |path, value| {
             let image =
                 image::RgbImage::from_fn(4, 3, |x, y| image::Rgb([if (x, y) == (2, 1) { value as u8 } else { 9 }; 3]));
             fs::write(path, images::encode_png(&image, &Default::default()).unwrap()).unwrap();
         });
-        assert_eq!(picture, "a/p.png: pixel (2, 1): [2, 2, 2] where [1, 1, 1] is expected");
-        let model = how("m.safetensors", |path, value| {
+        assert_eq!(picture, "pixel (2, 1): [2, 2, 2] where [1, 1, 1] is expected");
+        let model = how("safetensors", |path, value| {
             let bytes: Vec<u8> = [0.0, value].iter().flat_map(|value: &f32| value.to_le_bytes()).collect();
             let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2], &bytes).unwrap();
             fs::write(path, safetensors::serialize([("w", view)], &None).unwrap()).unwrap();
         });
-        assert_eq!(model, "m.safetensors: tensor w, value 1: 2e0 where 1e0 is expected");
-        let text = how("t.csv", |path, value| fs::write(path, format!("a,b\n1,{value}\n")).unwrap());
-        assert_eq!(text, "t.csv: line 2: `1,2` where `1,1` is expected");
-        let other = how("x.bin", |path, value| fs::write(path, [7, value as u8]).unwrap());
-        assert_eq!(other, "x.bin: byte 1: 0x02 where 0x01 is expected");
+        assert_eq!(model, "tensor w, value 1: 2e0 where 1e0 is expected");
     }
 }
