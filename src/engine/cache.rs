@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `key`, `reason` | the document that a key is the digest of; what differs between two, and how that is worded |
 //! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
-//! | `place`, `folders` | laying files where people look; which folders on the way are none |
+//! | `output_dir`, `place`, `folders` | laying files where people look; which folders on the way are none |
 //! | `laid`, `index`, `signature` | what lies where; how its files looked when they were known to be right |
 //! | `result_files` | the files of a result as they were made, in their place or in the store |
 //! | `elsewhere`, `remote` | results that other machines share; in a bucket or a folder |
@@ -24,6 +24,7 @@ mod index;
 mod items;
 mod key;
 mod laid;
+mod output_dir;
 mod place;
 mod reason;
 #[cfg(feature = "cloud")]
@@ -44,7 +45,8 @@ pub use history::Finished;
 pub use items::{Made, Table};
 pub use key::KeyDocument;
 pub use laid::Laid;
-pub use place::{Laying, Look, Place};
+pub use output_dir::Place;
+pub use place::{Laying, Look};
 pub use reason::{Fault, Reason};
 #[cfg(feature = "cloud")]
 pub use remote::Remote;

@@ -5,6 +5,7 @@ mod assess;
 mod given;
 mod job;
 mod places;
+mod report;
 mod run;
 mod select;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use anyhow::{Context as _, Result};
 pub use apart::Rerun;
 pub use assess::{Assessment, State};
 pub use given::Given;
-pub use run::{Event, Items, Options, Ran, Report};
+pub use report::{Event, Items, Options, Ran, Report};
 pub use select::Selection;
 
 use crate::engine::cache::{KeyDocument, Reason, Record, Store};

@@ -4,6 +4,7 @@ mod api;
 mod connections;
 mod decoding;
 mod engine;
+mod etag;
 mod guard;
 mod limits;
 mod map;

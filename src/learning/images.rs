@@ -7,6 +7,7 @@ mod jpeg;
 mod passed_over;
 mod picture;
 mod preparation;
+mod unreadable;
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +18,9 @@ pub use archive::{LAYOUTS, Layout, Record};
 pub use containers::known_as;
 pub use decoding::{Decoded, TASK as DECODING, Wanted, decode_for, decode_large, decode_small};
 pub use passed_over::{Counted, PassedOver, Why};
-pub use picture::{
-    MOST_BYTES, Unreadable, decode, encode_png, is_no_fault_of_it, is_picture, read_from, read_picture, read_png,
-};
+pub use picture::{MOST_BYTES, decode, encode_png, is_picture, read_from, read_picture, read_png};
 pub use preparation::{Filter, Ground, Preparation, Sharpen};
+pub use unreadable::{Unreadable, is_no_fault_of_it};
 
 /// What is done about a picture that cannot be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

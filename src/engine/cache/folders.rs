@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::contents::{Contents, folder_of};
-use super::place::{Place, below, there};
+use super::output_dir::{Place, below, there};
 
 /// What lies behind a link is not the result's, so no link is followed; but a folder that the manifest names may be one.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Store;
 use super::index::Index;
-use super::place::there;
+use super::output_dir::there;
 use super::sealed::{self, Found, is_digest};
 use crate::base::files;
 

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::Project;
-use super::run::{Items, Options, Ran, Report};
+use super::report::{Items, Options, Ran, Report};
 use super::select::Part;
 use crate::base::error::Failure;
 use crate::base::progress::Screen;

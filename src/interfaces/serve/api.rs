@@ -14,13 +14,28 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use axum::{Router, middleware};
 use tower::ServiceExt;
+use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::guard::{Access, Guard, guard};
 use super::problem::Problem;
 use super::state::State;
-use super::{openapi, page};
+use super::{etag, openapi, page};
+
+/// The description of the API, made of the handlers and types themselves. The router cannot know this one: it takes a
+/// file's name whole, and callers see an id and an ending.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "SimiliAI",
+        description = "Finds the pictures of a gallery that look like one. Distances are Euclidean, between embeddings \
+            of length 1 from a network that was trained for it."
+    ),
+    paths(gallery::picture),
+    components(schemas(super::problem::Document))
+)]
+struct Whole;
 
 /// The parameters in an address; what is wrong with them is told as any other problem.
 #[derive(FromRequestParts)]
@@ -28,7 +43,7 @@ use super::{openapi, page};
 pub struct Query<T>(pub T);
 
 pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
-    let documented = OpenApiRouter::with_openapi(openapi::document())
+    let documented = OpenApiRouter::with_openapi(Whole::openapi())
         .routes(routes!(search::by_id, search::by_picture))
         .routes(routes!(gallery::list))
         .routes(routes!(about::about))
@@ -39,9 +54,9 @@ pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
     let (base, prefix) = (access.base.clone(), access.base.clone());
     openapi::complete(&mut document, access.token.is_some(), &base);
     let document = Bytes::from(document.to_json()?);
-    let tag = page::tag(&document);
+    let tag = etag::tag(&document);
     let description =
-        async move |headers: HeaderMap| page::unless_known(&headers, &tag, "application/json", || document.clone());
+        async move |headers: HeaderMap| etag::unless_known(&headers, &tag, "application/json", || document.clone());
     let guarded = Guard { access, telemetry: state.telemetry.clone() };
     let router = router
         .route("/api/images/{file}", get(gallery::picture))

@@ -1,24 +1,10 @@
-//! The description of the API for programs, made of the handlers and types themselves.
+//! What every operation has in common in the description of the API.
 
-use utoipa::OpenApi as _;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder, Server};
 
 use super::guard::OPEN;
-use super::{api, problem};
-
-/// What the router cannot know: it takes a file's name whole, and callers see an id and an ending.
-#[derive(utoipa::OpenApi)]
-#[openapi(
-    info(
-        title = "SimiliAI",
-        description = "Finds the pictures of a gallery that look like one. Distances are Euclidean, between embeddings \
-            of length 1 from a network that was trained for it."
-    ),
-    paths(api::gallery::picture),
-    components(schemas(problem::Document))
-)]
-struct Whole;
+use super::problem;
 
 /// What an operation may answer beside what its handler says.
 const BESIDE: [(&str, &str); 4] = [
@@ -27,10 +13,6 @@ const BESIDE: [(&str, &str); 4] = [
     ("421", "A name that this server does not have"),
     ("500", "The fault is here"),
 ];
-
-pub fn document() -> OpenApi {
-    Whole::openapi()
-}
 
 /// What is the same for all operations that `document` now has; `token` says whether one is wanted.
 pub fn complete(document: &mut OpenApi, token: bool, base: &str) {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use axum::body::Bytes;
 
+use super::etag::tag;
 use super::map::{Drawn, Map};
-use super::page::tag;
 use super::problem::Problem;
 use crate::engine::cache::ResultFiles;
 use crate::learning::listing::Side;

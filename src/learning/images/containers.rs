@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::picture::Unreadable;
+use super::unreadable::Unreadable;
 
 /// What a PNG ends with.
 const PNG_END: [u8; 12] = [0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xAE, 0x42, 0x60, 0x82];

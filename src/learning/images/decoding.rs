@@ -10,8 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use image::{DynamicImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
-use super::picture::{MOST_PIXELS, Undecoded, Unreadable, without_panic};
+use super::picture::{MOST_PIXELS, Undecoded, without_panic};
 use super::preparation::{Ground, Preparation};
+use super::unreadable::Unreadable;
 use crate::base::worker::{Allowance, Lost, Task, call};
 
 /// Memory for a decoder's tables and for what stands beside the pixels …

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::picture::Unreadable;
+use super::unreadable::Unreadable;
 
 const START: [u8; 2] = [0xFF, 0xD8];
 /// A segment that makes the decoder use the tables of ITU-T T.81, annex K.3, where a file brings none (Motion JPEG).

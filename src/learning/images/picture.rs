@@ -9,12 +9,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::containers::{known_as, normal_png, normal_webp};
 use super::jpeg;
 use super::preparation::Ground;
+use super::unreadable::Unreadable;
 use crate::base::files;
 use crate::base::signal;
 use crate::damaged;
@@ -70,32 +69,6 @@ fn read_at_most(mut source: impl Read, name: &str) -> Result<Vec<u8>> {
 /// Whether it begins as a picture that is read here.
 fn is_begun(bytes: &[u8]) -> bool {
     matches!(image::guess_format(bytes), Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP))
-}
-
-/// Why bytes are not taken for a picture, in words that say which.
-#[derive(Debug, Clone, PartialEq, Error, Serialize, Deserialize)]
-pub enum Unreadable {
-    /// Neither PNG nor JPEG nor WebP.
-    #[error("{0}")]
-    NoPicture(String),
-    #[error("{0}")]
-    TooManyPixels(String),
-    #[error("{0}")]
-    Broken(String),
-    /// Its decoder crashed, or took more memory or time than any picture should.
-    #[error("{0}")]
-    Demanding(String),
-    /// It may be decoded only when no other large one is.
-    #[error("it is large")]
-    Large,
-    /// Nothing can be decoded here now, whatever the picture.
-    #[error("{0}")]
-    NoDecoder(String),
-}
-
-/// Whether no other picture can be read either.
-pub fn is_no_fault_of_it(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(Unreadable::NoDecoder(_)))
 }
 
 /// A picture as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel, on a ground where it is

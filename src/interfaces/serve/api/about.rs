@@ -12,9 +12,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::gallery::Picture;
+use crate::interfaces::serve::etag::unless_known;
 use crate::interfaces::serve::limits::{MOST_LISTED, MOST_NEIGHBOURS};
 use crate::interfaces::serve::map::Point;
-use crate::interfaces::serve::page::unless_known;
 use crate::interfaces::serve::problem::Problem;
 use crate::interfaces::serve::shown::Report;
 use crate::interfaces::serve::state;

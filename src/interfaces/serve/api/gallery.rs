@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Query;
+use crate::interfaces::serve::etag::{is_known, unless_known};
 use crate::interfaces::serve::limits::MOST_LISTED;
-use crate::interfaces::serve::page::{is_known, unless_known};
 use crate::interfaces::serve::problem::Problem;
 use crate::interfaces::serve::shown::Shown;
 use crate::interfaces::serve::state;

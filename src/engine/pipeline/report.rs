@@ -1,0 +1,98 @@
+//! What is asked of a run, and what is told of it.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Selection;
+use crate::base::error::Failure;
+use crate::engine::cache::{Elsewhere, Reason};
+use crate::engine::lock::Lock;
+use crate::engine::stage::Notes;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ran {
+    Ran,
+    Cached,
+    Failed,
+    /// Something it needs failed, or the run was stopped before it.
+    Skipped,
+    /// In a dry run: it would run.
+    Pending,
+}
+
+/// What became of one instance.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub name: String,
+    pub state: Ran,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Digest of the result.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    pub seconds: f64,
+    /// In a dry run: what its last run took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub estimated_seconds: Option<f64>,
+    #[serde(rename = "images_per_second", skip_serializing_if = "Option::is_none")]
+    pub items_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<Items>,
+    #[serde(flatten)]
+    pub notes: Notes,
+    pub reasons: Vec<Reason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(skip)]
+    pub failure: Option<Failure>,
+}
+
+/// Of a stage that works item by item.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Items {
+    /// Worked on in this run.
+    pub made: usize,
+    pub all: usize,
+}
+
+impl Report {
+    pub fn new(name: &str, state: Ran) -> Self {
+        Self {
+            name: name.to_owned(),
+            state,
+            key: None,
+            digest: None,
+            seconds: 0.0,
+            estimated_seconds: None,
+            items_per_second: None,
+            items: None,
+            notes: Notes::new(),
+            reasons: Vec::new(),
+            error: None,
+            failure: None,
+        }
+    }
+}
+
+pub enum Event<'a> {
+    Started(&'a str),
+    Ended(&'a Report),
+}
+
+#[derive(Debug, Default, Clone)]
+pub struct Options {
+    pub selection: Selection,
+    pub force: bool,
+    pub dry_run: bool,
+    pub keep_going: bool,
+    /// Instances side by side.
+    pub jobs: usize,
+    /// What every result must be.
+    pub lock: Option<Lock>,
+    /// Make each result a second time and compare.
+    pub check_determinism: bool,
+    /// Where results of other machines are.
+    pub elsewhere: Option<Arc<dyn Elsewhere>>,
+}
