@@ -38,6 +38,8 @@
 pub mod base;
 pub mod engine;
 pub mod interfaces;
+#[cfg(test)]
+mod layers;
 pub mod learning;
 pub mod report;
 pub mod retrieval;

@@ -3,3 +3,4 @@
 pub mod charts;
 pub mod page;
 pub mod results;
+pub mod training_log;

@@ -27,6 +27,7 @@ use similiai::learning::listing::{Side, Split};
 use similiai::report::charts;
 use similiai::report::page::REPORT;
 use similiai::report::results;
+use similiai::report::training_log;
 use similiai::retrieval::artifacts;
 use similiai::retrieval::metrics;
 use similiai::retrieval::metrics::QUERIES;
@@ -36,8 +37,6 @@ use findings::Findings;
 use pictures::Pictures;
 use protocols::Protocol;
 use queries::{Example, Shown};
-
-use super::split::must_be_prepared;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -76,9 +75,12 @@ impl Stage for Benchmark {
 
     fn foresee(&self, ready: &Inputs) -> Result<()> {
         runs::foresee(ready)?;
-        must_be_prepared(ready, ready.needs.iter().filter(|need| need.stage == "embed").flat_map(|need| &need.needs))?;
+        artifacts::split_must_fit(
+            ready,
+            ready.needs.iter().filter(|need| need.stage == "embed").flat_map(|need| &need.needs),
+        )?;
         let Ok(split) = ready.folder("split") else { return Ok(()) };
-        let rows: Vec<Split> = listing::read(&split.join(super::split::LIST))?;
+        let rows: Vec<Split> = listing::read(&split.join(listing::SPLIT))?;
         let counts = |side: Side| {
             let mut counts: BTreeMap<i32, usize> = BTreeMap::new();
             rows.iter().filter(|row| row.split == side).for_each(|row| *counts.entry(row.label).or_default() += 1);
@@ -152,7 +154,7 @@ impl Benchmark {
             baselines: baselines::measure(embeddings, &main.model, &protocols, context.input("prepare")?, context)?,
             curve: approximate::curve(&main, &test, context)?,
             map: projection::project(embeddings, &test, context)?,
-            epochs: listing::read(&main.folder.join(super::train::LOG))?,
+            epochs: listing::read(&main.folder.join(training_log::FILE))?,
             shown: Shown::of(&protocols[0], embeddings, self.examples, context),
             protocols,
             comparisons,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use similiai::engine::stage::{Context, Inputs, Invalid, Need, Stage, require};
 use similiai::learning::listing;
 
-use super::train::{Epoch, LOG};
+use similiai::report::training_log::{self, Epoch};
 
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -64,7 +64,7 @@ impl Stage for Compare {
         for input in &context.inputs.results {
             let name = &input.instance;
             let (variant, run) = parts(name)?;
-            let epochs: Vec<Epoch> = listing::read(&input.folder.join(LOG))?;
+            let epochs: Vec<Epoch> = listing::read(&input.folder.join(training_log::FILE))?;
             let precision = epochs.last().and_then(|epoch| epoch.validation_precision);
             let precision = precision.with_context(|| format!("the log of `{name}` does not end with a precision"))?;
             runs.push(Run { variant: variant.to_owned(), run: run.to_owned(), precision });

@@ -13,8 +13,6 @@ use similiai::learning::model::{self, Model};
 use similiai::retrieval::artifacts;
 use similiai::retrieval::embeddings::{self, Row, Writer};
 
-use super::split::must_be_prepared;
-
 /// Written at a time: the pages of the file depend on it.
 const ROWS: usize = 256;
 
@@ -54,13 +52,13 @@ impl Stage for Embed {
     }
 
     fn foresee(&self, ready: &Inputs) -> Result<()> {
-        must_be_prepared(ready, ready.needs.iter().map(|need| &need.instance))
+        artifacts::split_must_fit(ready, ready.needs.iter().map(|need| &need.instance))
     }
 
     fn run(&self, context: &Context) -> Result<()> {
         let prepared = &context.inputs.result("prepare")?.contents;
         let folder = context.input("prepare")?;
-        let mut rows: Vec<Split> = listing::read(&context.input("split")?.join(super::split::LIST))?;
+        let mut rows: Vec<Split> = listing::read(&context.input("split")?.join(listing::SPLIT))?;
         rows.sort_by(|a, b| a.path.cmp(&b.path));
         let model = Model::load(&context.input("train")?.join(model::FILE))?;
         let dimension = model.configuration.dimension;

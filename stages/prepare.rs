@@ -20,8 +20,6 @@ use similiai::retrieval::artifacts;
 
 use originals::{Original, Originals, Selection};
 
-pub use similiai::learning::listing::{IMAGES as LIST, PREPARATION};
-
 /// Pictures made before what was made is noted.
 const BATCH: usize = 512;
 /// Bad pictures that an error names.
@@ -124,14 +122,14 @@ impl Stage for Prepare {
         }
         let outputs = &context.outputs;
         listed.sort_by(|a, b| a.path.cmp(&b.path));
-        outputs.write(LIST, &listing::to_bytes(&listed)?)?;
+        outputs.write(listing::IMAGES, &listing::to_bytes(&listed)?)?;
         if !sources.is_empty() {
             outputs.write(SOURCES, &listing::to_bytes(&sources)?)?;
         }
         if !skipped.is_empty() {
             outputs.write(SKIPPED, &listing::to_bytes(&skipped)?)?;
         }
-        outputs.write(PREPARATION, (serde_json::to_string_pretty(&preparation)? + "\n").as_bytes())
+        outputs.write(listing::PREPARATION, (serde_json::to_string_pretty(&preparation)? + "\n").as_bytes())
     }
 }
 

@@ -7,11 +7,8 @@ use anyhow::{Result, bail};
 use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use similiai::engine::stage::{Context, Inputs, Invalid, Stage, require};
+use similiai::engine::stage::{Context, Invalid, Stage, require};
 use similiai::learning::listing::{self, Listed, Side};
-
-/// The list that says which side each image is on.
-pub const LIST: &str = "split.csv";
 
 /// A class with fewer pictures is too small to test by two of them.
 const SMALL: usize = 6;
@@ -51,7 +48,7 @@ impl Stage for Split {
 
     fn run(&self, context: &Context) -> Result<()> {
         let folder = context.input("prepare")?;
-        let images: Vec<Listed> = listing::read(&folder.join(super::prepare::LIST))?;
+        let images: Vec<Listed> = listing::read(&folder.join(listing::IMAGES))?;
         let prepared = &context.inputs.result("prepare")?.contents;
         let digests = images.iter().map(|image| prepared.digest_of(&image.path)).collect::<Result<Vec<_>>>()?;
         let mut sides = match self.method {
@@ -81,7 +78,7 @@ impl Stage for Split {
                 split,
             })
             .collect();
-        context.outputs.write(LIST, &listing::to_bytes(&rows)?)
+        context.outputs.write(listing::SPLIT, &listing::to_bytes(&rows)?)
     }
 }
 
@@ -101,22 +98,6 @@ impl Split {
         }
         sides
     }
-}
-
-/// Refuses early a split with pictures that the instance of `prepare` in `needs` does not have. `splits` are names of
-/// instances; others are left alone.
-pub fn must_be_prepared<'a>(ready: &Inputs, splits: impl IntoIterator<Item = &'a String>) -> Result<()> {
-    let of = |name: &String| ready.results.iter().find(|input| input.instance == *name);
-    let prepare = ready.needs.iter().find(|need| need.stage == "prepare");
-    let Some(prepare) = prepare.and_then(|need| of(&need.instance)) else { return Ok(()) };
-    for split in splits.into_iter().filter_map(of).filter(|input| input.stage == Split::NAME) {
-        let rows: Vec<listing::Split> = listing::read(&split.folder.join(LIST))?;
-        if let Some(row) = rows.iter().find(|row| prepare.contents.find(&row.path).is_none()) {
-            let (path, split, prepare) = (&row.path, &split.instance, &prepare.instance);
-            bail!("`{split}` has the picture {path}, and `{prepare}` has not; name in `needs` what `{split}` is of");
-        }
-    }
-    Ok(())
 }
 
 /// Moves equal pictures to the side of the first of them; gives the pairs.

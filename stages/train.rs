@@ -4,7 +4,6 @@ mod augment;
 pub mod checkpoint;
 mod data;
 mod fit;
-mod log;
 mod loss;
 mod measure;
 mod training;
@@ -18,15 +17,12 @@ use serde::{Deserialize, Serialize};
 use similiai::base::files;
 use similiai::damaged;
 use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
+use similiai::learning::listing;
 use similiai::learning::model::{
     Configuration, DIMENSION, MOST_SHIFT, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
 };
+use similiai::report::training_log;
 use similiai::retrieval::artifacts;
-
-use super::prepare::PREPARATION;
-use super::split::must_be_prepared;
-
-pub use log::{Epoch, LOG, Panel, panels};
 
 /// Below this, Jöhnk's algorithm hardly ever ends: the powers of its random numbers round to 0.
 const LEAST_MIXUP: f64 = 0.01;
@@ -238,11 +234,11 @@ impl Stage for Train {
     }
 
     fn foresee(&self, ready: &Inputs) -> Result<()> {
-        must_be_prepared(ready, ready.needs.iter().map(|need| &need.instance))
+        artifacts::split_must_fit(ready, ready.needs.iter().map(|need| &need.instance))
     }
 
     fn run(&self, context: &Context) -> Result<()> {
-        let preparation = context.input("prepare")?.join(PREPARATION);
+        let preparation = context.input("prepare")?.join(listing::PREPARATION);
         let preparation = serde_json::from_slice(&files::read(&preparation)?)
             .map_err(|error| damaged!("{}: {error}", preparation.display()))?;
         let configuration = Configuration {
@@ -262,7 +258,7 @@ impl Stage for Train {
             NetworkName::Residual64 => fit::fit::<Residual64>(self, context, &data, &configuration)?,
             NetworkName::ResidualDeep => fit::fit::<ResidualDeep>(self, context, &data, &configuration)?,
         };
-        context.outputs.write(LOG, &log::to_bytes(&epochs)?)?;
-        context.outputs.write(CURVES, &log::draw(&context.provenance()?, &epochs)?)
+        context.outputs.write(training_log::FILE, &training_log::to_bytes(&epochs)?)?;
+        context.outputs.write(CURVES, &training_log::draw(&context.provenance()?, &epochs)?)
     }
 }

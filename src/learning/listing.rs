@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::base::files;
 use crate::damaged;
 
+/// Whether each image is for training or for testing.
+pub const SPLIT: &str = "split.csv";
 /// The list of all prepared images, beside the folders of their classes.
 pub const IMAGES: &str = "images.csv";
 /// How they were prepared.

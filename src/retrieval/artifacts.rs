@@ -1,6 +1,9 @@
-//! The kinds of results that commands outside the pipeline look for.
+//! The kinds of results that commands outside the pipeline look for, and whether two of them fit together.
 
-use crate::engine::stage::ArtifactKind;
+use anyhow::{Result, bail};
+
+use crate::engine::stage::{ArtifactKind, Inputs};
+use crate::learning::listing;
 
 /// Prepared pictures, at the paths that embeddings name.
 pub const PICTURES: ArtifactKind = ArtifactKind("prepared pictures");
@@ -12,3 +15,19 @@ pub const EMBEDDINGS: ArtifactKind = ArtifactKind("embeddings");
 pub const INDEX: ArtifactKind = ArtifactKind("search indexes");
 /// `results.json` and [`crate::retrieval::metrics::QUERIES`]
 pub const METRICS: ArtifactKind = ArtifactKind("figures");
+
+/// Refuses early a split with pictures that the prepared ones among the direct inputs do not have. `instances` are names;
+/// those without a split are ignored.
+pub fn split_must_fit<'a>(ready: &Inputs, instances: impl IntoIterator<Item = &'a String>) -> Result<()> {
+    let of = |name: &String| ready.results.iter().find(|input| input.instance == *name);
+    let mut needed = ready.needs.iter().filter_map(|need| of(&need.instance));
+    let Some(prepared) = needed.find(|input| input.contents.find(listing::IMAGES).is_some()) else { return Ok(()) };
+    for split in instances.into_iter().filter_map(of).filter(|input| input.contents.find(listing::SPLIT).is_some()) {
+        let rows: Vec<listing::Split> = listing::read(&split.folder.join(listing::SPLIT))?;
+        if let Some(row) = rows.iter().find(|row| prepared.contents.find(&row.path).is_none()) {
+            let (path, split, prepared) = (&row.path, &split.instance, &prepared.instance);
+            bail!("`{split}` has the picture {path}, and `{prepared}` has not; name in `needs` what `{split}` is of");
+        }
+    }
+    Ok(())
+}

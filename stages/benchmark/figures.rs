@@ -12,7 +12,7 @@ use similiai::retrieval::metrics::{METRICS, Metric, PRECISION_AT_5, Score};
 use super::Findings;
 use super::baselines::Reached;
 use super::protocols::{Class, Protocol, QUESTIONS};
-use crate::stages::train::{Panel, panels};
+use similiai::report::training_log::{Panel, panels};
 
 pub use map::{COLUMNS as SPRITE_COLUMNS, TILE};
 

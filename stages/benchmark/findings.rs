@@ -14,7 +14,7 @@ use super::projection::Map;
 use super::protocols::Protocol;
 use super::queries::{Example, Shown};
 use super::runs::{Comparison, Run};
-use crate::stages::train::Epoch;
+use similiai::report::training_log::Epoch;
 
 /// What the original project reports of its top 5, on 2,000 pictures of CIFAR-10.
 const ORIGINAL: f64 = 0.36;

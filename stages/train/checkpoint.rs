@@ -10,7 +10,7 @@ use similiai::engine::cache::{KeyDocument, Reason};
 use similiai::engine::stage::Context;
 
 use super::Train;
-use super::log::Epoch;
+use similiai::report::training_log::Epoch;
 
 const FILE: &str = "checkpoint.safetensors";
 /// The only entry of the metadata, as several would be in no fixed order: [`About`].

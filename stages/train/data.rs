@@ -17,7 +17,6 @@ use similiai::learning::model::Preprocessing;
 use similiai::learning::nn::{Mixed, Triplets};
 
 use super::{Mining, Train};
-use crate::stages::prepare::PREPARATION;
 
 /// Decoded images with their labels.
 pub struct Set {
@@ -74,14 +73,14 @@ impl From<usize> for Picture {
 
 /// The rows of the training side.
 fn rows(split: &Path) -> Result<Vec<Split>> {
-    let rows: Vec<Split> = listing::read(&split.join(crate::stages::split::LIST))?;
+    let rows: Vec<Split> = listing::read(&split.join(listing::SPLIT))?;
     Ok(rows.into_iter().filter(|row| row.split == Side::Train).collect())
 }
 
 /// Of all that [`load`] reads: those rows, and their pictures among `prepared`, with how they were prepared.
 pub fn digest(prepared: &Contents, split: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(prepared.digest_of(PREPARATION)?.as_bytes());
+    hasher.update(prepared.digest_of(listing::PREPARATION)?.as_bytes());
     for Split { path, label, .. } in rows(split)? {
         let place = prepared.find(&path);
         let place = place.with_context(|| format!("{path} is not prepared; name in `needs` what the split is of"))?;

@@ -13,12 +13,12 @@ use similiai::learning::nn::FeatureMap;
 
 use super::checkpoint::Checkpoint;
 use super::data::{Batch, Data};
-use super::log::Epoch;
 use super::loss::Seen;
 use super::measure::{JUDGED_BY, calibrate};
 use super::training::Training;
 use super::watch::Watch;
 use super::{Schedule, Train};
+use similiai::report::training_log::Epoch;
 
 /// Batches made before they are needed.
 const AHEAD: usize = 2;

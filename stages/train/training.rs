@@ -10,10 +10,10 @@ use similiai::learning::nn::{AdamW, FeatureMap, normalize_taped, tape};
 
 use super::checkpoint::Checkpoint;
 use super::data::{Batch, Data};
-use super::log::Epoch;
 use super::loss::{Seen, judge};
 use super::measure::measure;
 use super::{Keep, Train};
+use similiai::report::training_log::Epoch;
 
 pub struct Training<N> {
     pub network: N,

@@ -3,8 +3,8 @@
 use anyhow::{Result, bail};
 
 use super::Train;
-use super::log::Epoch;
 use super::loss::Seen;
+use similiai::report::training_log::Epoch;
 
 /// Distances are alike if their standard deviation is below this share of the margin, and the loss is at the margin if
 /// it is as near to it.

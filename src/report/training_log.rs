@@ -1,13 +1,14 @@
-//! What each epoch showed: a CSV row, and curves.
+//! The log of a training: a CSV row for each epoch, and curves.
 
 use std::collections::BTreeMap;
 
+use crate::learning::listing;
+use crate::report::charts::{self, Area, Axes, BLUE, Band, Line, Look, ORANGE, Series};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use similiai::learning::listing;
-use similiai::report::charts::{self, Area, Axes, BLUE, Band, Line, Look, ORANGE, Series};
 
-pub const LOG: &str = "training_log.csv";
+/// The name of the file.
+pub const FILE: &str = "training_log.csv";
 
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
@@ -64,7 +65,7 @@ pub struct Panel {
     epochs: usize,
 }
 
-/// What the page of a report and the stage's own picture show.
+/// The charts of a training, on the page of a report and in a picture of their own.
 pub fn panels(epochs: &[Epoch]) -> Vec<Panel> {
     let line = |name, color, look, pick: fn(&Epoch) -> Option<f64>| {
         let points = epochs.iter().filter_map(|epoch| Some((epoch.epoch as f64, pick(epoch)?))).collect();
