@@ -18,7 +18,7 @@ pub const POINTS: [&str; 15] = [
     "index-written",
     "place-settled",
     "history-written",
-    "seen-written",
+    "digests-written",
     "checkpoint-written",
 ];
 

@@ -16,11 +16,12 @@
 
 mod blobs;
 mod contents;
+mod digest_cache;
 mod elsewhere;
+mod file_stamp;
 mod folders;
 mod gc;
 mod history;
-mod index;
 mod items;
 mod key;
 mod laid;
@@ -31,14 +32,14 @@ mod reason;
 mod remote;
 mod result_files;
 mod sealed;
-mod seen;
-mod signature;
+mod stamp_index;
 mod store;
 mod verify;
 mod work;
 
 pub use blobs::Blobs;
 pub use contents::{Changes, Contents, File, Written};
+pub use digest_cache::DigestCache;
 pub use elsewhere::{Elsewhere, Mode, Settings};
 pub use gc::{Budget, Collected};
 pub use history::Finished;
@@ -52,7 +53,6 @@ pub use reason::{Fault, Reason};
 pub use remote::Remote;
 pub use result_files::ResultFiles;
 pub use sealed::{Found, is_below};
-pub use seen::Seen;
 pub use store::{Record, Store};
 pub use verify::{Damage, read_kept, write_kept};
 

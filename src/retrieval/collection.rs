@@ -19,7 +19,7 @@ use crate::base::files;
 use crate::base::progress::Progress;
 use crate::base::signal;
 use crate::base::text::legible_path;
-use crate::engine::cache::{Made, PEOPLE, Seen, Store, Table};
+use crate::engine::cache::{DigestCache, Made, PEOPLE, Store, Table};
 use crate::learning::images::{
     MOST_BYTES, PassedOver, Wanted, Why, decode_for, is_no_fault_of_it, is_picture, read_picture,
 };
@@ -172,7 +172,7 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
         let path = Path::new(&picture.path);
         let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let may_be = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MOST_BYTES);
-        let digest = may_be.then(|| memory.seen.digest(&file).ok()).flatten();
+        let digest = may_be.then(|| memory.digests.digest(&file).ok()).flatten();
         Ok(digest.and_then(|digest| blake3::Hash::from_hex(digest).ok()).filter(|digest| memory.get(digest).is_some()))
     });
     let mut digests: Vec<Option<blake3::Hash>> = known.collect::<Result<_>>()?;
@@ -246,7 +246,7 @@ fn labels(names: &[String]) -> Vec<i32> {
 /// The embeddings that one model made of pictures, by the pictures' content.
 pub struct Memory {
     folder: PathBuf,
-    seen: Seen,
+    digests: DigestCache,
     table: Table,
 }
 
@@ -255,7 +255,7 @@ impl Memory {
     pub fn open(store: &Store, model: &Model) -> Result<Self> {
         let folder = store.namespace(PEOPLE);
         let way = blake3::hash(format!("{VERSION} {}", model.digest).as_bytes()).to_hex();
-        Ok(Self { seen: Seen::new(&folder), table: Table::read(&folder, &way)?, folder })
+        Ok(Self { digests: DigestCache::new(&folder), table: Table::read(&folder, &way)?, folder })
     }
 
     /// The digest of a picture, and the picture as `model` wants it where its embedding is not known.
@@ -284,7 +284,7 @@ impl Memory {
     /// For the next time; where that cannot be written, the next time just takes longer.
     fn save(&mut self) {
         let saved =
-            files::create_folder(&self.folder).and_then(|()| self.table.write()).and_then(|()| self.seen.save());
+            files::create_folder(&self.folder).and_then(|()| self.table.write()).and_then(|()| self.digests.save());
         if let Err(error) = saved {
             tracing::warn!("the embeddings cannot be kept for the next time: {error:#}");
         }

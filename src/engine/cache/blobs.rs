@@ -9,8 +9,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
+use super::file_stamp::FileStamp;
 use super::sealed::is_digest;
-use super::signature::Signature;
 use super::work::{Work, own_folder};
 use crate::base::failpoint;
 use crate::base::files;
@@ -154,8 +154,8 @@ impl Blobs {
         Ok(shelves.collect::<Result<Vec<_>>>()?.concat())
     }
 
-    pub fn signature(&self, digest: &str) -> Option<Signature> {
-        Signature::of(&self.path(digest))
+    pub fn stamp(&self, digest: &str) -> Option<FileStamp> {
+        FileStamp::of(&self.path(digest))
     }
 
     /// Lays the file at `place`, where nothing is: shares its blocks, else is the same file, else is a copy.

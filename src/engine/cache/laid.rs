@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use super::index::Index;
 use super::output_dir::there;
 use super::sealed::{self, Found, is_digest};
+use super::stamp_index::StampIndex;
 use crate::base::files;
 
 /// Which result lies where.
@@ -80,7 +80,7 @@ impl Store {
             let path = folder.join(&name);
             let is_damaged = match name.rsplit_once('.') {
                 Some((instance, "json")) => matches!(self.find_laid(instance)?, Found::Damaged),
-                Some((_, "index")) => Index::is_damaged(&path)?,
+                Some((_, "index")) => StampIndex::is_damaged(&path)?,
                 _ => false,
             };
             damaged.extend(is_damaged.then_some(path));

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
+use super::file_stamp::{FileStamp, time_after};
 use super::folders::NoFolders;
-use super::index::Index;
 use super::output_dir::{below, there};
 use super::sealed::is_below;
-use super::signature::{Signature, time_after};
+use super::stamp_index::StampIndex;
 use super::{Contents, Fault, Laid, Place, Reason, Record, Store};
 use crate::base::failpoint;
 use crate::base::files;
@@ -28,8 +28,8 @@ pub struct Look {
     /// Paths of what does not belong there.
     pub strays: Vec<String>,
     /// The files as they look; right ones only mean something.
-    signatures: Vec<Signature>,
-    folders: Vec<Signature>,
+    stamps: Vec<FileStamp>,
+    folders: Vec<FileStamp>,
     /// Something had to be read that need not be read again.
     learned: bool,
 }
@@ -68,23 +68,23 @@ pub enum Laying {
 /// What is known of the files at a place, in the order of a result's contents.
 struct Known<'a> {
     as_of: i64,
-    files: Vec<Option<(Signature, &'a str)>>,
-    folders: Vec<Signature>,
+    files: Vec<Option<(FileStamp, &'a str)>>,
+    folders: Vec<FileStamp>,
 }
 
 impl Store {
     /// What the index tells of the files of `contents`, where `earlier` was laid when it was written.
     fn known<'a>(&self, place: &Place, contents: &Contents, earlier: &'a Contents) -> Result<Known<'a>> {
         let unknown = Known { as_of: 0, files: vec![None; contents.len()], folders: Vec::new() };
-        if self.seen.is_distrusted() {
+        if self.digests.is_ignored() {
             return Ok(unknown);
         }
-        let Some(index) = Index::read(&self.index_path(place.instance), earlier.digest(), earlier)? else {
+        let Some(index) = StampIndex::read(&self.index_path(place.instance), earlier.digest(), earlier)? else {
             return Ok(unknown);
         };
-        let Index { as_of, files, folders, .. } = index;
+        let StampIndex { as_of, files, folders, .. } = index;
         if contents.digest() == earlier.digest() {
-            let files = files.into_iter().enumerate().map(|(at, looks)| Some((looks, earlier.file(at).digest)));
+            let files = files.into_iter().enumerate().map(|(at, stamp)| Some((stamp, earlier.file(at).digest)));
             return Ok(Known { as_of, files: files.collect(), folders });
         }
         let of = |path: &str| earlier.find(path).map(|at| (files[at], earlier.file(at).digest));
@@ -110,34 +110,34 @@ impl Store {
             path.push(file.path);
             let metadata = if no_folders.is_above(file.path) { None } else { there(path.symlink_metadata(), path)? };
             let Some(metadata) = metadata else { return Ok((None, Some(Fault::Missing), false)) };
-            let looks = Signature::from(&metadata);
+            let stamp = FileStamp::from(&metadata);
             let (right, learned) = match known.files[at] {
-                Some((then, digest)) if then == looks && !looks.is_racy(known.as_of) => (digest == file.digest, false),
+                Some((then, digest)) if then == stamp && !stamp.is_racy(known.as_of) => (digest == file.digest, false),
                 _ => {
-                    let may = metadata.is_file() && looks.bytes == file.bytes;
+                    let may = metadata.is_file() && stamp.bytes == file.bytes;
                     (may && files::digest(path)? == file.digest, true)
                 }
             };
-            Ok((Some(looks), (!right).then_some(Fault::Altered), learned))
+            Ok((Some(stamp), (!right).then_some(Fault::Altered), learned))
         });
         let mut look = Look::default();
-        let nothing = Signature { bytes: 0, modified: 0, changed: 0, inode: 0, device: 0 };
+        let nothing = FileStamp { bytes: 0, modified: 0, changed: 0, inode: 0, device: 0 };
         // A `Result` of the whole would be gathered behind a lock.
         for (at, looked) in looked.collect::<Vec<_>>().into_iter().enumerate() {
-            let (looks, fault, learned) = looked?;
-            look.signatures.push(looks.unwrap_or(nothing));
+            let (stamp, fault, learned) = looked?;
+            look.stamps.push(stamp.unwrap_or(nothing));
             look.faults.extend(fault.map(|fault| (at, fault)));
             look.learned |= learned;
         }
         for (at, name) in contents.folders().enumerate() {
             let path = below(&folder, name);
-            let looks = Signature::of(&path);
-            if looks.is_some() && !no_folders.is_above(name) && no_folders.has(name) {
+            let stamp = FileStamp::of(&path);
+            if stamp.is_some() && !no_folders.is_above(name) && no_folders.has(name) {
                 // The thing that stands where a folder of the result should.
                 look.strays.push(name.to_owned());
             }
-            look.folders.push(looks.unwrap_or(nothing));
-            let same = known.folders.get(at).is_some_and(|then| looks == Some(*then) && !then.is_racy(known.as_of));
+            look.folders.push(stamp.unwrap_or(nothing));
+            let same = known.folders.get(at).is_some_and(|then| stamp == Some(*then) && !then.is_racy(known.as_of));
             if same || !place.is_owned() || no_folders.has(name) {
                 continue;
             }
@@ -199,8 +199,8 @@ impl Store {
             self.keep_aside(place, &below(&place.folder(), stray), stray, &mut aside)?;
         }
         // Looked at in the tick of its last change: known only until the next look.
-        for looks in look.signatures.iter_mut().filter(|looks| looks.is_racy(as_of)) {
-            looks.distrust();
+        for stamp in look.stamps.iter_mut().filter(|stamp| stamp.is_racy(as_of)) {
+            stamp.invalidate();
         }
         let (mut last, mut former) = (0, None);
         for (at, fault) in &look.faults {
@@ -216,12 +216,12 @@ impl Store {
             path.parent().map_or(Ok(()), files::create_folder)?;
             self.blobs.lay(file.digest, &path)?;
             failpoint::point("file-laid");
-            let looks = Signature::of(&path).with_context(|| format!("{} is gone", path.display()))?;
-            last = last.max(looks.changed);
-            look.signatures[*at] = looks;
+            let stamp = FileStamp::of(&path).with_context(|| format!("{} is gone", path.display()))?;
+            last = last.max(stamp.changed);
+            look.stamps[*at] = stamp;
         }
         // Who else wrote into the folders meanwhile is seen at the next look.
-        look.folders.iter_mut().for_each(Signature::distrust);
+        look.folders.iter_mut().for_each(FileStamp::invalidate);
         let as_of = time_after(&self.root, last)?;
         let mut reasons = if again { look.reasons(&contents, Reason::Mended) } else { Vec::new() };
         self.write_index(place, &record.digest, as_of, look)?;
@@ -239,15 +239,15 @@ impl Store {
     }
 
     fn write_index(&self, place: &Place, digest: &str, as_of: i64, look: Look) -> Result<()> {
-        let (files, folders) = (look.signatures, look.folders);
-        Index { digest: digest.to_owned(), as_of, files, folders }.write(&self.index_path(place.instance))
+        let (files, folders) = (look.stamps, look.folders);
+        StampIndex { digest: digest.to_owned(), as_of, files, folders }.write(&self.index_path(place.instance))
     }
 
     /// Reads the blobs that must be laid; damaged ones are removed, so that they are made again.
     fn broken(&self, contents: &Contents, look: &Look) -> Result<Vec<Reason>> {
         let faults = look.faults.par_iter().map(|(at, _)| {
             let file = contents.file(*at);
-            Ok(match self.blobs.signature(file.digest) {
+            Ok(match self.blobs.stamp(file.digest) {
                 None => Some((Fault::Missing, file)),
                 Some(_) if self.blobs.check(file.digest)? => None,
                 Some(_) => Some((Fault::Altered, file)),
@@ -255,7 +255,7 @@ impl Store {
         });
         let faults: Vec<_> = faults.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let of = |kind: Fault| faults.iter().filter(move |(fault, _)| *fault == kind).map(|(_, file)| file);
-        for file in of(Fault::Altered).filter(|file| self.blobs.signature(file.digest).is_some()) {
+        for file in of(Fault::Altered).filter(|file| self.blobs.stamp(file.digest).is_some()) {
             self.discard(&self.blobs.path(file.digest))?;
         }
         let paths = |kind| of(kind).map(|file| file.path.to_owned()).collect::<Vec<_>>();
@@ -334,8 +334,8 @@ impl Store {
             return Ok(None);
         };
         let digest = files::digest(path)?;
-        let Some(blob) = self.blobs.signature(&digest) else { return Ok(None) };
-        let is_stored = blob.same_file(&Signature::from(&metadata)) || self.blobs.check(&digest)?;
+        let Some(blob) = self.blobs.stamp(&digest) else { return Ok(None) };
+        let is_stored = blob.same_file(&FileStamp::from(&metadata)) || self.blobs.check(&digest)?;
         Ok(is_stored.then_some(digest))
     }
 

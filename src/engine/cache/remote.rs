@@ -192,11 +192,11 @@ impl Place {
     }
 
     fn refuse(&self, what: &Key, why: &str) -> Miss {
-        self.distrust(what);
+        self.mark_refused(what);
         Miss::Refused(anyhow!("{what} in the remote cache {} is refused: {why}", self.name))
     }
 
-    fn distrust(&self, what: &Key) {
+    fn mark_refused(&self, what: &Key) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_string());
     }
 
@@ -208,7 +208,7 @@ impl Place {
     async fn fetch(&self, store: &Store, key: &str, wanted: Option<&str>, progress: &Progress) -> Result<Record, Miss> {
         let fetched = self.fetch_whole(store, key, wanted, progress).await;
         if matches!(fetched, Err(Miss::Refused(_))) {
-            self.distrust(&self.result(key));
+            self.mark_refused(&self.result(key));
         }
         fetched
     }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::blobs::Blobs;
+use super::digest_cache::DigestCache;
 use super::sealed::{self, Found, is_digest};
-use super::seen::Seen;
 use super::work::{Work, same_file};
 use super::{Contents, KeyDocument, Table, Written};
 use crate::base::error::Failure;
@@ -44,7 +44,7 @@ pub struct Record {
 pub struct Store {
     pub(super) root: PathBuf,
     pub blobs: Blobs,
-    pub seen: Arc<Seen>,
+    pub digests: Arc<DigestCache>,
     work: Arc<Work>,
     /// The lock file, while this process holds the project.
     held: Mutex<Option<File>>,
@@ -55,8 +55,8 @@ pub struct Store {
 impl Store {
     pub fn new(root: PathBuf) -> Self {
         let work = Arc::new(Work::new(root.join("tmp")));
-        let (blobs, seen) = (Blobs::new(&root, work.clone()), Arc::new(Seen::new(&root)));
-        Self { root, blobs, seen, work, held: Mutex::default(), known: Mutex::default() }
+        let (blobs, digests) = (Blobs::new(&root, work.clone()), Arc::new(DigestCache::new(&root)));
+        Self { root, blobs, digests, work, held: Mutex::default(), known: Mutex::default() }
     }
 
     /// Fails where a folder of the cache's own is a link or a file: what a link leads to is somebody else's.
@@ -73,9 +73,9 @@ impl Store {
         Ok(())
     }
 
-    /// Trusts no look of a file: every one is read again.
-    pub fn distrust(&self) {
-        self.seen.distrust();
+    /// From now on every file is hashed again, ignoring cached sizes and times.
+    pub fn ignore_stamps(&self) {
+        self.digests.ignore();
     }
 
     /// Takes the project for this process; the lock goes when the guard, or the process, does.

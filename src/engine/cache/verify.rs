@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 use walkdir::WalkDir;
 
+use super::file_stamp::FileStamp;
 use super::folders::NoFolders;
 use super::sealed::{self, Found};
-use super::signature::Signature;
 use super::work::own_folder;
-use super::{Contents, Fault, NAMESPACES, Place, Record, Seen, Store, Table};
+use super::{Contents, DigestCache, Fault, NAMESPACES, Place, Record, Store, Table};
 use crate::base::files;
 use crate::base::signal;
 
@@ -50,7 +50,7 @@ impl Store {
         let shelves = self.blobs.shelves()?.into_par_iter().map(|shelf| -> Result<Vec<Looked>> {
             signal::check()?;
             let look = |digest: String| {
-                let bytes = self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
+                let bytes = self.blobs.stamp(&digest).map_or(0, |stamp| stamp.bytes);
                 let sound = self.blobs.check(&digest);
                 (digest, bytes, sound)
             };
@@ -112,7 +112,7 @@ impl Store {
         let mut damaged = self.blobs.false_shelves()?;
         damaged.extend(self.damaged_laid()?);
         for root in std::iter::once(self.root.clone()).chain(NAMESPACES.map(|name| self.namespace(name))) {
-            damaged.extend(Seen::new(&root).damaged()?);
+            damaged.extend(DigestCache::new(&root).damaged()?);
             let items = root.join("items");
             for way in files::names(&items)?.into_iter().filter(|way| sealed::is_digest(way)) {
                 damaged.extend(Table::is_damaged(&root, &way)?.then(|| items.join(&way)));
@@ -153,15 +153,15 @@ impl Store {
         let faults = (0..contents.len()).into_par_iter().filter_map(|at| {
             let file = contents.file(at);
             let path = folder.join(file.path);
-            let looks = if no_folders.is_above(file.path) { None } else { Signature::of(&path) };
-            let fault = match looks {
+            let stamp = if no_folders.is_above(file.path) { None } else { FileStamp::of(&path) };
+            let fault = match stamp {
                 None => Some(Fault::Missing),
-                Some(looks) if self.blobs.signature(file.digest).is_some_and(|blob| blob.same_file(&looks)) => {
+                Some(stamp) if self.blobs.stamp(file.digest).is_some_and(|blob| blob.same_file(&stamp)) => {
                     let damaged = blobs.binary_search_by(|blob| blob.as_str().cmp(file.digest));
                     damaged.ok().map(|_| Fault::Altered)
                 }
                 Some(_) if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) => Some(Fault::Altered),
-                Some(looks) if looks.bytes != file.bytes => Some(Fault::Altered),
+                Some(stamp) if stamp.bytes != file.bytes => Some(Fault::Altered),
                 Some(_) => match files::digest(&path) {
                     Ok(digest) => (digest != file.digest).then_some(Fault::Altered),
                     Err(error) => return Some(Err(format!("{error:#}"))),
@@ -236,7 +236,7 @@ impl Store {
                 if bytes >= SCRUBBED_BYTES || read >= SCRUBBED_FILES {
                     break 'shelves;
                 }
-                bytes += self.blobs.signature(&digest).map_or(0, |looks| looks.bytes);
+                bytes += self.blobs.stamp(&digest).map_or(0, |stamp| stamp.bytes);
                 read += 1;
                 if !self.blobs.check(&digest)? {
                     self.discard(&self.blobs.path(&digest))?;

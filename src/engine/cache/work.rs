@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use super::signature::Signature;
+use super::file_stamp::FileStamp;
 use crate::base::files;
 
 /// Tries to make a folder before a cleaner that always comes first is blamed.
@@ -98,8 +98,8 @@ pub fn own_folder(path: &Path) -> Result<bool> {
 
 /// Whether the open `file` is what stands at `path`.
 pub fn same_file(file: &File, path: &Path) -> bool {
-    let open = file.metadata().map(|metadata| Signature::from(&metadata));
-    open.is_ok_and(|open| Signature::of(path).is_some_and(|there| there.same_file(&open)))
+    let open = file.metadata().map(|metadata| FileStamp::from(&metadata));
+    open.is_ok_and(|open| FileStamp::of(path).is_some_and(|there| there.same_file(&open)))
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl Project {
     /// If the file is another one than the result's: altered, or just being replaced.
     pub fn must_be_as_laid(&self, given: &Given, file: &str) -> Result<String> {
         // Read only if it may have changed since the last time.
-        let digest = self.store.seen.digest(&given.folder.join(file))?;
+        let digest = self.store.digests.digest(&given.folder.join(file))?;
         if self.contents(given)?.digest_of(file)?.to_hex().as_str() == digest {
             return Ok(digest);
         }

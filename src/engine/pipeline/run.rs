@@ -80,7 +80,7 @@ impl Project {
         }
         if !options.dry_run {
             // Lost is only that the next run reads some files again.
-            if let Err(error) = self.store.seen.save() {
+            if let Err(error) = self.store.digests.save() {
                 tracing::warn!("{error:#}");
             }
         }

@@ -82,13 +82,13 @@ impl Inputs {
 
     /// The digest of a file outside the project's results, read only if it may have changed.
     pub fn file_digest(&self, path: &Path) -> Result<String> {
-        self.store.seen.digest(path)
+        self.store.digests.digest(path)
     }
 
     /// A digest that follows from `of` alone, such as that of a part of an input; worked out once.
     pub fn fact(&self, name: &str, of: &impl Serialize, work_out: impl FnOnce() -> Result<String>) -> Result<String> {
         let name = format!("{}/{name}", self.instance);
-        self.store.seen.fact(&name, &(self.reader, of), || {
+        self.store.digests.fact(&name, &(self.reader, of), || {
             ensure!(!self.unlaid, "what it reads is not in its place; only a run can tell");
             work_out()
         })

@@ -87,7 +87,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let events = Events::open(arguments.events.as_deref())?;
     let _guard = if arguments.dry_run { None } else { Some(project.store.lock()?) };
     if arguments.paranoid {
-        project.store.distrust();
+        project.store.ignore_stamps();
     }
     let width = project.manifest.instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
     let screen = if arguments.json { session.screen.for_machines() } else { session.screen.clone() };

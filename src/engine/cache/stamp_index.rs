@@ -1,31 +1,31 @@
-//! How the files at a place looked when they were last known to be right: a small binary file beside the record of
-//! what lies there.
+//! The stamps of checked out files when they were last known to be right: a small binary file beside the note of what
+//! is checked out.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::Contents;
+use super::file_stamp::FileStamp;
 use super::sealed::{self, Found};
-use super::signature::Signature;
 use crate::base::failpoint;
 use crate::base::files;
 
 const NUMBERS: usize = 5;
 
 #[derive(Debug, Default, Clone, PartialEq)]
-pub(super) struct Index {
+pub(super) struct StampIndex {
     /// Of the result that lies there.
     pub digest: String,
     /// The file system's time before its files were looked at.
     pub as_of: i64,
     /// In the order of the result's [`Contents`].
-    pub files: Vec<Signature>,
+    pub files: Vec<FileStamp>,
     /// In the order of [`Contents::folders`].
-    pub folders: Vec<Signature>,
+    pub folders: Vec<FileStamp>,
 }
 
-impl Index {
+impl StampIndex {
     /// `None` where there is none, or one of something else, or a damaged one: then everything is read.
     pub fn read(path: &Path, digest: &str, contents: &Contents) -> Result<Option<Self>> {
         let found = sealed::read(path, |bytes| Some(Self::parse(sealed::open(&name(path), bytes)?, digest, contents)))?;
@@ -45,7 +45,7 @@ impl Index {
         }
         let (as_of, numbers) = numbers.split_first_chunk::<8>()?;
         let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).unwrap_or_default();
-        let signature = |bytes: &[u8]| Signature {
+        let stamp = |bytes: &[u8]| FileStamp {
             bytes: number(&bytes[..8]),
             modified: number(&bytes[8..16]) as i64,
             changed: number(&bytes[16..24]) as i64,
@@ -53,8 +53,8 @@ impl Index {
             device: number(&bytes[32..]),
         };
         let (files, folders) = numbers.split_at_checked(contents.len() * NUMBERS * 8)?;
-        let signatures = |bytes: &[u8]| bytes.chunks_exact(NUMBERS * 8).map(signature).collect();
-        let (files, folders): (_, Vec<Signature>) = (signatures(files), signatures(folders));
+        let stamps = |bytes: &[u8]| bytes.chunks_exact(NUMBERS * 8).map(stamp).collect();
+        let (files, folders): (_, Vec<FileStamp>) = (stamps(files), stamps(folders));
         let complete = folders.len() == contents.folders().len();
         complete.then(|| Self { digest: digest.to_owned(), as_of: i64::from_le_bytes(*as_of), files, folders })
     }
@@ -62,8 +62,8 @@ impl Index {
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut bytes = self.digest.clone().into_bytes();
         bytes.extend(self.as_of.to_le_bytes());
-        for looks in self.files.iter().chain(&self.folders) {
-            let numbers = [looks.bytes, looks.modified as u64, looks.changed as u64, looks.inode, looks.device];
+        for stamp in self.files.iter().chain(&self.folders) {
+            let numbers = [stamp.bytes, stamp.modified as u64, stamp.changed as u64, stamp.inode, stamp.device];
             bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         }
         files::write_atomically(path, &sealed::seal(&name(path), bytes))
@@ -86,18 +86,18 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("index");
         let contents = Contents::new(vec![("a/b".into(), 1, "0".repeat(64))])?;
-        let looks = Signature::of(folder.path()).unwrap();
+        let stamp = FileStamp::of(folder.path()).unwrap();
         let digest = contents.digest().to_owned();
-        let index = Index { digest: digest.clone(), as_of: -1, files: vec![looks], folders: vec![looks; 2] };
+        let index = StampIndex { digest: digest.clone(), as_of: -1, files: vec![stamp], folders: vec![stamp; 2] };
         index.write(&path)?;
-        assert_eq!(Index::read(&path, &digest, &contents)?, Some(index));
-        assert_eq!(Index::read(&path, &"1".repeat(64), &contents)?, None);
-        assert_eq!(Index::read(&path, &digest, &Contents::default())?, None);
+        assert_eq!(StampIndex::read(&path, &digest, &contents)?, Some(index));
+        assert_eq!(StampIndex::read(&path, &"1".repeat(64), &contents)?, None);
+        assert_eq!(StampIndex::read(&path, &digest, &Contents::default())?, None);
         let mut bytes = files::read(&path)?;
         bytes[70] ^= 1;
         files::write(&path, &bytes)?;
-        assert_eq!(Index::read(&path, &digest, &contents)?, None);
-        assert!(Index::is_damaged(&path)?);
+        assert_eq!(StampIndex::read(&path, &digest, &contents)?, None);
+        assert!(StampIndex::is_damaged(&path)?);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What was learned of files outside the store and need not be learned again.
+//! Digests of files outside the store, remembered, so that an unchanged file is not read again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::file_stamp::{FileStamp, time_after};
 use super::sealed::{self, Found};
-use super::signature::{Signature, time_after};
 use crate::base::failpoint;
 use crate::base::files;
 
 const FILE: &str = "seen";
 
-/// Digests of files by how they looked, and facts that were worked out from known contents.
-pub struct Seen {
+/// Digests of files by their stamps, and facts that were computed from known contents.
+pub struct DigestCache {
     root: PathBuf,
     state: Mutex<State>,
 }
@@ -24,20 +24,21 @@ pub struct Seen {
 struct State {
     table: Option<Table>,
     changed: bool,
-    /// Read everything again.
-    paranoid: bool,
+    /// Every file is read again.
+    ignored: bool,
 }
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Table {
-    files: BTreeMap<PathBuf, SeenFile>,
+    files: BTreeMap<PathBuf, KnownFile>,
     facts: BTreeMap<String, Fact>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-struct SeenFile {
-    signature: Signature,
+struct KnownFile {
+    #[serde(rename = "signature")]
+    stamp: FileStamp,
     as_of: i64,
     digest: String,
 }
@@ -49,23 +50,24 @@ struct Fact {
     value: String,
 }
 
-impl Seen {
+impl DigestCache {
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned(), state: Mutex::default() }
     }
 
-    pub fn distrust(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).paranoid = true;
+    /// From now on every file is read again.
+    pub fn ignore(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ignored = true;
     }
 
-    pub fn is_distrusted(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).paranoid
+    pub fn is_ignored(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).ignored
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Table) -> (T, bool)) -> T {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.table.is_none() {
-            let known = if state.paranoid { None } else { self.find().ok() };
+            let known = if state.ignored { None } else { self.find().ok() };
             state.table = Some(known.and_then(|found| found.or_warn(&self.path())).unwrap_or_default());
         }
         let (value, changed) = act(state.table.get_or_insert_default());
@@ -88,24 +90,24 @@ impl Seen {
 
     /// The digest of the file at `path`, read only if it may have changed since.
     pub fn digest(&self, path: &Path) -> Result<String> {
-        let looks = || Signature::of(&path.canonicalize().ok()?);
-        let before = looks();
+        let now = || FileStamp::of(&path.canonicalize().ok()?);
+        let before = now();
         let known = self.with(|table| (table.files.get(path).cloned(), false));
         if let Some(known) = known
-            && before == Some(known.signature)
-            && !known.signature.is_racy(known.as_of)
+            && before == Some(known.stamp)
+            && !known.stamp.is_racy(known.as_of)
         {
             return Ok(known.digest);
         }
         // Where nothing can be written, the file system's clock cannot be asked, and the file is read each time.
         let as_of = before.and_then(|before| time_after(&self.root, before.changed).ok());
-        let before = looks();
+        let before = now();
         let digest = files::digest(path)?;
-        if let (Some(signature), Some(as_of)) = (before, as_of)
-            && looks() == before
+        if let (Some(stamp), Some(as_of)) = (before, as_of)
+            && now() == before
         {
-            let seen = SeenFile { signature, as_of, digest: digest.clone() };
-            self.with(|table| (table.files.insert(path.to_owned(), seen), true));
+            let known = KnownFile { stamp, as_of, digest: digest.clone() };
+            self.with(|table| (table.files.insert(path.to_owned(), known), true));
         }
         Ok(digest)
     }
@@ -126,13 +128,13 @@ impl Seen {
         Ok(value)
     }
 
-    /// Keeps what was learned, for the next process.
+    /// Writes what is new, for the next process.
     pub fn save(&self) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut state.changed) {
-            let table = state.table.as_ref().context("nothing was seen")?;
+            let table = state.table.as_ref().context("nothing is known")?;
             files::write_atomically(&self.path(), &sealed::seal(FILE, serde_json::to_vec(table)?))?;
-            failpoint::point("seen-written");
+            failpoint::point("digests-written");
         }
         Ok(())
     }
@@ -148,33 +150,33 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("a");
         fs::write(&path, "one")?;
-        let seen = Seen::new(folder.path());
-        let first = seen.digest(&path)?;
-        seen.save()?;
+        let digests = DigestCache::new(folder.path());
+        let first = digests.digest(&path)?;
+        digests.save()?;
         // Only a digest that was not worked out anew can be a wrong one.
-        let bytes = fs::read(seen.path())?;
+        let bytes = fs::read(digests.path())?;
         let table = std::str::from_utf8(sealed::open(FILE, &bytes).unwrap())?.replace(&first, &"0".repeat(64));
-        fs::write(seen.path(), sealed::seal(FILE, table.clone().into()))?;
-        assert_eq!(Seen::new(folder.path()).digest(&path)?, "0".repeat(64));
+        fs::write(digests.path(), sealed::seal(FILE, table.clone().into()))?;
+        assert_eq!(DigestCache::new(folder.path()).digest(&path)?, "0".repeat(64));
         // One that was altered is as good as none.
-        fs::write(seen.path(), sealed::seal("another", table.clone().into()))?;
-        assert_eq!(Seen::new(folder.path()).digest(&path)?, first);
-        fs::write(seen.path(), sealed::seal(FILE, table.into()))?;
-        let careful = Seen::new(folder.path());
-        careful.distrust();
+        fs::write(digests.path(), sealed::seal("another", table.clone().into()))?;
+        assert_eq!(DigestCache::new(folder.path()).digest(&path)?, first);
+        fs::write(digests.path(), sealed::seal(FILE, table.into()))?;
+        let careful = DigestCache::new(folder.path());
+        careful.ignore();
         assert_eq!(careful.digest(&path)?, first);
         fs::write(&path, "two")?;
-        assert_eq!(Seen::new(folder.path()).digest(&path)?, blake3::hash(b"two").to_hex().to_string());
+        assert_eq!(DigestCache::new(folder.path()).digest(&path)?, blake3::hash(b"two").to_hex().to_string());
         Ok(())
     }
 
     #[test]
     fn a_fact_is_worked_out_once_for_what_it_follows_from() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let seen = Seen::new(folder.path());
-        assert_eq!(seen.fact("sum", &[1, 2], || Ok("3".into()))?, "3");
-        assert_eq!(seen.fact("sum", &[1, 2], || anyhow::bail!("again"))?, "3");
-        assert_eq!(seen.fact("sum", &[1, 3], || Ok("4".into()))?, "4");
+        let digests = DigestCache::new(folder.path());
+        assert_eq!(digests.fact("sum", &[1, 2], || Ok("3".into()))?, "3");
+        assert_eq!(digests.fact("sum", &[1, 2], || anyhow::bail!("again"))?, "3");
+        assert_eq!(digests.fact("sum", &[1, 3], || Ok("4".into()))?, "4");
         Ok(())
     }
 }

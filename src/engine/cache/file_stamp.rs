@@ -1,4 +1,4 @@
-//! How a file looked when its content was last known, so that an unchanged one need not be read again.
+//! Size, times and identity of a file when its content was last known, so that an unchanged file is not read again.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// A write changes at least the time of status change, which no program can set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signature {
+pub struct FileStamp {
     pub bytes: u64,
     /// Nanoseconds since 1970.
     pub modified: i64,
@@ -19,21 +19,21 @@ pub struct Signature {
     pub device: u64,
 }
 
-impl Signature {
+impl FileStamp {
     /// Of a file or folder; of a link itself. `None` where there is nothing.
     pub fn of(path: &Path) -> Option<Self> {
         path.symlink_metadata().ok().map(|metadata| Self::from(&metadata))
     }
 
-    /// Whether a file that still looks like this may have been written since: its last change is not older than
+    /// Whether a file that still has this stamp may have been written since: its last change is not older than
     /// `as_of`, a time of the file system's clock at which it was looked at, and that clock moves in ticks. (The
     /// rule that git calls "racily clean".)
     pub fn is_racy(&self, as_of: i64) -> bool {
         self.changed.max(self.modified) >= as_of
     }
 
-    /// Makes it one that no file has.
-    pub fn distrust(&mut self) {
+    /// Makes it a stamp that no file has.
+    pub fn invalidate(&mut self) {
         self.changed = i64::MAX;
     }
 
@@ -42,7 +42,7 @@ impl Signature {
     }
 }
 
-impl From<&Metadata> for Signature {
+impl From<&Metadata> for FileStamp {
     #[cfg(unix)]
     fn from(metadata: &Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;
@@ -64,7 +64,7 @@ impl From<&Metadata> for Signature {
 
 /// The time of the file system at `folder`, after the tick in which `last` lies.
 pub fn time_after(folder: &Path, last: i64) -> Result<i64> {
-    let probe = || -> std::io::Result<i64> { Ok(Signature::from(&tempfile::tempfile_in(folder)?.metadata()?).changed) };
+    let probe = || -> std::io::Result<i64> { Ok(FileStamp::from(&tempfile::tempfile_in(folder)?.metadata()?).changed) };
     let mut now = probe().with_context(|| format!("cannot write in {}", folder.display()))?;
     // A tick lasts 10 milliseconds at most; a time in the future is not waited for.
     for _ in 0..20 {
@@ -88,13 +88,13 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("a");
         fs::write(&path, "one")?;
-        let before = Signature::of(&path).unwrap();
+        let before = FileStamp::of(&path).unwrap();
         let as_of = time_after(folder.path(), before.changed)?;
         assert!(!before.is_racy(as_of) && before.is_racy(before.changed));
         fs::write(&path, "two")?;
         let modified = UNIX_EPOCH + Duration::from_nanos(before.modified as u64);
         fs::File::options().write(true).open(&path)?.set_modified(modified)?;
-        let after = Signature::of(&path).unwrap();
+        let after = FileStamp::of(&path).unwrap();
         assert_eq!(after.modified, before.modified);
         assert!(after != before);
         Ok(())
