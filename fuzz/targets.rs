@@ -50,7 +50,7 @@ pub const TARGETS: [Target; 19] = [
     Target { name: "items", run: items, seeds: || vec![[vec![7; 32], vec![3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]].concat()] },
     Target {
         name: "laid",
-        run: laid,
+        run: checked_out,
         seeds: || texts(&[r#"{"key":"","digest":"","out":"artifacts/s","leaving":[]}"#]),
     },
     Target { name: "laid-index", run: laid_index, seeds: || vec![[DIGEST.as_bytes(), &[0; 8 + 40 * 3]].concat()] },
@@ -256,12 +256,12 @@ fn items(bytes: &[u8]) {
     let _ = Store::new(folder().join("store")).items(DIGEST);
 }
 
-fn laid(bytes: &[u8]) {
+fn checked_out(bytes: &[u8]) {
     file("store/laid/s.json", &sealed_json("laid/s.json", bytes));
-    let _ = Store::new(folder().join("store")).laid("s");
+    let _ = Store::new(folder().join("store")).checked_out("s");
 }
 
-/// A store with a result that is laid, and the digest of its contents.
+/// A store with a result that is checked out, and the digest of its contents.
 fn store() -> &'static (Store, Contents) {
     static STORE: OnceLock<(Store, Contents)> = OnceLock::new();
     STORE.get_or_init(|| {
@@ -274,7 +274,7 @@ fn store() -> &'static (Store, Contents) {
         let (parameters, reads) = (serde_json::json!({}), BTreeMap::new());
         let document = KeyDocument { stage: "s".into(), version: 1, seed: 0, parameters, reads };
         let record = store.commit(document, (&work, &written), Vec::new(), Vec::new()).expect("a record");
-        store.lay(&place(), &record, true).expect("it is laid");
+        store.check_out(&place(), &record, true).expect("it is laid");
         let contents = (*store.contents(&record.digest).expect("contents")).clone();
         (store, contents)
     })
@@ -292,7 +292,7 @@ fn laid_index(bytes: &[u8]) {
     let rest = bytes.get(64..).unwrap_or_default();
     for bytes in [bytes, &[contents.digest().as_bytes(), rest].concat()] {
         file("p/artifacts/.cache/laid/s.index", &sealed("laid/s.index", bytes));
-        let _ = store.look(&place(), contents);
+        let _ = store.inspect(&place(), contents);
     }
 }
 

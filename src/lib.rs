@@ -9,7 +9,7 @@
 //! | [`engine::manifest`] | `pipeline.yaml`, checked whole, errors with line and caret |
 //! | [`engine::stage`] | the contract of a stage: `Stage`, `Context` |
 //! | [`engine::pipeline`] | order, ask the cache, run; what is stale and why |
-//! | [`engine::cache`] | key → stored result → laid files; what changed, what is damaged, what may go |
+//! | [`engine::cache`] | key → stored result → checked out files; what changed, what is damaged, what may go |
 //! | [`engine::lock`] | `pipeline.lock`: what results depend on, and the digests they must have |
 //! | [`engine::difference`] | where two results that should be equal differ |
 //! | [`base::signal`] | SIGINT and SIGTERM end work between two items |

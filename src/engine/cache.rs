@@ -5,7 +5,7 @@
 //! | `key`, `reason` | the document that a key is the digest of; what differs between two, and how that is worded |
 //! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
 //! | `output_dir`, `place`, `folders` | laying files where people look; which folders on the way are none |
-//! | `laid`, `index`, `signature` | what lies where; how its files looked when they were known to be right |
+//! | `checked out`, `index`, `signature` | what lies where; how its files looked when they were known to be right |
 //! | `result_files` | the files of a result as they were made, in their place or in the store |
 //! | `elsewhere`, `remote` | results that other machines share; in a bucket or a folder |
 //! | `sealed`, `work` | the cache's own files with their checksums; folders to work in |
@@ -15,6 +15,7 @@
 //! | `verify`, `gc` | finding damage; making room |
 
 mod blobs;
+mod checked_out;
 mod contents;
 mod digest_cache;
 mod elsewhere;
@@ -24,7 +25,6 @@ mod gc;
 mod history;
 mod items;
 mod key;
-mod laid;
 mod output_dir;
 mod place;
 mod reason;
@@ -38,6 +38,7 @@ mod verify;
 mod work;
 
 pub use blobs::Blobs;
+pub use checked_out::CheckedOut;
 pub use contents::{Changes, Contents, File, Written};
 pub use digest_cache::DigestCache;
 pub use elsewhere::{Elsewhere, Mode, Settings};
@@ -45,10 +46,9 @@ pub use gc::{Budget, Collected};
 pub use history::Finished;
 pub use items::{Made, Table};
 pub use key::KeyDocument;
-pub use laid::Laid;
 pub use output_dir::Place;
-pub use place::{Laying, Look};
-pub use reason::{Fault, Reason};
+pub use place::{Checkout, Inspection};
+pub use reason::{FileIssue, Reason};
 #[cfg(feature = "cloud")]
 pub use remote::Remote;
 pub use result_files::ResultFiles;

@@ -35,7 +35,7 @@ pub struct Instance {
     pub seed: u64,
     /// Places in [`Manifest::instances`].
     pub needs: Vec<usize>,
-    /// Where the files are laid, relative to the project.
+    /// Where the files are checked out, relative to the project.
     pub out: PathBuf,
 }
 
@@ -59,7 +59,7 @@ impl Manifest {
         Ok(read::parse(&path.display().to_string(), &text, project, kinds, profile, sets)?)
     }
 
-    /// Where the files of the instance at `at` are laid.
+    /// Where the files of the instance at `at` are checked out.
     pub fn place(&self, at: usize) -> cache::Place<'_> {
         let Instance { name, out, .. } = &self.instances[at];
         cache::Place { instance: name, project: &self.project, out }

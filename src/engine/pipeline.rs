@@ -68,7 +68,16 @@ impl Project {
         let kind = instances[place].stage.kind();
         let reader = (kind.name, kind.version);
         let (instance, project) = (instances[place].name.clone(), self.manifest.project.clone());
-        Ok(Inputs { instance, project, needs, results, lineage, unlaid: false, reader, store: self.store.clone() })
+        Ok(Inputs {
+            instance,
+            project,
+            needs,
+            results,
+            lineage,
+            not_checked_out: false,
+            reader,
+            store: self.store.clone(),
+        })
     }
 
     /// What the result at `place` comes from, each after what it needs; the order depends on `needs` alone.
@@ -120,10 +129,10 @@ impl Project {
 
     /// What is different from the result that lies at the instance's place now.
     fn changes(&self, place: usize, document: &KeyDocument) -> Result<Vec<Reason>> {
-        let Some(laid) = self.store.laid(&self.manifest.instances[place].name)? else {
+        let Some(checked_out) = self.store.checked_out(&self.manifest.instances[place].name)? else {
             return Ok(vec![Reason::FirstRun]);
         };
-        Ok(match self.store.record(&laid.key)? {
+        Ok(match self.store.record(&checked_out.key)? {
             None => vec![Reason::Gone],
             Some(record) => document.changes_since(&record.document, |before, after| {
                 Some(self.store.contents(after)?.changes_since(&*self.store.contents(before)?))

@@ -59,7 +59,7 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
         Ok(inputs.digests())
     }
 
-    /// What it reads outside the project's results: no result may be laid there. `project` is the manifest's folder.
+    /// What it reads outside the project's results: no result may be checked out there. `project` is the manifest's folder.
     fn outside(&self, project: &Path) -> Vec<PathBuf> {
         let _ = project;
         Vec::new()

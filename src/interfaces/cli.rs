@@ -104,7 +104,7 @@ enum Command {
     Metrics(metrics::Arguments),
     /// Draw the pipeline as a graph
     Dag(dag::Arguments),
-    /// Read everything that is stored and laid, and name what is damaged; or make it again and compare
+    /// Read everything that is stored and checked out, and name what is damaged; or make it again and compare
     Verify(verify::Arguments),
     /// Make room: remove stored results that were not used for longest
     Gc(gc::Arguments),

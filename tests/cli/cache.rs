@@ -12,7 +12,7 @@ fn a_deleted_file_is_laid_again_and_a_touched_one_changes_nothing() {
     let stale = project.similiai("status --json");
     assert!(stale.stdout.contains("\"1 file (cat/00002.png) missing\""), "{}", stale.stdout);
     let stdout = project.succeed("run prepare");
-    assert!(stdout.contains("prepare    cached     1 file (cat/00002.png) missing, laid again"), "{stdout}");
+    assert!(stdout.contains("prepare    cached     1 file (cat/00002.png) missing, put back"), "{stdout}");
     assert_eq!(std::fs::read(&png).unwrap(), before);
 
     std::fs::File::open(&png).unwrap().set_modified(std::time::SystemTime::now()).unwrap();

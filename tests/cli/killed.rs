@@ -43,12 +43,13 @@ fn at_every_point_where_something_is_written() {
     let expected = found(&undisturbed);
     // Some points are passed often: the first time and later on are different states.
     let passes = similiai::base::failpoint::POINTS.iter().flat_map(|point| {
-        let often = ["blob-written", "blob-placed", "record-placed", "file-laid", "file-taken-away"].contains(point);
+        let often =
+            ["blob-written", "blob-placed", "record-placed", "file-checked-out", "file-removed"].contains(point);
         [Some(point.to_string()), often.then(|| format!("{point}:4"))]
     });
     for fault in passes.flatten() {
         let project = short();
-        if fault.starts_with("file-taken-away") {
+        if fault.starts_with("file-removed") {
             project.succeed("run prepare --set prepare.images_per_class=10");
         }
         let killed = project.command().env("SIMILIAI_FAILPOINT", &fault).args(["run", "all"]).status().unwrap();

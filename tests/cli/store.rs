@@ -38,7 +38,7 @@ fn a_flipped_byte_is_found_though_the_time_is_set_back() {
     overwrite(&path, &bytes);
     fs::File::open(&path).unwrap().set_modified(time).unwrap();
     let status = project.succeed("status");
-    assert!(status.contains("stale    1 file (split.csv) altered"), "{status}");
+    assert!(status.contains("stale    1 file (split.csv) modified"), "{status}");
     let stdout = project.succeed("run split");
     assert!(stdout.contains("split      ran") && stdout.contains("in the store 1 file (split.csv)"), "{stdout}");
     assert_eq!(fs::read(&path).unwrap(), before);
@@ -70,7 +70,7 @@ fn damage_is_named_by_verify_and_repaired() {
     let outcome = project.similiai("verify");
     assert_eq!(outcome.status, 4);
     for told in
-        ["2 damaged", "split (split): in the store 1 file (split.csv) altered", "1 file (cat/00002.png) altered"]
+        ["2 damaged", "split (split): in the store 1 file (split.csv) modified", "1 file (cat/00002.png) modified"]
     {
         assert!(outcome.stdout.contains(told), "{}", outcome.stdout);
     }
@@ -109,7 +109,7 @@ fn strangers_are_kept_aside_where_only_results_lie_and_left_alone_elsewhere() {
     fs::write(project.path("artifacts/prepare/cat/mine.png"), "mine").unwrap();
     fs::write(project.path("reports/mine.txt"), "mine").unwrap();
     let stdout = project.succeed("run all");
-    assert!(stdout.contains("1 file (cat/mine.png) not of this result, taken away"), "{stdout}");
+    assert!(stdout.contains("1 file (cat/mine.png) not part of this result, removed"), "{stdout}");
     assert!(!project.path("artifacts/prepare/cat/mine.png").exists());
     assert_eq!(fs::read(project.path("artifacts/.cache/altered/prepare/cat/mine.png")).unwrap(), b"mine");
     assert_eq!(fs::read(project.path("reports/mine.txt")).unwrap(), b"mine");

@@ -159,7 +159,7 @@ impl Blobs {
     }
 
     /// Lays the file at `place`, where nothing is: shares its blocks, else is the same file, else is a copy.
-    pub fn lay(&self, digest: &str, place: &Path) -> Result<()> {
+    pub fn check_out(&self, digest: &str, place: &Path) -> Result<()> {
         let stored = self.path(digest);
         let attempt = || -> std::io::Result<()> {
             if share_blocks(&stored, place) {

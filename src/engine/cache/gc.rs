@@ -51,8 +51,9 @@ impl Store {
 
     /// Removes what is over the budget, never what lies at a place. The caller holds the project's lock.
     pub fn collect(&self, budget: &Budget, dry_run: bool) -> Result<Collected> {
-        let laid: HashSet<String> = self.all_laid()?.into_iter().map(|(_, laid)| laid.key).collect();
-        let (may_go, mut stay) = self.by_last_use(budget, &laid)?;
+        let checked_out: HashSet<String> =
+            self.all_checked_out()?.into_iter().map(|(_, checked_out)| checked_out.key).collect();
+        let (may_go, mut stay) = self.by_last_use(budget, &checked_out)?;
         let mut uses = Uses::default();
         for record in may_go.iter().chain(&stay) {
             uses.add(self.blobs_of(record));
@@ -89,7 +90,7 @@ impl Store {
             collected.bytes +=
                 self.remove_old(&items, budget.grace, dry_run, |name| Some(name) == newest.as_deref())?;
         }
-        collected.bytes += self.remove_scratch(&laid, budget.grace, dry_run)?;
+        collected.bytes += self.remove_scratch(&checked_out, budget.grace, dry_run)?;
         // Where results lay before they were parted into shared files, and what a table was called before.
         collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
         for former in [self.root.join("seen.json"), self.namespace(PEOPLE).join("seen.json")] {
@@ -101,7 +102,7 @@ impl Store {
     }
 
     /// The results that may go, the one unused for longest first, and those that may not.
-    fn by_last_use(&self, budget: &Budget, laid: &HashSet<String>) -> Result<(Vec<Record>, Vec<Record>)> {
+    fn by_last_use(&self, budget: &Budget, checked_out: &HashSet<String>) -> Result<(Vec<Record>, Vec<Record>)> {
         let unused = |record: Record| (age(&self.record_path(&record.key)).unwrap_or_default(), record);
         let mut records: Vec<(Duration, Record)> = self.records()?.into_iter().map(unused).collect();
         records.sort_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.key.cmp(&b.key)));
@@ -110,7 +111,7 @@ impl Store {
         for (unused, record) in records {
             let count = seen.entry(record.document.stage.clone()).or_default();
             *count += 1;
-            let goes = *count > budget.keep_last && unused > budget.grace && !laid.contains(&record.key);
+            let goes = *count > budget.keep_last && unused > budget.grace && !checked_out.contains(&record.key);
             if goes { may_go.push(record) } else { stay.push(record) }
         }
         may_go.reverse();
@@ -153,11 +154,11 @@ impl Store {
     }
 
     /// What finished runs left to go on from, but for those that lie at a place; of unfinished ones, old ones.
-    fn remove_scratch(&self, laid: &HashSet<String>, grace: Duration, dry_run: bool) -> Result<u64> {
+    fn remove_scratch(&self, checked_out: &HashSet<String>, grace: Duration, dry_run: bool) -> Result<u64> {
         let root = self.root.join("scratch");
         let mut bytes = 0;
         for instance in files::names(&root)? {
-            for key in files::names(&root.join(&instance))?.into_iter().filter(|key| !laid.contains(key)) {
+            for key in files::names(&root.join(&instance))?.into_iter().filter(|key| !checked_out.contains(key)) {
                 let finished = self.record(&key)?.is_some();
                 let path = root.join(&instance).join(&key);
                 let limit = if finished { grace } else { grace.max(UNFINISHED) };
@@ -236,7 +237,7 @@ mod tests {
         let store = Store::new(folder.path().join("artifacts/.cache"));
         let records: Vec<Record> = (0..5).map(|number| result(&store, number)).collect();
         let place = Place { instance: "s", project: folder.path(), out: Path::new("artifacts/s") };
-        store.lay(&place, &records[0], true)?;
+        store.check_out(&place, &records[0], true)?;
         let hours = |count: u64| SystemTime::now() - Duration::from_secs(count * 3600);
         let entries = files::names(&store.results())?.into_iter().map(|name| store.results().join(name));
         let all = entries.chain(store.blobs.all()?.into_iter().map(|digest| store.blobs.path(&digest)));

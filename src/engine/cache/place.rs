@@ -1,5 +1,5 @@
 //! The place where people find an instance's files, and where other instances read them: looking whether they are
-//! right, and laying what is not. Which result lies where is noted in `laid.rs`.
+//! right, and laying what is not. Which result lies where is noted in `checked_out.rs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::folders::NoFolders;
 use super::output_dir::{below, there};
 use super::sealed::is_below;
 use super::stamp_index::StampIndex;
-use super::{Contents, Fault, Laid, Place, Reason, Record, Store};
+use super::{CheckedOut, Contents, FileIssue, Place, Reason, Record, Store};
 use crate::base::failpoint;
 use crate::base::files;
 
@@ -22,11 +22,11 @@ const ROOT: &str = "folder";
 
 /// What a look at a place showed.
 #[derive(Default)]
-pub struct Look {
+pub struct Inspection {
     /// Places in the contents.
-    pub faults: Vec<(usize, Fault)>,
+    pub issues: Vec<(usize, FileIssue)>,
     /// Paths of what does not belong there.
-    pub strays: Vec<String>,
+    pub untracked: Vec<String>,
     /// The files as they look; right ones only mean something.
     stamps: Vec<FileStamp>,
     folders: Vec<FileStamp>,
@@ -34,23 +34,23 @@ pub struct Look {
     learned: bool,
 }
 
-impl Look {
+impl Inspection {
     pub fn is_sound(&self) -> bool {
-        self.faults.is_empty() && self.strays.is_empty()
+        self.issues.is_empty() && self.untracked.is_empty()
     }
 
     /// One of each kind of fault, worded by `reason`.
-    pub fn reasons(&self, contents: &Contents, reason: fn(Fault, Vec<String>) -> Reason) -> Vec<Reason> {
-        let of = |kind: Fault| -> Vec<String> {
-            let faults = self.faults.iter().filter(|(_, fault)| *fault == kind);
-            faults.map(|(place, _)| contents.path(*place).to_owned()).collect()
+    pub fn reasons(&self, contents: &Contents, reason: fn(FileIssue, Vec<String>) -> Reason) -> Vec<Reason> {
+        let of = |kind: FileIssue| -> Vec<String> {
+            let issues = self.issues.iter().filter(|(_, issue)| *issue == kind);
+            issues.map(|(place, _)| contents.path(*place).to_owned()).collect()
         };
         let all = [
-            (Fault::Missing, of(Fault::Missing)),
-            (Fault::Altered, of(Fault::Altered)),
+            (FileIssue::Missing, of(FileIssue::Missing)),
+            (FileIssue::Modified, of(FileIssue::Modified)),
             (
-                Fault::Stray,
-                self.strays.iter().map(|name| if name.is_empty() { "." } else { name }.to_owned()).collect(),
+                FileIssue::Untracked,
+                self.untracked.iter().map(|name| if name.is_empty() { "." } else { name }.to_owned()).collect(),
             ),
         ];
         all.into_iter().filter(|(_, paths)| !paths.is_empty()).map(|(kind, paths)| reason(kind, paths)).collect()
@@ -58,7 +58,7 @@ impl Look {
 }
 
 /// What became of laying a result.
-pub enum Laying {
+pub enum Checkout {
     /// It lies there; what had to be put right.
     Done(Vec<Reason>),
     /// The store has not all of it any more, and the place is as it was.
@@ -73,7 +73,7 @@ struct Known<'a> {
 }
 
 impl Store {
-    /// What the index tells of the files of `contents`, where `earlier` was laid when it was written.
+    /// What the index tells of the files of `contents`, where `earlier` was checked out when it was written.
     fn known<'a>(&self, place: &Place, contents: &Contents, earlier: &'a Contents) -> Result<Known<'a>> {
         let unknown = Known { as_of: 0, files: vec![None; contents.len()], folders: Vec::new() };
         if self.digests.is_ignored() {
@@ -95,11 +95,11 @@ impl Store {
     ///
     /// # Errors
     /// If something there cannot be looked at or read: it may be right.
-    pub fn look(&self, place: &Place, contents: &Contents) -> Result<Look> {
-        self.look_knowing(place, contents, &self.known(place, contents, contents)?)
+    pub fn inspect(&self, place: &Place, contents: &Contents) -> Result<Inspection> {
+        self.inspect_knowing(place, contents, &self.known(place, contents, contents)?)
     }
 
-    fn look_knowing(&self, place: &Place, contents: &Contents, known: &Known) -> Result<Look> {
+    fn inspect_knowing(&self, place: &Place, contents: &Contents, known: &Known) -> Result<Inspection> {
         let folder = place.folder();
         let no_folders = NoFolders::at(place, contents)?;
         let places = (0..contents.len()).into_par_iter().with_min_len(512);
@@ -109,7 +109,7 @@ impl Store {
             path.clone_from(&folder);
             path.push(file.path);
             let metadata = if no_folders.is_above(file.path) { None } else { there(path.symlink_metadata(), path)? };
-            let Some(metadata) = metadata else { return Ok((None, Some(Fault::Missing), false)) };
+            let Some(metadata) = metadata else { return Ok((None, Some(FileIssue::Missing), false)) };
             let stamp = FileStamp::from(&metadata);
             let (right, learned) = match known.files[at] {
                 Some((then, digest)) if then == stamp && !stamp.is_racy(known.as_of) => (digest == file.digest, false),
@@ -118,95 +118,95 @@ impl Store {
                     (may && files::digest(path)? == file.digest, true)
                 }
             };
-            Ok((Some(stamp), (!right).then_some(Fault::Altered), learned))
+            Ok((Some(stamp), (!right).then_some(FileIssue::Modified), learned))
         });
-        let mut look = Look::default();
+        let mut inspection = Inspection::default();
         let nothing = FileStamp { bytes: 0, modified: 0, changed: 0, inode: 0, device: 0 };
         // A `Result` of the whole would be gathered behind a lock.
         for (at, looked) in looked.collect::<Vec<_>>().into_iter().enumerate() {
-            let (stamp, fault, learned) = looked?;
-            look.stamps.push(stamp.unwrap_or(nothing));
-            look.faults.extend(fault.map(|fault| (at, fault)));
-            look.learned |= learned;
+            let (stamp, issue, learned) = looked?;
+            inspection.stamps.push(stamp.unwrap_or(nothing));
+            inspection.issues.extend(issue.map(|issue| (at, issue)));
+            inspection.learned |= learned;
         }
         for (at, name) in contents.folders().enumerate() {
             let path = below(&folder, name);
             let stamp = FileStamp::of(&path);
             if stamp.is_some() && !no_folders.is_above(name) && no_folders.has(name) {
                 // The thing that stands where a folder of the result should.
-                look.strays.push(name.to_owned());
+                inspection.untracked.push(name.to_owned());
             }
-            look.folders.push(stamp.unwrap_or(nothing));
+            inspection.folders.push(stamp.unwrap_or(nothing));
             let same = known.folders.get(at).is_some_and(|then| stamp == Some(*then) && !then.is_racy(known.as_of));
             if same || !place.is_owned() || no_folders.has(name) {
                 continue;
             }
-            look.learned = true;
+            inspection.learned = true;
             let named = |entry: String| if name.is_empty() { entry } else { format!("{name}/{entry}") };
             let strange = |path: &String| contents.find(path).is_none() && !contents.has_folder(path);
-            look.strays.extend(entries(&path).into_iter().map(named).filter(strange));
+            inspection.untracked.extend(entries(&path).into_iter().map(named).filter(strange));
         }
-        Ok(look)
+        Ok(inspection)
     }
 
-    /// Lays `record` at its place: right files stay, missing and wrong ones are laid, and what an earlier result left
+    /// Lays `record` at its place: right files stay, missing and wrong ones are checked out, and what an earlier result left
     /// is taken away. What nobody stored is kept aside. `made`: its blobs were written or read just now.
-    pub fn lay(&self, place: &Place, record: &Record, made: bool) -> Result<Laying> {
+    pub fn check_out(&self, place: &Place, record: &Record, made: bool) -> Result<Checkout> {
         let Some(contents) = self.contents(&record.digest) else {
-            return Ok(Laying::Broken(vec![Reason::lost_list()]));
+            return Ok(Checkout::Broken(vec![Reason::lost_list()]));
         };
         place.check(false)?;
-        let earlier = self.laid(place.instance)?;
-        let now = Laid {
+        let earlier = self.checked_out(place.instance)?;
+        let now = CheckedOut {
             key: record.key.clone(),
             digest: record.digest.clone(),
             out: place.out.to_owned(),
-            leaving: Vec::new(),
+            replaced: Vec::new(),
         };
         let again = earlier.as_ref() == Some(&now);
-        let before = earlier.as_ref().and_then(|laid| self.contents(&laid.digest)).unwrap_or_default();
+        let before = earlier.as_ref().and_then(|checked_out| self.contents(&checked_out.digest)).unwrap_or_default();
         files::create_folder(&self.root)?;
         let as_of = time_after(&self.root, 0)?;
-        let mut look = self.look_knowing(place, &contents, &self.known(place, &contents, &before)?)?;
-        if again && look.is_sound() {
-            if look.learned {
-                self.write_index(place, &record.digest, as_of, look)?;
+        let mut inspection = self.inspect_knowing(place, &contents, &self.known(place, &contents, &before)?)?;
+        if again && inspection.is_sound() {
+            if inspection.learned {
+                self.write_index(place, &record.digest, as_of, inspection)?;
             }
-            return Ok(Laying::Done(Vec::new()));
+            return Ok(Checkout::Done(Vec::new()));
         }
         if !made {
-            let broken = self.broken(&contents, &look)?;
+            let broken = self.broken(&contents, &inspection)?;
             if !broken.is_empty() {
-                return Ok(Laying::Broken(broken));
+                return Ok(Checkout::Broken(broken));
             }
         }
-        let leaving = earlier.filter(|_| !again).map(|laid| {
+        let replaced = earlier.filter(|_| !again).map(|checked_out| {
             // Those before it too, where a crash left files of them.
-            laid.leaving.into_iter().chain([(laid.digest, laid.out)]).collect()
+            checked_out.replaced.into_iter().chain([(checked_out.digest, checked_out.out)]).collect()
         });
-        let leaving: Vec<(String, PathBuf)> = leaving.unwrap_or_default();
-        let announced = Laid { leaving, ..now.clone() };
+        let replaced: Vec<(String, PathBuf)> = replaced.unwrap_or_default();
+        let announced = CheckedOut { replaced, ..now.clone() };
         if !again {
             // Before the files: what a crash leaves undone is then mended by the next run.
-            self.put_laid(place.instance, &announced)?;
-            failpoint::point("place-announced");
+            self.note_checked_out(place.instance, &announced)?;
+            failpoint::point("checkout-announced");
         }
         let mut aside = Vec::new();
-        for (digest, out) in &announced.leaving {
+        for (digest, out) in &announced.replaced {
             self.take_away(place, digest, out, &contents, &mut aside)?;
         }
-        for stray in &look.strays {
-            self.keep_aside(place, &below(&place.folder(), stray), stray, &mut aside)?;
+        for untracked_path in &inspection.untracked {
+            self.keep_aside(place, &below(&place.folder(), untracked_path), untracked_path, &mut aside)?;
         }
         // Looked at in the tick of its last change: known only until the next look.
-        for stamp in look.stamps.iter_mut().filter(|stamp| stamp.is_racy(as_of)) {
+        for stamp in inspection.stamps.iter_mut().filter(|stamp| stamp.is_racy(as_of)) {
             stamp.invalidate();
         }
         let (mut last, mut former) = (0, None);
-        for (at, fault) in &look.faults {
+        for (at, issue) in &inspection.issues {
             let file = contents.file(*at);
             let path = place.folder().join(file.path);
-            if *fault == Fault::Altered {
+            if *issue == FileIssue::Modified {
                 let former = match &mut former {
                     Some(former) => former,
                     none => none.insert(self.former(place, &announced)?),
@@ -214,52 +214,53 @@ impl Store {
                 self.clear(place, &path, file.path, former, &mut aside)?;
             }
             path.parent().map_or(Ok(()), files::create_folder)?;
-            self.blobs.lay(file.digest, &path)?;
-            failpoint::point("file-laid");
+            self.blobs.check_out(file.digest, &path)?;
+            failpoint::point("file-checked-out");
             let stamp = FileStamp::of(&path).with_context(|| format!("{} is gone", path.display()))?;
             last = last.max(stamp.changed);
-            look.stamps[*at] = stamp;
+            inspection.stamps[*at] = stamp;
         }
         // Who else wrote into the folders meanwhile is seen at the next look.
-        look.folders.iter_mut().for_each(FileStamp::invalidate);
+        inspection.folders.iter_mut().for_each(FileStamp::invalidate);
         let as_of = time_after(&self.root, last)?;
-        let mut reasons = if again { look.reasons(&contents, Reason::Mended) } else { Vec::new() };
-        self.write_index(place, &record.digest, as_of, look)?;
-        self.put_laid(place.instance, &now)?;
-        failpoint::point("place-settled");
+        let mut reasons = if again { inspection.reasons(&contents, Reason::Mended) } else { Vec::new() };
+        self.write_index(place, &record.digest, as_of, inspection)?;
+        self.note_checked_out(place.instance, &now)?;
+        failpoint::point("checkout-finished");
         reasons.extend((!aside.is_empty()).then_some(Reason::KeptAside(aside)));
-        Ok(Laying::Done(reasons))
+        Ok(Checkout::Done(reasons))
     }
 
-    /// What was laid at `place` before, by any instance.
-    fn former(&self, place: &Place, now: &Laid) -> Result<Vec<Arc<Contents>>> {
-        let all = self.all_laid()?.into_iter().map(|(_, laid)| laid).chain([now.clone()]);
-        let all = all.flat_map(|laid| laid.leaving.into_iter().chain([(laid.digest, laid.out)]));
+    /// What was checked out at `place` before, by any instance.
+    fn former(&self, place: &Place, now: &CheckedOut) -> Result<Vec<Arc<Contents>>> {
+        let all = self.all_checked_out()?.into_iter().map(|(_, checked_out)| checked_out).chain([now.clone()]);
+        let all =
+            all.flat_map(|checked_out| checked_out.replaced.into_iter().chain([(checked_out.digest, checked_out.out)]));
         Ok(all.filter(|(_, out)| out == place.out).filter_map(|(digest, _)| self.contents(&digest)).collect())
     }
 
-    fn write_index(&self, place: &Place, digest: &str, as_of: i64, look: Look) -> Result<()> {
-        let (files, folders) = (look.stamps, look.folders);
+    fn write_index(&self, place: &Place, digest: &str, as_of: i64, inspection: Inspection) -> Result<()> {
+        let (files, folders) = (inspection.stamps, inspection.folders);
         StampIndex { digest: digest.to_owned(), as_of, files, folders }.write(&self.index_path(place.instance))
     }
 
-    /// Reads the blobs that must be laid; damaged ones are removed, so that they are made again.
-    fn broken(&self, contents: &Contents, look: &Look) -> Result<Vec<Reason>> {
-        let faults = look.faults.par_iter().map(|(at, _)| {
+    /// Reads the blobs that must be checked out; damaged ones are removed, so that they are made again.
+    fn broken(&self, contents: &Contents, inspection: &Inspection) -> Result<Vec<Reason>> {
+        let issues = inspection.issues.par_iter().map(|(at, _)| {
             let file = contents.file(*at);
             Ok(match self.blobs.stamp(file.digest) {
-                None => Some((Fault::Missing, file)),
+                None => Some((FileIssue::Missing, file)),
                 Some(_) if self.blobs.check(file.digest)? => None,
-                Some(_) => Some((Fault::Altered, file)),
+                Some(_) => Some((FileIssue::Modified, file)),
             })
         });
-        let faults: Vec<_> = faults.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        let of = |kind: Fault| faults.iter().filter(move |(fault, _)| *fault == kind).map(|(_, file)| file);
-        for file in of(Fault::Altered).filter(|file| self.blobs.stamp(file.digest).is_some()) {
+        let issues: Vec<_> = issues.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let of = |kind: FileIssue| issues.iter().filter(move |(issue, _)| *issue == kind).map(|(_, file)| file);
+        for file in of(FileIssue::Modified).filter(|file| self.blobs.stamp(file.digest).is_some()) {
             self.discard(&self.blobs.path(file.digest))?;
         }
         let paths = |kind| of(kind).map(|file| file.path.to_owned()).collect::<Vec<_>>();
-        let kinds = [Fault::Missing, Fault::Altered].into_iter().map(|kind| (kind, paths(kind)));
+        let kinds = [FileIssue::Missing, FileIssue::Modified].into_iter().map(|kind| (kind, paths(kind)));
         Ok(kinds.filter(|(_, paths)| !paths.is_empty()).map(|(kind, paths)| Reason::Stored(kind, paths)).collect())
     }
 
@@ -274,8 +275,11 @@ impl Store {
     ) -> Result<()> {
         let Some(old) = self.contents(digest) else { return Ok(()) };
         let folder = place.project.join(out);
-        let others = self.all_laid()?.into_iter().filter(|(name, laid)| name != place.instance && laid.out == out);
-        let others: Vec<_> = others.filter_map(|(_, laid)| self.contents(&laid.digest)).collect();
+        let others = self
+            .all_checked_out()?
+            .into_iter()
+            .filter(|(name, checked_out)| name != place.instance && checked_out.out == out);
+        let others: Vec<_> = others.filter_map(|(_, checked_out)| self.contents(&checked_out.digest)).collect();
         let stays = |path: &str| {
             (out == place.out && now.find(path).is_some()) || others.iter().any(|other| other.find(path).is_some())
         };
@@ -295,7 +299,7 @@ impl Store {
             }
             let path = folder.join(file.path);
             self.clear(&former, &path, file.path, std::slice::from_ref(&old), aside)?;
-            failpoint::point("file-taken-away");
+            failpoint::point("file-removed");
             // Folders go as they empty; one that still holds something stays.
             let mut folder_of = path.parent();
             while let Some(empty) = folder_of.filter(|empty| *empty != folder && fs::remove_dir(empty).is_ok()) {
@@ -306,7 +310,7 @@ impl Store {
     }
 
     /// Makes way at `path`, called `name` below the folder of `place`: what the store has goes, anything else is kept aside.
-    /// In a folder that may hold files of people, only what was laid as one of the `former` goes.
+    /// In a folder that may hold files of people, only what was checked out as one of the `former` goes.
     fn clear(
         &self,
         place: &Place,
@@ -320,8 +324,8 @@ impl Store {
             return Ok(());
         }
         if let Some(digest) = self.stored(path)? {
-            let was_laid = |it: &Arc<Contents>| it.find(name).is_some_and(|at| it.file(at).digest == digest);
-            if place.is_owned() || former.iter().any(was_laid) {
+            let was_checked_out = |it: &Arc<Contents>| it.find(name).is_some_and(|at| it.file(at).digest == digest);
+            if place.is_owned() || former.iter().any(was_checked_out) {
                 return fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
             }
         }

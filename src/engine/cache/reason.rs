@@ -48,11 +48,11 @@ pub enum Reason {
     /// Another instance must come first.
     NotFresh(String),
     MadeAgain(String),
-    Laid(Fault, Vec<String>),
+    CheckedOut(FileIssue, Vec<String>),
     /// What was found wrong and put right at the place.
-    Mended(Fault, Vec<String>),
+    Mended(FileIssue, Vec<String>),
     /// What is wrong in the store.
-    Stored(Fault, Vec<String>),
+    Stored(FileIssue, Vec<String>),
     /// Files of a person, where they are now.
     KeptAside(Vec<String>),
     Unreadable(String),
@@ -60,19 +60,21 @@ pub enum Reason {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Fault {
+pub enum FileIssue {
     Missing,
-    Altered,
-    /// Nothing of the result.
-    Stray,
+    #[serde(rename = "altered")]
+    Modified,
+    /// Not part of the result.
+    #[serde(rename = "stray")]
+    Untracked,
 }
 
-impl Fault {
+impl FileIssue {
     fn name(self) -> &'static str {
         match self {
             Self::Missing => "missing",
-            Self::Altered => "altered",
-            Self::Stray => "not of this result",
+            Self::Modified => "modified",
+            Self::Untracked => "not part of this result",
         }
     }
 }
@@ -84,7 +86,7 @@ impl Reason {
 
     /// A result whose files are not known any more.
     pub fn lost_list() -> Self {
-        Self::Stored(Fault::Missing, vec!["the list of its files".to_owned()])
+        Self::Stored(FileIssue::Missing, vec!["the list of its files".to_owned()])
     }
 
     fn kind(&self) -> &'static str {
@@ -103,7 +105,7 @@ impl Reason {
             Self::InputChanged { .. } => "input-changed",
             Self::NotFresh(_) => "not-fresh",
             Self::MadeAgain(_) => "made-again",
-            Self::Laid(..) => "laid",
+            Self::CheckedOut(..) => "laid",
             Self::Mended(..) => "mended",
             Self::Stored(..) => "stored",
             Self::KeptAside(_) => "kept-aside",
@@ -121,8 +123,8 @@ impl Reason {
                 json!({"name": name})
             }
             Self::InputChanged { name, files } => json!({"name": name, "files": files}),
-            Self::Laid(fault, files) | Self::Mended(fault, files) | Self::Stored(fault, files) => {
-                json!({"fault": fault, "files": files})
+            Self::CheckedOut(issue, files) | Self::Mended(issue, files) | Self::Stored(issue, files) => {
+                json!({"fault": issue, "files": files})
             }
             Self::KeptAside(files) => json!({"files": files}),
             _ => json!({}),
@@ -153,10 +155,10 @@ impl fmt::Display for Reason {
             }
             Self::NotFresh(name) => write!(f, "{name} is not fresh"),
             Self::MadeAgain(name) => write!(f, "{name} is made again"),
-            Self::Laid(fault, files) => write!(f, "{} {}", names(files), fault.name()),
-            Self::Mended(Fault::Stray, files) => write!(f, "{} not of this result, taken away", names(files)),
-            Self::Mended(fault, files) => write!(f, "{} {}, laid again", names(files), fault.name()),
-            Self::Stored(fault, files) => write!(f, "in the store {} {}", names(files), fault.name()),
+            Self::CheckedOut(issue, files) => write!(f, "{} {}", names(files), issue.name()),
+            Self::Mended(FileIssue::Untracked, files) => write!(f, "{} not part of this result, removed", names(files)),
+            Self::Mended(issue, files) => write!(f, "{} {}, put back", names(files), issue.name()),
+            Self::Stored(issue, files) => write!(f, "in the store {} {}", names(files), issue.name()),
             Self::KeptAside(files) => write!(f, "kept aside: {}", names(files)),
             Self::Unreadable(why) => f.write_str(why),
         }
@@ -195,7 +197,7 @@ mod tests {
     #[test]
     fn many_names_are_counted_and_the_first_shown() {
         let paths = |count: usize| (0..count).map(|i| format!("{i}.png")).collect::<Vec<_>>();
-        assert_eq!(Reason::Laid(Fault::Missing, paths(1)).to_string(), "1 file (0.png) missing");
+        assert_eq!(Reason::CheckedOut(FileIssue::Missing, paths(1)).to_string(), "1 file (0.png) missing");
         let files = Some(Changes { changed: paths(4), removed: paths(2), ..Changes::default() });
         assert_eq!(
             Reason::InputChanged { name: "prepare".into(), files }.to_string(),

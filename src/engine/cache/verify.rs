@@ -13,7 +13,7 @@ use super::file_stamp::FileStamp;
 use super::folders::NoFolders;
 use super::sealed::{self, Found};
 use super::work::own_folder;
-use super::{Contents, DigestCache, Fault, NAMESPACES, Place, Record, Store, Table};
+use super::{Contents, DigestCache, FileIssue, NAMESPACES, Place, Record, Store, Table};
 use crate::base::files;
 use crate::base::signal;
 
@@ -30,7 +30,7 @@ pub struct Damage {
     /// Blobs whose content is not what their name says.
     pub blobs: Vec<String>,
     /// Results with files, by path, that are missing in the store or damaged there.
-    pub results: Vec<(Record, Vec<(String, Fault)>)>,
+    pub results: Vec<(Record, Vec<(String, FileIssue)>)>,
     /// The cache's own files that are not as they were written, below its folder.
     pub own: Vec<PathBuf>,
     /// What could not be read, with the reasons: it may be whole.
@@ -49,12 +49,12 @@ impl Store {
         type Looked = (String, u64, Result<bool>);
         let shelves = self.blobs.shelves()?.into_par_iter().map(|shelf| -> Result<Vec<Looked>> {
             signal::check()?;
-            let look = |digest: String| {
+            let inspection = |digest: String| {
                 let bytes = self.blobs.stamp(&digest).map_or(0, |stamp| stamp.bytes);
                 let sound = self.blobs.check(&digest);
                 (digest, bytes, sound)
             };
-            let looked: Vec<_> = self.blobs.on_shelf(&shelf)?.into_iter().map(look).collect();
+            let looked: Vec<_> = self.blobs.on_shelf(&shelf)?.into_iter().map(inspection).collect();
             watch(looked.iter().map(|(_, bytes, _)| bytes).sum());
             Ok(looked)
         });
@@ -71,10 +71,10 @@ impl Store {
                 }
             }
         }
-        let fault = |digest: &str| match (there.contains(digest), damaged.contains(digest)) {
+        let issue = |digest: &str| match (there.contains(digest), damaged.contains(digest)) {
             (true, _) => None,
-            (_, true) => Some(Fault::Altered),
-            _ => Some(Fault::Missing),
+            (_, true) => Some(FileIssue::Modified),
+            _ => Some(FileIssue::Missing),
         };
         for key in self.keys()? {
             let record = match self.find_record(&key)? {
@@ -85,14 +85,16 @@ impl Store {
                 }
                 Found::Absent => continue,
             };
-            let faults: Vec<(String, Fault)> = match self.contents(&record.digest) {
-                None => vec![("the list of its files".to_owned(), fault(&record.digest).unwrap_or(Fault::Altered))],
+            let issues: Vec<(String, FileIssue)> = match self.contents(&record.digest) {
+                None => {
+                    vec![("the list of its files".to_owned(), issue(&record.digest).unwrap_or(FileIssue::Modified))]
+                }
                 Some(contents) => {
-                    contents.iter().filter_map(|file| Some((file.path.to_owned(), fault(file.digest)?))).collect()
+                    contents.iter().filter_map(|file| Some((file.path.to_owned(), issue(file.digest)?))).collect()
                 }
             };
-            if !faults.is_empty() {
-                damage.results.push((record, faults));
+            if !issues.is_empty() {
+                damage.results.push((record, issues));
             }
         }
         damage.blobs = damaged.into_iter().collect();
@@ -110,7 +112,7 @@ impl Store {
     /// The cache's own files beside records and blobs that are not as they were written.
     fn damaged_files(&self) -> Result<Vec<PathBuf>> {
         let mut damaged = self.blobs.false_shelves()?;
-        damaged.extend(self.damaged_laid()?);
+        damaged.extend(self.damaged_checked_out()?);
         for root in std::iter::once(self.root.clone()).chain(NAMESPACES.map(|name| self.namespace(name))) {
             damaged.extend(DigestCache::new(&root).damaged()?);
             let items = root.join("items");
@@ -146,32 +148,34 @@ impl Store {
         place: &Place,
         contents: &Contents,
         damage: &mut Damage,
-    ) -> Result<Vec<(String, Fault)>> {
+    ) -> Result<Vec<(String, FileIssue)>> {
         let folder = place.folder();
         let no_folders = NoFolders::at(place, contents)?;
         let blobs = &damage.blobs;
-        let faults = (0..contents.len()).into_par_iter().filter_map(|at| {
+        let issues = (0..contents.len()).into_par_iter().filter_map(|at| {
             let file = contents.file(at);
             let path = folder.join(file.path);
             let stamp = if no_folders.is_above(file.path) { None } else { FileStamp::of(&path) };
-            let fault = match stamp {
-                None => Some(Fault::Missing),
+            let issue = match stamp {
+                None => Some(FileIssue::Missing),
                 Some(stamp) if self.blobs.stamp(file.digest).is_some_and(|blob| blob.same_file(&stamp)) => {
                     let damaged = blobs.binary_search_by(|blob| blob.as_str().cmp(file.digest));
-                    damaged.ok().map(|_| Fault::Altered)
+                    damaged.ok().map(|_| FileIssue::Modified)
                 }
-                Some(_) if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) => Some(Fault::Altered),
-                Some(stamp) if stamp.bytes != file.bytes => Some(Fault::Altered),
+                Some(_) if !path.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) => {
+                    Some(FileIssue::Modified)
+                }
+                Some(stamp) if stamp.bytes != file.bytes => Some(FileIssue::Modified),
                 Some(_) => match files::digest(&path) {
-                    Ok(digest) => (digest != file.digest).then_some(Fault::Altered),
+                    Ok(digest) => (digest != file.digest).then_some(FileIssue::Modified),
                     Err(error) => return Some(Err(format!("{error:#}"))),
                 },
             };
-            fault.map(|fault| Ok((file.path.to_owned(), fault)))
+            issue.map(|issue| Ok((file.path.to_owned(), issue)))
         });
-        let (faults, unreadable): (Vec<_>, Vec<_>) = faults.collect::<Vec<_>>().into_iter().partition(Result::is_ok);
+        let (issues, unreadable): (Vec<_>, Vec<_>) = issues.collect::<Vec<_>>().into_iter().partition(Result::is_ok);
         damage.unreadable.extend(unreadable.into_iter().filter_map(Result::err));
-        Ok(faults.into_iter().filter_map(Result::ok).collect())
+        Ok(issues.into_iter().filter_map(Result::ok).collect())
     }
 
     /// Takes damaged files away, puts those back whose file at a place is whole, and forgets results that lie nowhere
@@ -187,7 +191,8 @@ impl Store {
         for digest in &damage.blobs {
             self.discard(&self.blobs.path(digest))?;
         }
-        let laid: HashSet<String> = self.all_laid()?.into_iter().map(|(_, laid)| laid.key).collect();
+        let checked_out: HashSet<String> =
+            self.all_checked_out()?.into_iter().map(|(_, checked_out)| checked_out.key).collect();
         for (place, contents) in places {
             for file in contents.iter().filter(|file| !self.blobs.has(file.digest, file.bytes)) {
                 let path = place.folder().join(file.path);
@@ -196,7 +201,7 @@ impl Store {
                 }
             }
         }
-        for (record, _) in damage.results.iter().filter(|(record, _)| !laid.contains(&record.key)) {
+        for (record, _) in damage.results.iter().filter(|(record, _)| !checked_out.contains(&record.key)) {
             self.remove_record(&record.key)?;
         }
         Ok(())
@@ -307,13 +312,13 @@ mod tests {
         let record = store.commit(document, (work.path(), &written), Vec::new(), Vec::new())?;
         let contents = store.contents(&record.digest).unwrap();
         let place = Place { instance: "s", project: folder.path(), out: std::path::Path::new("artifacts/s") };
-        store.lay(&place, &record, true)?;
+        store.check_out(&place, &record, true)?;
         let blob = store.blobs.path(contents.file(0).digest);
         fs::remove_file(&blob)?;
         fs::write(&blob, "b")?;
         let mut damage = store.verify(|_| ())?;
         assert_eq!(damage.blobs, [contents.file(0).digest]);
-        assert_eq!(damage.results[0].1, [("a.txt".to_owned(), Fault::Altered)]);
+        assert_eq!(damage.results[0].1, [("a.txt".to_owned(), FileIssue::Modified)]);
         assert_eq!(store.verify_place(&place, &contents, &mut damage)?, []);
         store.mend(&damage, &[(place, &*contents)])?;
         let after = store.verify(|_| ())?;

@@ -54,7 +54,7 @@ fn parse(stages: &str, profile: Option<&str>, sets: &[&str]) -> Checked<Manifest
 }
 
 /// The message, and (line, column, length) of the caret.
-fn fault(stages: &str, sets: &[&str]) -> (String, Option<(usize, usize, usize)>) {
+fn issue(stages: &str, sets: &[&str]) -> (String, Option<(usize, usize, usize)>) {
     let error = parse(stages, None, sets).err().expect("an error");
     let place = error.place.as_ref().map(|place| (place.line, place.column, place.length));
     (format!("{} {}", error.message, error.help.unwrap_or_default()), place)
@@ -160,7 +160,7 @@ fn each_error_has_its_place() {
         ("  a: {uses: source\n", "this is not valid YAML", (5, 1, 1)),
     ];
     for (stages, message, place) in cases {
-        let (found, at) = fault(stages, &[]);
+        let (found, at) = issue(stages, &[]);
         assert!(found.contains(message), "{stages}: {found}");
         assert_eq!(at, Some(place), "{stages}: {found}");
     }
@@ -168,10 +168,10 @@ fn each_error_has_its_place() {
 
 #[test]
 fn a_set_is_shown_with_a_caret() {
-    let (found, at) = fault(GOOD, &["rows.row=5"]);
+    let (found, at) = issue(GOOD, &["rows.row=5"]);
     assert!(found.contains("has no parameter `row`"), "{found}");
     assert_eq!(at, Some((0, 1, 8)));
-    let (_, at) = fault(GOOD, &["rows.rows=x"]);
+    let (_, at) = issue(GOOD, &["rows.rows=x"]);
     assert_eq!(at, Some((0, 11, 1)));
 }
 

@@ -9,7 +9,7 @@ use super::Project;
 use crate::base::error::Failure;
 use crate::base::files;
 use crate::base::progress::Screen;
-use crate::engine::cache::{Contents, File, KeyDocument, Laying, Reason, Record, Store};
+use crate::engine::cache::{Checkout, Contents, File, KeyDocument, Reason, Record, Store};
 use crate::engine::diff::{self, FileDiffs};
 use crate::engine::lock::Lock;
 use crate::engine::stage::{Context, Inputs};
@@ -91,7 +91,7 @@ impl Project {
                 bail!(Failure::Usage(format!("`{}` has no result that is up to date; run it first", instance.name)));
             };
             // What is read must be whole, whoever is to blame.
-            if let Laying::Broken(why) = self.store.lay(&self.manifest.place(place), &record, false)? {
+            if let Checkout::Broken(why) = self.store.check_out(&self.manifest.place(place), &record, false)? {
                 return Err(crate::damaged!(
                     "{}: {}; run `similiai verify --repair`",
                     instance.name,

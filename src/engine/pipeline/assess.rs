@@ -30,7 +30,7 @@ pub struct Assessment {
 }
 
 impl Project {
-    /// Every instance in order. Nothing is run or laid, and no lock is needed.
+    /// Every instance in order. Nothing is run or checked out, and no lock is needed.
     pub fn assess(&self) -> Result<Vec<Assessment>> {
         let mut results: Vec<Option<Record>> = Vec::new();
         let mut assessments = Vec::new();
@@ -44,8 +44,8 @@ impl Project {
 
     fn assess_one(&self, place: usize, results: &[Option<Record>]) -> Result<(Assessment, Option<Record>)> {
         let instance = &self.manifest.instances[place];
-        let laid = self.store.laid(&instance.name)?;
-        let unlaid = if laid.is_some() { State::Stale } else { State::Missing };
+        let checked_out = self.store.checked_out(&instance.name)?;
+        let not_checked_out = if checked_out.is_some() { State::Stale } else { State::Missing };
         let assessment = |state, reasons, document: Option<(String, KeyDocument)>| {
             let (key, document) = document.unzip();
             Assessment { name: instance.name.clone(), state, reasons, key, document }
@@ -54,23 +54,27 @@ impl Project {
         let pending: Vec<Reason> =
             pending.map(|need| Reason::NotFresh(self.manifest.instances[*need].name.clone())).collect();
         if !pending.is_empty() {
-            return Ok((assessment(unlaid, pending, None), None));
+            return Ok((assessment(not_checked_out, pending, None), None));
         }
         let document = match self.inputs(place, results).and_then(|inputs| self.document(place, &inputs)) {
             Ok(document) => document,
-            Err(error) => return Ok((assessment(unlaid, vec![Reason::Unreadable(format!("{error:#}"))], None), None)),
+            Err(error) => {
+                return Ok((assessment(not_checked_out, vec![Reason::Unreadable(format!("{error:#}"))], None), None));
+            }
         };
         let key = document.key()?;
         let found = self.store.record(&key)?;
         let keyed = Some((key.clone(), document.clone()));
-        if laid.is_none_or(|laid| laid.key != key || laid.out != instance.out) {
+        if checked_out.is_none_or(|checked_out| checked_out.key != key || checked_out.out != instance.out) {
             let mut reasons = self.changes(place, &document)?;
             reasons.extend(found.map(|_| Reason::StoredFits));
-            return Ok((assessment(unlaid, reasons, keyed), None));
+            return Ok((assessment(not_checked_out, reasons, keyed), None));
         }
         let Some(record) = found else { return Ok((assessment(State::Stale, vec![Reason::Gone], keyed), None)) };
         let reasons = match self.store.contents(&record.digest) {
-            Some(contents) => self.store.look(&self.manifest.place(place), &contents)?.reasons(&contents, Reason::Laid),
+            Some(contents) => {
+                self.store.inspect(&self.manifest.place(place), &contents)?.reasons(&contents, Reason::CheckedOut)
+            }
             None => vec![Reason::lost_list()],
         };
         let state = if reasons.is_empty() { State::Fresh } else { State::Stale };

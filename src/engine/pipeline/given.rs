@@ -51,7 +51,7 @@ impl Project {
             }
         };
         let name = names[0].to_owned();
-        if self.store.laid(&name)?.is_none() {
+        if self.store.checked_out(&name)?.is_none() {
             let (what, run) = (what.0, format!("`similiai run {name}`"));
             return Err(Failure::NotYet(format!("there are no {what} yet: `{name}` has not run; run {run}")).into());
         }
@@ -60,8 +60,8 @@ impl Project {
 
     /// The files of a result, as they were stored.
     pub fn contents(&self, given: &Given) -> Result<Arc<Contents>> {
-        let laid = self.store.laid(&given.name)?;
-        let contents = laid.and_then(|laid| self.store.contents(&laid.digest));
+        let checked_out = self.store.checked_out(&given.name)?;
+        let contents = checked_out.and_then(|checked_out| self.store.contents(&checked_out.digest));
         contents.ok_or_else(|| damaged!("the list of `{0}`'s files is gone; run `similiai run {0}`", given.name))
     }
 
@@ -69,7 +69,7 @@ impl Project {
     ///
     /// # Errors
     /// If the file is another one than the result's: altered, or just being replaced.
-    pub fn must_be_as_laid(&self, given: &Given, file: &str) -> Result<String> {
+    pub fn must_be_unmodified(&self, given: &Given, file: &str) -> Result<String> {
         // Read only if it may have changed since the last time.
         let digest = self.store.digests.digest(&given.folder.join(file))?;
         if self.contents(given)?.digest_of(file)?.to_hex().as_str() == digest {
@@ -81,12 +81,12 @@ impl Project {
 
     /// Refuses a result whose inputs are not those any more that lie in their places.
     pub fn must_be_current(&self, given: &Given) -> Result<()> {
-        let Some(laid) = self.store.laid(&given.name)? else { return Ok(()) };
-        let Some(record) = self.store.record(&laid.key)? else { return Ok(()) };
+        let Some(checked_out) = self.store.checked_out(&given.name)? else { return Ok(()) };
+        let Some(record) = self.store.record(&checked_out.key)? else { return Ok(()) };
         for need in &self.manifest.instances[given.place].needs {
             let input = &self.manifest.instances[*need];
             let read = record.document.reads.get(input.stage.kind().name);
-            if let (Some(read), Some(now)) = (read, self.store.laid(&input.name)?)
+            if let (Some(read), Some(now)) = (read, self.store.checked_out(&input.name)?)
                 && *read != now.digest
             {
                 let (name, input) = (&given.name, &input.name);

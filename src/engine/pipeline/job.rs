@@ -12,7 +12,7 @@ use crate::base::error::Failure;
 use crate::base::progress::Screen;
 use crate::base::signal;
 use crate::base::text::legible;
-use crate::engine::cache::{Fault, Finished, KeyDocument, Laying, Reason, Record};
+use crate::engine::cache::{Checkout, FileIssue, Finished, KeyDocument, Reason, Record};
 use crate::engine::stage::{Context, Inputs};
 
 pub(super) struct Job<'a> {
@@ -61,10 +61,10 @@ impl Job<'_> {
         }
         let mut inputs = project.inputs(*place, known)?;
         if options.dry_run {
-            inputs.unlaid = !self.needs_are_laid()?;
+            inputs.not_checked_out = !self.needs_are_checked_out()?;
         }
         let document = match project.document(*place, &inputs) {
-            Err(error) if inputs.unlaid => {
+            Err(error) if inputs.not_checked_out => {
                 (report.state, report.reasons) = (Ran::Pending, vec![Reason::Unreadable(format!("{error:#}"))]);
                 return Ok(None);
             }
@@ -92,7 +92,7 @@ impl Job<'_> {
                 report.reasons = vec![Reason::NotLocked];
             }
             Some(record) => match self.take_or_fetch(&record)? {
-                Laying::Done(mended) => {
+                Checkout::Done(mended) => {
                     // A first run that finds a result has nothing to explain.
                     report.reasons.retain(|reason| *reason != Reason::FirstRun);
                     report.reasons.extend(mended);
@@ -102,7 +102,7 @@ impl Job<'_> {
                     self.send(&record);
                     return Ok(Some(record));
                 }
-                Laying::Broken(why) => report.reasons.extend(why),
+                Checkout::Broken(why) => report.reasons.extend(why),
             },
             None => {}
         }
@@ -110,7 +110,7 @@ impl Job<'_> {
             let (name, why) = (&instance.name, Reason::all(&report.reasons));
             bail!("`{name}` has no result that is up to date ({why}); run it, or leave out --from");
         }
-        if !inputs.unlaid {
+        if !inputs.not_checked_out {
             project.foresee(&self.later, known)?;
         }
         if options.dry_run {
@@ -135,11 +135,12 @@ impl Job<'_> {
     }
 
     /// Whether the results it reads lie in their places now.
-    fn needs_are_laid(&self) -> Result<bool> {
+    fn needs_are_checked_out(&self) -> Result<bool> {
         let instances = &self.project.manifest.instances;
         for need in &instances[self.place].needs {
-            let laid = self.project.store.laid(&instances[*need].name)?.map(|laid| laid.key);
-            if laid.as_ref() != self.known[*need].as_ref().map(|record| &record.key) {
+            let checked_out =
+                self.project.store.checked_out(&instances[*need].name)?.map(|checked_out| checked_out.key);
+            if checked_out.as_ref() != self.known[*need].as_ref().map(|record| &record.key) {
                 return Ok(false);
             }
         }
@@ -168,36 +169,36 @@ impl Job<'_> {
     }
 
     /// Lays a stored result; what the store has lost of it may be elsewhere.
-    fn take_or_fetch(&self, record: &Record) -> Result<Laying> {
+    fn take_or_fetch(&self, record: &Record) -> Result<Checkout> {
         match self.take(record)? {
-            Laying::Broken(why) => match self.fetch(&record.key, Some(&record.digest))? {
+            Checkout::Broken(why) => match self.fetch(&record.key, Some(&record.digest))? {
                 Some(found) => self.take(&found),
-                None => Ok(Laying::Broken(why)),
+                None => Ok(Checkout::Broken(why)),
             },
             done => Ok(done),
         }
     }
 
     /// Lays a stored result at its place; in a dry run, only looks.
-    fn take(&self, record: &Record) -> Result<Laying> {
+    fn take(&self, record: &Record) -> Result<Checkout> {
         let Project { manifest, store, .. } = self.project;
         let place = manifest.place(self.place);
         if !self.options.dry_run {
             store.must_be_held()?;
             store.note_use(&record.key);
-            return store.lay(&place, record, false);
+            return store.check_out(&place, record, false);
         }
         let Some(contents) = store.contents(&record.digest) else {
-            return Ok(Laying::Broken(vec![Reason::lost_list()]));
+            return Ok(Checkout::Broken(vec![Reason::lost_list()]));
         };
-        if store.laid(place.instance)?.is_some_and(|laid| laid.key == record.key) {
-            return Ok(Laying::Done(store.look(&place, &contents)?.reasons(&contents, Reason::Laid)));
+        if store.checked_out(place.instance)?.is_some_and(|checked_out| checked_out.key == record.key) {
+            return Ok(Checkout::Done(store.inspect(&place, &contents)?.reasons(&contents, Reason::CheckedOut)));
         }
         let gone = contents.iter().filter(|file| !store.blobs.has(file.digest, file.bytes));
         let gone: Vec<String> = gone.map(|file| file.path.to_owned()).collect();
         Ok(match gone.is_empty() {
-            true => Laying::Done(Vec::new()),
-            false => Laying::Broken(vec![Reason::Stored(Fault::Missing, gone)]),
+            true => Checkout::Done(Vec::new()),
+            false => Checkout::Broken(vec![Reason::Stored(FileIssue::Missing, gone)]),
         })
     }
 
@@ -222,12 +223,12 @@ impl Job<'_> {
         report.items = (mapped.items > 0).then_some(Items { made: mapped.made, all: mapped.items });
         let written = context.outputs.written();
         let record = store.commit(document, (slot.path(), &written), mapped.placed, mapped.tables)?;
-        match store.lay(&manifest.place(self.place), &record, true)? {
-            Laying::Done(reasons) => {
+        match store.check_out(&manifest.place(self.place), &record, true)? {
+            Checkout::Done(reasons) => {
                 // That the place had to be mended goes without saying.
                 report.reasons.extend(reasons.into_iter().filter(|reason| matches!(reason, Reason::KeptAside(_))));
             }
-            Laying::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
+            Checkout::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
         }
         let seconds = start.elapsed().as_secs_f64();
         let handled = context.items();
@@ -247,10 +248,10 @@ impl Job<'_> {
     fn inputs_are_the_same(&self, inputs: &Inputs) -> Result<bool> {
         let Project { manifest, store, .. } = self.project;
         for (need, input) in manifest.instances[self.place].needs.iter().zip(&inputs.results) {
-            let look = store.look(&manifest.place(*need), &input.contents)?;
+            let found = store.inspect(&manifest.place(*need), &input.contents)?;
             // What else somebody put there was not read.
-            if !look.faults.is_empty() {
-                let why = Reason::all(&look.reasons(&input.contents, Reason::Laid));
+            if !found.issues.is_empty() {
+                let why = Reason::all(&found.reasons(&input.contents, Reason::CheckedOut));
                 tracing::warn!("{}: {why}", input.instance);
                 return Ok(false);
             }

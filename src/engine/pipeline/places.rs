@@ -13,7 +13,8 @@ impl Project {
     pub(super) fn check_places(&self, active: &[usize]) -> Result<()> {
         let manifest = &self.manifest;
         for place in active.iter().map(|at| manifest.place(*at)) {
-            let lies_there = self.store.laid(place.instance)?.is_some_and(|laid| laid.out == place.out);
+            let lies_there =
+                self.store.checked_out(place.instance)?.is_some_and(|checked_out| checked_out.out == place.out);
             place.check(!lies_there)?;
         }
         let own = resolved(&manifest.project.join("artifacts"))?;

@@ -129,15 +129,15 @@ fn only_changed_items_are_made_again_and_the_result_is_that_of_a_clean_build() -
     let names = |folder: &Path| crate::base::files::list(&folder.join("artifacts/one"));
     assert_eq!(names(folder.path())?, names(clean.path())?);
     // In place, so that what is stored is damaged with it: an item whose blob is not whole is made again too.
-    let laid = folder.path().join("artifacts/one/a.txt");
-    fs::set_permissions(&laid, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-    fs::write(&laid, "b".repeat(5000))?;
+    let checked_out = folder.path().join("artifacts/one/a.txt");
+    fs::set_permissions(&checked_out, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    fs::write(&checked_out, "b".repeat(5000))?;
     items(folder.path(), "a\nB2\nc\ne\n")?;
     items(clean.path(), "a\nB2\nc\ne\n")?;
     let third = &run(&project(folder.path(), shout)?, Options::default())?[0];
     let whole = &run(&project(clean.path(), shout)?, Options::default())?[0];
     assert!(third.items.is_some_and(|items| items.made == 2) && third.digest == whole.digest);
-    assert_eq!(fs::read(&laid)?, "A".repeat(5000).as_bytes());
+    assert_eq!(fs::read(&checked_out)?, "A".repeat(5000).as_bytes());
     let options = Options { force: true, ..Options::default() };
     let forced = &run(&project(folder.path(), shout)?, options)?[0];
     assert_eq!(forced.items.map(|items| items.made), Some(4));

@@ -54,7 +54,7 @@ pub struct Inputs {
     /// [`Stage::reads`] puts it there.
     pub lineage: Vec<Ancestor>,
     /// In a plan: not all of them lie in their places, so nothing can be worked out from their files.
-    pub(crate) unlaid: bool,
+    pub(crate) not_checked_out: bool,
     /// The stage that reads them, with its version.
     pub(crate) reader: (&'static str, u32),
     pub(crate) store: Arc<Store>,
@@ -89,7 +89,7 @@ impl Inputs {
     pub fn fact(&self, name: &str, of: &impl Serialize, work_out: impl FnOnce() -> Result<String>) -> Result<String> {
         let name = format!("{}/{name}", self.instance);
         self.store.digests.fact(&name, &(self.reader, of), || {
-            ensure!(!self.unlaid, "what it reads is not in its place; only a run can tell");
+            ensure!(!self.not_checked_out, "what it reads is not in its place; only a run can tell");
             work_out()
         })
     }

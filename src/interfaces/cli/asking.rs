@@ -36,7 +36,7 @@ impl Trained {
     /// That of the embeddings called `of`, or of the only ones.
     pub fn load(project: &Project, of: Option<&str>) -> Result<Self> {
         let (network, given) = Self::given(project, of)?;
-        let digest = project.must_be_as_laid(&network, model::FILE)?;
+        let digest = project.must_be_unmodified(&network, model::FILE)?;
         Ok(Self { model: Model::load_as(&network.folder.join(model::FILE), &digest)?, given })
     }
 
@@ -49,7 +49,7 @@ impl Trained {
     /// Those of the pipeline's own pictures.
     pub fn embeddings(&self, project: &Project) -> Result<Embeddings> {
         project.must_be_current(&self.given)?;
-        project.must_be_as_laid(&self.given, embeddings::FILE)?;
+        project.must_be_unmodified(&self.given, embeddings::FILE)?;
         let path = self.given.folder.join(embeddings::FILE);
         let found = Embeddings::read(&path)?;
         let mend = format!("run `similiai run {}`", self.given.name);
@@ -66,10 +66,10 @@ impl Trained {
 
     /// The index called `name`, or the only one of these embeddings.
     pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
-        let digest = project.must_be_as_laid(&self.given, embeddings::FILE)?;
+        let digest = project.must_be_unmodified(&self.given, embeddings::FILE)?;
         let given = project.given(artifacts::INDEX, name, Some(self.given.place), "--approximate=INSTANCE")?;
         // An index that no record binds is not opened.
-        project.must_be_as_laid(&given, INDEX)?;
+        project.must_be_unmodified(&given, INDEX)?;
         Graph::load(&given.folder.join(INDEX), &digest)
     }
 

@@ -46,7 +46,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     }
     let project = session.project(&arguments.variation)?;
     let given = project.given(artifacts::METRICS, arguments.of.as_deref(), None, "--of INSTANCE")?;
-    project.must_be_as_laid(&given, results::FILE)?;
+    project.must_be_unmodified(&given, results::FILE)?;
     let path = given.folder.join(results::FILE);
     let text = files::read_to_string(&path)?;
     let results: Value =

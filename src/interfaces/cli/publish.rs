@@ -61,7 +61,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             let project = session.project(&Variation::default())?;
             let (_, given) = Trained::given(&project, arguments.of.as_deref())?;
             project.must_be_current(&given)?;
-            project.must_be_as_laid(&given, embeddings::FILE)?;
+            project.must_be_unmodified(&given, embeddings::FILE)?;
             let path = given.folder.join(embeddings::FILE);
             let embeddings = Embeddings::read(&path)?;
             (path, embeddings)

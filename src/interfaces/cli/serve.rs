@@ -227,12 +227,12 @@ struct Results {
 
 impl Source for Pipeline<'_> {
     fn version(&self) -> Result<String> {
-        let laid = self.store.laid_version()?;
+        let checked_out = self.store.checked_out_version()?;
         #[cfg(feature = "cloud")]
         if let Some(published) = &self.published {
-            return Ok(laid + &published.watch.version()?);
+            return Ok(checked_out + &published.watch.version()?);
         }
-        Ok(laid)
+        Ok(checked_out)
     }
 
     fn open(&self) -> Result<Shown> {
@@ -240,8 +240,8 @@ impl Source for Pipeline<'_> {
         let (network, given) = Trained::given(&project, self.of)?;
         // Before they are read: what is replaced afterwards is another version.
         project.must_be_current(&given)?;
-        project.must_be_as_laid(&network, model::FILE)?;
-        let digest = project.must_be_as_laid(&given, embeddings::FILE)?;
+        project.must_be_unmodified(&network, model::FILE)?;
+        let digest = project.must_be_unmodified(&given, embeddings::FILE)?;
         let trained = Trained::load(&project, self.of)?;
         let own = digest.clone();
         let (finder, digest) = self.gallery(&project, &trained, digest)?;
@@ -278,10 +278,10 @@ impl Pipeline<'_> {
 fn report(project: &Project, place: usize) -> Result<(Vec<u8>, Option<Drawn>)> {
     let given = project.given(artifacts::METRICS, None, Some(place), ONE)?;
     project.must_be_current(&given)?;
-    project.must_be_as_laid(&given, results::FILE)?;
+    project.must_be_unmodified(&given, results::FILE)?;
     let path = given.folder.join(results::FILE);
     let results: Results =
         serde_json::from_slice(&files::read(&path)?).map_err(|error| damaged!("{}: {error}", path.display()))?;
-    project.must_be_as_laid(&given, page::REPORT)?;
+    project.must_be_unmodified(&given, page::REPORT)?;
     Ok((files::read(&given.folder.join(page::REPORT))?, results.map))
 }

@@ -11,9 +11,9 @@ pub fn find(project: &Project, name: &str, fits: &dyn Fn(&Record) -> bool) -> Re
     let store = &project.store;
     let usage = |why: String| Err(Failure::Usage(why).into());
     let is_instance = project.manifest.find(name).is_ok();
-    let laid = if is_instance { store.laid(name)? } else { None };
-    let matches = |record: &Record| match &laid {
-        Some(laid) => record.key == laid.key,
+    let checked_out = if is_instance { store.checked_out(name)? } else { None };
+    let matches = |record: &Record| match &checked_out {
+        Some(checked_out) => record.key == checked_out.key,
         None => !is_instance && name.len() >= 4 && (record.key.starts_with(name) || record.digest.starts_with(name)),
     };
     let found: Vec<Record> = store.records()?.into_iter().filter(matches).collect();

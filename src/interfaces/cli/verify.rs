@@ -8,14 +8,14 @@ use serde_json::json;
 use super::account::{self, judge};
 use super::{Session, Variation, duration};
 use crate::base::error::{Failure, first_of};
-use crate::engine::cache::{Contents, Damage, Fault, Laid, Laying, Place, Reason};
+use crate::engine::cache::{CheckedOut, Checkout, Contents, Damage, FileIssue, Place, Reason};
 use crate::engine::lock::LockFile;
 use crate::engine::pipeline::{Event, Options, Project, Selection};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  similiai verify                   read every stored byte and every file laid
+  similiai verify                   read every stored byte and every file checked out
   similiai verify --repair          and make again what is damaged, and only that
   similiai verify --rerun           make every result again and compare with pipeline.lock, or with the stored one
   similiai verify --rerun embed     the same for one instance")]
@@ -41,7 +41,7 @@ struct Finding {
     instance: Option<String>,
     stage: String,
     stored: bool,
-    files: Vec<(String, Fault)>,
+    files: Vec<(String, FileIssue)>,
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
@@ -70,7 +70,7 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
     let loose = damage.blobs.len();
     if arguments.json {
         let rows = findings.iter().map(|finding| {
-            let files = finding.files.iter().map(|(path, fault)| json!({"path": path, "fault": fault}));
+            let files = finding.files.iter().map(|(path, issue)| json!({"path": path, "fault": issue}));
             json!({"instance": finding.instance, "stage": finding.stage, "stored": finding.stored,
                    "files": files.collect::<Vec<_>>()})
         });
@@ -86,11 +86,12 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
             session.screen.print(&format!("{} is not as it was written", path.display()));
         }
         for finding in &findings {
-            for kind in [Fault::Missing, Fault::Altered] {
-                let files = finding.files.iter().filter(|(_, fault)| *fault == kind);
+            for kind in [FileIssue::Missing, FileIssue::Modified] {
+                let files = finding.files.iter().filter(|(_, issue)| *issue == kind);
                 let files: Vec<String> = files.map(|(path, _)| path.clone()).collect();
                 if !files.is_empty() {
-                    let reason = if finding.stored { Reason::Stored(kind, files) } else { Reason::Laid(kind, files) };
+                    let reason =
+                        if finding.stored { Reason::Stored(kind, files) } else { Reason::CheckedOut(kind, files) };
                     let whose = finding.instance.as_deref().unwrap_or("another result");
                     session.screen.print(&format!("{whose} ({}): {reason}", finding.stage));
                 }
@@ -108,41 +109,48 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
 }
 
 fn find(project: &Project, damage: &mut Damage) -> Result<Vec<Finding>> {
-    let laid = project.store.all_laid()?;
+    let checked_out = project.store.all_checked_out()?;
     let mut findings = Vec::new();
     for (record, files) in &damage.results {
-        let instance = laid.iter().find(|(_, laid)| laid.key == record.key).map(|(name, _)| name.clone());
+        let instance =
+            checked_out.iter().find(|(_, checked_out)| checked_out.key == record.key).map(|(name, _)| name.clone());
         findings.push(Finding { instance, stage: record.document.stage.clone(), stored: true, files: files.clone() });
     }
-    for (name, laid, contents) in with_contents(project, &laid) {
-        let files = project.store.verify_place(&place(project, name, laid), &contents, damage)?;
+    for (name, checked_out, contents) in with_contents(project, &checked_out) {
+        let files = project.store.verify_place(&place(project, name, checked_out), &contents, damage)?;
         if !files.is_empty() {
-            let stage = project.store.record(&laid.key)?.map(|record| record.document.stage).unwrap_or_default();
+            let stage = project.store.record(&checked_out.key)?.map(|record| record.document.stage).unwrap_or_default();
             findings.push(Finding { instance: Some(name.to_owned()), stage, stored: false, files });
         }
     }
     Ok(findings)
 }
 
-fn place<'a>(project: &'a Project, name: &'a str, laid: &'a Laid) -> Place<'a> {
-    Place { instance: name, project: &project.manifest.project, out: &laid.out }
+fn place<'a>(project: &'a Project, name: &'a str, checked_out: &'a CheckedOut) -> Place<'a> {
+    Place { instance: name, project: &project.manifest.project, out: &checked_out.out }
 }
 
 /// What lies somewhere, where its files are still known; by instance, those of other manifests too.
-fn with_contents<'a>(project: &Project, laid: &'a [(String, Laid)]) -> Vec<(&'a str, &'a Laid, Arc<Contents>)> {
-    let known = laid.iter().filter_map(|(name, laid)| Some((&**name, laid, project.store.contents(&laid.digest)?)));
+fn with_contents<'a>(
+    project: &Project,
+    checked_out: &'a [(String, CheckedOut)],
+) -> Vec<(&'a str, &'a CheckedOut, Arc<Contents>)> {
+    let known = checked_out
+        .iter()
+        .filter_map(|(name, checked_out)| Some((&**name, checked_out, project.store.contents(&checked_out.digest)?)));
     known.collect()
 }
 
 fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Finding], json: bool) -> Result<()> {
-    let laid = project.store.all_laid()?;
-    let known = with_contents(project, &laid);
-    let places: Vec<_> = known.iter().map(|(name, laid, contents)| (place(project, name, laid), &**contents)).collect();
+    let checked_out = project.store.all_checked_out()?;
+    let known = with_contents(project, &checked_out);
+    let places: Vec<_> =
+        known.iter().map(|(name, checked_out, contents)| (place(project, name, checked_out), &**contents)).collect();
     // Only what lies there now is made again, never what the manifest says today instead.
     let instances = &project.manifest.instances;
     let mut current: Vec<bool> = Vec::new();
     for (assessment, instance) in project.assess()?.iter().zip(instances) {
-        let lies = laid.iter().find(|(name, _)| *name == instance.name).map(|(_, laid)| &laid.key);
+        let lies = checked_out.iter().find(|(name, _)| *name == instance.name).map(|(_, checked_out)| &checked_out.key);
         // Without a key where something it needs is damaged.
         let fits = assessment.key.as_ref().is_none_or(|key| Some(key) == lies);
         current.push(lies.is_some() && fits && instance.needs.iter().all(|need| current[*need]));
@@ -172,14 +180,14 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
 
 /// What was made with other parameters is put back from the store, or forgotten where the store has lost it.
 fn put_back(session: &Session, project: &Project, name: &str) -> Result<()> {
-    let Some(laid) = project.store.laid(name)? else { return Ok(()) };
-    let place = place(project, name, &laid);
-    let record = project.store.record(&laid.key)?;
-    let back = record.as_ref().map(|record| project.store.lay(&place, record, false)).transpose()?;
-    if !matches!(back, Some(Laying::Done(_))) {
-        project.store.forget_laid(name)?;
+    let Some(checked_out) = project.store.checked_out(name)? else { return Ok(()) };
+    let place = place(project, name, &checked_out);
+    let record = project.store.record(&checked_out.key)?;
+    let back = record.as_ref().map(|record| project.store.check_out(&place, record, false)).transpose()?;
+    if !matches!(back, Some(Checkout::Done(_))) {
+        project.store.forget_checked_out(name)?;
         if record.is_some() {
-            project.store.remove_record(&laid.key)?;
+            project.store.remove_record(&checked_out.key)?;
         }
         let told = "its result was made with other parameters and is lost; run it again with them";
         session.screen.print(&format!("{name}: {told}"));

@@ -55,7 +55,7 @@ enum Step {
     TwoRuns,
     Gc,
     Repair,
-    /// Something happens to the file or folder of this number among those laid.
+    /// Something happens to the file or folder of this number among those checked out.
     DeleteLaid(usize),
     OverwriteLaid(usize),
     LinkLaid(usize),
@@ -217,10 +217,11 @@ impl World {
             Step::Repair => {
                 let project = self.project();
                 let _lock = project.store.lock()?;
-                let laid = project.store.all_laid()?;
-                let contents: Vec<_> = laid.iter().map(|(_, laid)| project.store.contents(&laid.digest)).collect();
-                let places = laid.iter().zip(&contents).filter_map(|((name, laid), contents)| {
-                    let place = Place { instance: name, project: &project.manifest.project, out: &laid.out };
+                let checked_out = project.store.all_checked_out()?;
+                let contents: Vec<_> =
+                    checked_out.iter().map(|(_, checked_out)| project.store.contents(&checked_out.digest)).collect();
+                let places = checked_out.iter().zip(&contents).filter_map(|((name, checked_out), contents)| {
+                    let place = Place { instance: name, project: &project.manifest.project, out: &checked_out.out };
                     Some((place, &**contents.as_ref()?))
                 });
                 let damage = project.store.verify(|_| ())?;

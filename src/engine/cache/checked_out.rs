@@ -14,13 +14,14 @@ use crate::base::files;
 
 /// Which result lies where.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Laid {
+pub struct CheckedOut {
     pub key: String,
     pub digest: String,
     pub out: PathBuf,
     /// What lay where before, while its files are taken away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) leaving: Vec<(String, PathBuf)>,
+    #[serde(rename = "leaving")]
+    pub(super) replaced: Vec<(String, PathBuf)>,
 }
 
 /// Whether results may lie at `out`: below the project, or at an absolute path.
@@ -29,17 +30,17 @@ fn is_place(out: &Path) -> bool {
     out.file_name().is_some() && !out.components().any(climbs) && !out.starts_with("artifacts/.cache")
 }
 
-impl Laid {
+impl CheckedOut {
     /// Whoever wrote it may be anybody.
     fn is_plain(&self) -> bool {
-        let outs = self.leaving.iter().map(|(_, out)| out).chain([&self.out]);
-        let digests = self.leaving.iter().map(|(digest, _)| digest).chain([&self.digest, &self.key]);
+        let outs = self.replaced.iter().map(|(_, out)| out).chain([&self.out]);
+        let digests = self.replaced.iter().map(|(digest, _)| digest).chain([&self.digest, &self.key]);
         outs.into_iter().all(|out| is_place(out)) && digests.into_iter().all(|digest| is_digest(digest))
     }
 }
 
 impl Store {
-    fn laid_path(&self, instance: &str) -> PathBuf {
+    fn checked_out_path(&self, instance: &str) -> PathBuf {
         self.root.join("laid").join(format!("{instance}.json"))
     }
 
@@ -48,23 +49,23 @@ impl Store {
     }
 
     /// The result that lies at `instance`'s place now.
-    pub fn laid(&self, instance: &str) -> Result<Option<Laid>> {
-        Ok(self.find_laid(instance)?.or_warn(&self.laid_path(instance)))
+    pub fn checked_out(&self, instance: &str) -> Result<Option<CheckedOut>> {
+        Ok(self.find_laid(instance)?.or_warn(&self.checked_out_path(instance)))
     }
 
-    fn find_laid(&self, instance: &str) -> Result<Found<Laid>> {
-        let parse = |bytes: &[u8]| sealed::from_json(&name(instance), bytes).filter(Laid::is_plain);
-        sealed::read(&self.laid_path(instance), parse)
+    fn find_laid(&self, instance: &str) -> Result<Found<CheckedOut>> {
+        let parse = |bytes: &[u8]| sealed::from_json(&name(instance), bytes).filter(CheckedOut::is_plain);
+        sealed::read(&self.checked_out_path(instance), parse)
     }
 
-    pub(super) fn put_laid(&self, instance: &str, laid: &Laid) -> Result<()> {
-        let json = sealed::to_json(&name(instance), laid)?.to_string();
-        files::write_atomically(&self.laid_path(instance), json.as_bytes())
+    pub(super) fn note_checked_out(&self, instance: &str, checked_out: &CheckedOut) -> Result<()> {
+        let json = sealed::to_json(&name(instance), checked_out)?.to_string();
+        files::write_atomically(&self.checked_out_path(instance), json.as_bytes())
     }
 
     /// Forgets that a result lies at `instance`'s place; its files stay.
-    pub fn forget_laid(&self, instance: &str) -> Result<()> {
-        for path in [self.laid_path(instance), self.index_path(instance)] {
+    pub fn forget_checked_out(&self, instance: &str) -> Result<()> {
+        for path in [self.checked_out_path(instance), self.index_path(instance)] {
             if there(fs::remove_file(&path), &path)?.is_some() {
                 files::sync_folder(&self.root.join("laid"))?;
             }
@@ -73,7 +74,7 @@ impl Store {
     }
 
     /// The files that say what lies where, and are not as they were written.
-    pub(super) fn damaged_laid(&self) -> Result<Vec<PathBuf>> {
+    pub(super) fn damaged_checked_out(&self) -> Result<Vec<PathBuf>> {
         let folder = self.root.join("laid");
         let mut damaged = Vec::new();
         for name in files::names(&folder)? {
@@ -89,22 +90,23 @@ impl Store {
     }
 
     /// What lies where, by instance.
-    pub fn all_laid(&self) -> Result<Vec<(String, Laid)>> {
+    pub fn all_checked_out(&self) -> Result<Vec<(String, CheckedOut)>> {
         let names = files::names(&self.root.join("laid"))?;
         let instances = names.iter().filter_map(|name| name.strip_suffix(".json"));
-        let laid = instances.map(|name| Ok(self.laid(name)?.map(|laid| (name.to_owned(), laid))));
-        laid.filter_map(Result::transpose).collect()
+        let checked_out =
+            instances.map(|name| Ok(self.checked_out(name)?.map(|checked_out| (name.to_owned(), checked_out))));
+        checked_out.filter_map(Result::transpose).collect()
     }
 
     /// The instance whose result has the file at `path`, or whose own folder it would be in.
     pub fn owner(&self, project: &Path, path: &Path) -> Result<Option<String>> {
         let Ok(folder) = files::folder_of(path).canonicalize() else { return Ok(None) };
         let Some(path) = path.file_name().map(|name| folder.join(name)) else { return Ok(None) };
-        for (name, laid) in self.all_laid()? {
-            let Ok(folder) = project.join(&laid.out).canonicalize() else { continue };
+        for (name, checked_out) in self.all_checked_out()? {
+            let Ok(folder) = project.join(&checked_out.out).canonicalize() else { continue };
             let Ok(below) = path.strip_prefix(folder) else { continue };
-            let is_own = laid.out == Path::new("artifacts").join(&name);
-            let has = || below.to_str().and_then(|below| self.contents(&laid.digest)?.find(below)).is_some();
+            let is_own = checked_out.out == Path::new("artifacts").join(&name);
+            let has = || below.to_str().and_then(|below| self.contents(&checked_out.digest)?.find(below)).is_some();
             if is_own || has() {
                 return Ok(Some(name));
             }
@@ -112,15 +114,15 @@ impl Store {
         Ok(None)
     }
 
-    /// Changes whenever something is laid, and once more when it lies there.
-    pub fn laid_version(&self) -> Result<String> {
-        let line = |(name, laid): (String, Laid)| {
-            let path = self.laid_path(&name);
+    /// Changes whenever something is checked out, and once more when it lies there.
+    pub fn checked_out_version(&self) -> Result<String> {
+        let line = |(name, checked_out): (String, CheckedOut)| {
+            let path = self.checked_out_path(&name);
             let changed = std::fs::metadata(&path).and_then(|metadata| metadata.modified());
             let changed = changed.with_context(|| format!("cannot look at {}", path.display()))?;
-            Ok(format!("{name} {} {changed:?}\n", laid.digest))
+            Ok(format!("{name} {} {changed:?}\n", checked_out.digest))
         };
-        self.all_laid()?.into_iter().map(line).collect()
+        self.all_checked_out()?.into_iter().map(line).collect()
     }
 }
 
