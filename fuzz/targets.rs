@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use similiai::base::text;
-use similiai::engine::cache::{Contents, KeyDocument, Place, Store, Written};
+use similiai::engine::cache::{Contents, KeyDocument, OutputDir, Store, Written};
 use similiai::engine::lock::LockFile;
 use similiai::engine::manifest::Manifest;
 use similiai::engine::stage::Outputs;
@@ -280,10 +280,10 @@ fn store() -> &'static (Store, Contents) {
     })
 }
 
-fn place() -> Place<'static> {
+fn place() -> OutputDir<'static> {
     static PROJECT: OnceLock<PathBuf> = OnceLock::new();
     let project = PROJECT.get_or_init(|| folder().join("p"));
-    Place { instance: "s", project, out: Path::new("artifacts/s") }
+    OutputDir { instance: "s", project, out: Path::new("artifacts/s") }
 }
 
 fn laid_index(bytes: &[u8]) {

@@ -46,7 +46,7 @@ pub use gc::{Budget, Collected};
 pub use history::Finished;
 pub use items::{Made, Table};
 pub use key::KeyDocument;
-pub use output_dir::Place;
+pub use output_dir::OutputDir;
 pub use place::{Checkout, Inspection};
 pub use reason::{FileIssue, Reason};
 #[cfg(feature = "cloud")]

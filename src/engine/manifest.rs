@@ -2,15 +2,21 @@
 
 mod draft;
 mod error;
+mod instance_id;
+mod instances;
+mod order;
+mod overrides;
+mod parameters;
 mod position;
-mod read;
+mod reader;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-pub use error::{ManifestError, Place, did_you_mean};
+pub use error::{ManifestError, SourceSpan, did_you_mean};
+pub use instance_id::{InstanceId, PerInstance};
 
 use crate::base::files;
 use crate::engine::cache;
@@ -25,7 +31,7 @@ pub struct Manifest {
     /// Where results are shared with other machines.
     pub cache: Option<cache::Settings>,
     /// In an order in which each stands after what it needs.
-    pub instances: Vec<Instance>,
+    pub instances: PerInstance<Instance>,
 }
 
 pub struct Instance {
@@ -33,8 +39,7 @@ pub struct Instance {
     pub stage: Box<dyn AnyStage>,
     /// The manifest's, unless it has its own.
     pub seed: u64,
-    /// Places in [`Manifest::instances`].
-    pub needs: Vec<usize>,
+    pub needs: Vec<InstanceId>,
     /// Where the files are checked out, relative to the project.
     pub out: PathBuf,
 }
@@ -56,25 +61,25 @@ impl Manifest {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        Ok(read::parse(&path.display().to_string(), &text, project, kinds, profile, sets)?)
+        Ok(reader::parse(&path.display().to_string(), &text, project, kinds, profile, sets)?)
     }
 
-    /// Where the files of the instance at `at` are checked out.
-    pub fn place(&self, at: usize) -> cache::Place<'_> {
-        let Instance { name, out, .. } = &self.instances[at];
-        cache::Place { instance: name, project: &self.project, out }
+    /// Where the files of an instance are checked out.
+    pub fn output_dir(&self, id: InstanceId) -> cache::OutputDir<'_> {
+        let Instance { name, out, .. } = &self.instances[id];
+        cache::OutputDir { instance: name, project: &self.project, out }
     }
 
-    /// Whether `target` is the instance at `at`, or needs it by way of any others.
-    pub fn is_needed_by(&self, at: usize, target: usize) -> bool {
-        // Needs stand before what needs them: those before `at` lead nowhere.
+    /// Whether `target` is the instance `id`, or needs it, directly or through others.
+    pub fn is_needed_by(&self, id: InstanceId, target: InstanceId) -> bool {
+        // Needs have lower numbers than what needs them, so a number below `id` leads nowhere.
         let (mut waiting, mut seen) = (vec![target], HashSet::new());
-        while let Some(place) = waiting.pop() {
-            if place == at {
+        while let Some(next) = waiting.pop() {
+            if next == id {
                 return true;
             }
-            if place > at && seen.insert(place) {
-                waiting.extend(&self.instances[place].needs);
+            if next > id && seen.insert(next) {
+                waiting.extend(&self.instances[next].needs);
             }
         }
         false
@@ -94,9 +99,9 @@ impl Manifest {
         }
     }
 
-    /// The place of the instance called `name`.
-    pub fn find(&self, name: &str) -> Result<usize> {
-        let found = self.instances.iter().position(|instance| instance.name == name);
+    /// The instance called `name`.
+    pub fn find(&self, name: &str) -> Result<InstanceId> {
+        let found = self.instances.enumerate().find(|(_, instance)| instance.name == name).map(|(id, _)| id);
         Ok(found.ok_or_else(|| {
             let known = self.instances.iter().map(|instance| instance.name.as_str());
             ManifestError::new(format!("there is no stage instance `{name}` in the manifest"), None)

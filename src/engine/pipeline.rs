@@ -1,13 +1,13 @@
 //! A manifest and its store: what is up to date and why, and running what is not.
 
-mod apart;
-mod assess;
-mod given;
+mod artifact;
+mod assessment;
 mod job;
-mod places;
+mod output_dirs;
 mod report;
-mod run;
-mod select;
+mod rerun;
+mod runner;
+mod selection;
 #[cfg(test)]
 mod tests;
 
@@ -15,15 +15,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
-pub use apart::Rerun;
-pub use assess::{Assessment, State};
-pub use given::Given;
+pub use artifact::Artifact;
+pub use assessment::{Assessment, State};
 pub use report::{Event, Items, Options, Ran, Report};
-pub use select::Selection;
+pub use rerun::Rerun;
+pub use selection::Selection;
 
 use crate::engine::cache::{KeyDocument, Reason, Record, Store};
 use crate::engine::diff::FileDiffs;
-use crate::engine::manifest::{Instance, Manifest};
+use crate::engine::manifest::{Instance, InstanceId, Manifest, PerInstance};
 use crate::engine::stage::{Ancestor, Input, Inputs, Need};
 
 pub struct Project {
@@ -40,34 +40,39 @@ impl Project {
         Ok(Self { manifest, store, diffs })
     }
 
-    fn inputs(&self, place: usize, results: &[Option<Record>]) -> Result<Inputs> {
-        self.inputs_among(place, &self.manifest.instances[place].needs, results)
+    fn inputs(&self, id: InstanceId, results: &PerInstance<Option<Record>>) -> Result<Inputs> {
+        self.inputs_among(id, &self.manifest.instances[id].needs, results)
     }
 
-    /// For the instance at `place`, with the results of those that are `ready`.
-    fn inputs_among(&self, place: usize, ready: &[usize], results: &[Option<Record>]) -> Result<Inputs> {
+    /// For the instance at `id`, with the results of those that are `ready`.
+    fn inputs_among(
+        &self,
+        id: InstanceId,
+        ready: &[InstanceId],
+        results: &PerInstance<Option<Record>>,
+    ) -> Result<Inputs> {
         let instances = &self.manifest.instances;
-        let names = |places: &[usize]| places.iter().map(|place| instances[*place].name.clone()).collect();
-        let need = |need: &usize| {
+        let names = |ids: &[InstanceId]| ids.iter().map(|id| instances[*id].name.clone()).collect();
+        let need = |need: &InstanceId| {
             let Instance { name, stage, needs, .. } = &instances[*need];
             Need { instance: name.clone(), stage: stage.kind().name, needs: names(needs) }
         };
-        let needs = instances[place].needs.iter().map(need).collect();
-        let input = |need: &usize| {
+        let needs = instances[id].needs.iter().map(need).collect();
+        let input = |need: &InstanceId| {
             let instance = &instances[*need];
             let record = results[*need].as_ref().with_context(|| format!("`{}` has no result", instance.name))?;
             Ok(Input {
                 instance: instance.name.clone(),
                 stage: instance.stage.kind().name,
-                folder: self.manifest.place(*need).folder(),
+                folder: self.manifest.output_dir(*need).folder(),
                 contents: self.store.contents(&record.digest).context("the list of its files is gone")?,
             })
         };
-        let lineage = self.lineage(place, results);
+        let lineage = self.lineage(id, results);
         let results = ready.iter().map(input).collect::<Result<_>>()?;
-        let kind = instances[place].stage.kind();
+        let kind = instances[id].stage.kind();
         let reader = (kind.name, kind.version);
-        let (instance, project) = (instances[place].name.clone(), self.manifest.project.clone());
+        let (instance, project) = (instances[id].name.clone(), self.manifest.project.clone());
         Ok(Inputs {
             instance,
             project,
@@ -80,10 +85,10 @@ impl Project {
         })
     }
 
-    /// What the result at `place` comes from, each after what it needs; the order depends on `needs` alone.
-    fn lineage(&self, place: usize, results: &[Option<Record>]) -> Vec<Ancestor> {
-        fn visit(instances: &[Instance], place: usize, order: &mut Vec<usize>) {
-            for need in &instances[place].needs {
+    /// What the result at `id` comes from, each after what it needs; the order depends on `needs` alone.
+    fn lineage(&self, id: InstanceId, results: &PerInstance<Option<Record>>) -> Vec<Ancestor> {
+        fn visit(instances: &PerInstance<Instance>, id: InstanceId, order: &mut Vec<InstanceId>) {
+            for need in &instances[id].needs {
                 if !order.contains(need) {
                     visit(instances, *need, order);
                     order.push(*need);
@@ -92,30 +97,30 @@ impl Project {
         }
         let instances = &self.manifest.instances;
         let mut order = Vec::new();
-        visit(instances, place, &mut order);
-        let ancestor = |place: usize| {
-            let Record { key, digest, document, .. } = results.get(place)?.clone()?;
-            let name = |place: &usize| instances[*place].name.clone();
-            let needs = instances[place].needs.iter().map(name).collect();
-            Some(Ancestor { instance: name(&place), needs, key, digest, document })
+        visit(instances, id, &mut order);
+        let ancestor = |id: InstanceId| {
+            let Record { key, digest, document, .. } = results[id].clone()?;
+            let name = |id: &InstanceId| instances[*id].name.clone();
+            let needs = instances[id].needs.iter().map(name).collect();
+            Some(Ancestor { instance: name(&id), needs, key, digest, document })
         };
         order.into_iter().filter_map(ancestor).collect()
     }
 
     /// Asks all of `later` whether they would fail, by what is there of what they come from.
-    fn foresee(&self, later: &[usize], results: &[Option<Record>]) -> Result<()> {
-        for place in later {
-            let ready = |need: &usize| results[*need].is_some() && self.manifest.is_needed_by(*need, *place);
-            let ready: Vec<usize> = (0..*place).filter(ready).collect();
-            let Instance { name, stage, .. } = &self.manifest.instances[*place];
-            let inputs = self.inputs_among(*place, &ready, results)?;
+    fn foresee(&self, later: &[InstanceId], results: &PerInstance<Option<Record>>) -> Result<()> {
+        for id in later {
+            let ready = |need: &InstanceId| results[*need].is_some() && self.manifest.is_needed_by(*need, *id);
+            let ready: Vec<InstanceId> = self.manifest.instances.ids().filter(|need| need < id).filter(ready).collect();
+            let Instance { name, stage, .. } = &self.manifest.instances[*id];
+            let inputs = self.inputs_among(*id, &ready, results)?;
             stage.foresee(&inputs).with_context(|| format!("`{name}` would fail, so what it needs is not made"))?;
         }
         Ok(())
     }
 
-    fn document(&self, place: usize, inputs: &Inputs) -> Result<KeyDocument> {
-        let instance = &self.manifest.instances[place];
+    fn document(&self, id: InstanceId, inputs: &Inputs) -> Result<KeyDocument> {
+        let instance = &self.manifest.instances[id];
         let kind = instance.stage.kind();
         let reads = instance.stage.reads(inputs).context("cannot read its inputs")?;
         Ok(KeyDocument {
@@ -127,9 +132,9 @@ impl Project {
         })
     }
 
-    /// What is different from the result that lies at the instance's place now.
-    fn changes(&self, place: usize, document: &KeyDocument) -> Result<Vec<Reason>> {
-        let Some(checked_out) = self.store.checked_out(&self.manifest.instances[place].name)? else {
+    /// What is different from the result that lies at the instance's id now.
+    fn changes(&self, id: InstanceId, document: &KeyDocument) -> Result<Vec<Reason>> {
+        let Some(checked_out) = self.store.checked_out(&self.manifest.instances[id].name)? else {
             return Ok(vec![Reason::FirstRun]);
         };
         Ok(match self.store.record(&checked_out.key)? {

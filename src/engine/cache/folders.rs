@@ -3,14 +3,14 @@
 use anyhow::Result;
 
 use super::contents::{Contents, folder_of};
-use super::output_dir::{Place, below, there};
+use super::output_dir::{OutputDir, below, there};
 
 /// What lies behind a link is not the result's, so no link is followed; but a folder that the manifest names may be one.
 #[derive(Default)]
 pub(super) struct NoFolders<'a>(Vec<&'a str>);
 
 impl<'a> NoFolders<'a> {
-    pub fn at(place: &Place, contents: &'a Contents) -> Result<Self> {
+    pub fn at(place: &OutputDir, contents: &'a Contents) -> Result<Self> {
         let root = place.folder();
         let mut none = Self::default();
         // Sorted, so that a folder comes before those in it.

@@ -216,7 +216,7 @@ fn remove(path: &Path, dry_run: bool) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{KeyDocument, Place};
+    use super::super::{KeyDocument, OutputDir};
     use super::*;
 
     /// A result of one file of its own and one that all share.
@@ -236,7 +236,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let store = Store::new(folder.path().join("artifacts/.cache"));
         let records: Vec<Record> = (0..5).map(|number| result(&store, number)).collect();
-        let place = Place { instance: "s", project: folder.path(), out: Path::new("artifacts/s") };
+        let place = OutputDir { instance: "s", project: folder.path(), out: Path::new("artifacts/s") };
         store.check_out(&place, &records[0], true)?;
         let hours = |count: u64| SystemTime::now() - Duration::from_secs(count * 3600);
         let entries = files::names(&store.results())?.into_iter().map(|name| store.results().join(name));

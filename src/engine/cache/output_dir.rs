@@ -10,14 +10,14 @@ use crate::base::files;
 
 /// Where an instance's files lie.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct OutputDir<'a> {
     pub instance: &'a str,
     pub project: &'a Path,
     /// Relative to the project, or absolute where the manifest says so.
     pub out: &'a Path,
 }
 
-impl Place<'_> {
+impl OutputDir<'_> {
     pub fn folder(&self) -> PathBuf {
         self.project.join(self.out)
     }

@@ -13,7 +13,7 @@ use super::folders::NoFolders;
 use super::output_dir::{below, there};
 use super::sealed::is_below;
 use super::stamp_index::StampIndex;
-use super::{CheckedOut, Contents, FileIssue, Place, Reason, Record, Store};
+use super::{CheckedOut, Contents, FileIssue, OutputDir, Reason, Record, Store};
 use crate::base::failpoint;
 use crate::base::files;
 
@@ -74,7 +74,7 @@ struct Known<'a> {
 
 impl Store {
     /// What the index tells of the files of `contents`, where `earlier` was checked out when it was written.
-    fn known<'a>(&self, place: &Place, contents: &Contents, earlier: &'a Contents) -> Result<Known<'a>> {
+    fn known<'a>(&self, place: &OutputDir, contents: &Contents, earlier: &'a Contents) -> Result<Known<'a>> {
         let unknown = Known { as_of: 0, files: vec![None; contents.len()], folders: Vec::new() };
         if self.digests.is_ignored() {
             return Ok(unknown);
@@ -95,11 +95,11 @@ impl Store {
     ///
     /// # Errors
     /// If something there cannot be looked at or read: it may be right.
-    pub fn inspect(&self, place: &Place, contents: &Contents) -> Result<Inspection> {
+    pub fn inspect(&self, place: &OutputDir, contents: &Contents) -> Result<Inspection> {
         self.inspect_knowing(place, contents, &self.known(place, contents, contents)?)
     }
 
-    fn inspect_knowing(&self, place: &Place, contents: &Contents, known: &Known) -> Result<Inspection> {
+    fn inspect_knowing(&self, place: &OutputDir, contents: &Contents, known: &Known) -> Result<Inspection> {
         let folder = place.folder();
         let no_folders = NoFolders::at(place, contents)?;
         let places = (0..contents.len()).into_par_iter().with_min_len(512);
@@ -151,7 +151,7 @@ impl Store {
 
     /// Lays `record` at its place: right files stay, missing and wrong ones are checked out, and what an earlier result left
     /// is taken away. What nobody stored is kept aside. `made`: its blobs were written or read just now.
-    pub fn check_out(&self, place: &Place, record: &Record, made: bool) -> Result<Checkout> {
+    pub fn check_out(&self, place: &OutputDir, record: &Record, made: bool) -> Result<Checkout> {
         let Some(contents) = self.contents(&record.digest) else {
             return Ok(Checkout::Broken(vec![Reason::lost_list()]));
         };
@@ -232,14 +232,14 @@ impl Store {
     }
 
     /// What was checked out at `place` before, by any instance.
-    fn former(&self, place: &Place, now: &CheckedOut) -> Result<Vec<Arc<Contents>>> {
+    fn former(&self, place: &OutputDir, now: &CheckedOut) -> Result<Vec<Arc<Contents>>> {
         let all = self.all_checked_out()?.into_iter().map(|(_, checked_out)| checked_out).chain([now.clone()]);
         let all =
             all.flat_map(|checked_out| checked_out.replaced.into_iter().chain([(checked_out.digest, checked_out.out)]));
         Ok(all.filter(|(_, out)| out == place.out).filter_map(|(digest, _)| self.contents(&digest)).collect())
     }
 
-    fn write_index(&self, place: &Place, digest: &str, as_of: i64, inspection: Inspection) -> Result<()> {
+    fn write_index(&self, place: &OutputDir, digest: &str, as_of: i64, inspection: Inspection) -> Result<()> {
         let (files, folders) = (inspection.stamps, inspection.folders);
         StampIndex { digest: digest.to_owned(), as_of, files, folders }.write(&self.index_path(place.instance))
     }
@@ -267,7 +267,7 @@ impl Store {
     /// Removes the files of an earlier result that no result has there now.
     fn take_away(
         &self,
-        place: &Place,
+        place: &OutputDir,
         digest: &str,
         out: &Path,
         now: &Contents,
@@ -291,7 +291,7 @@ impl Store {
             }
             return Ok(());
         }
-        let former = Place { out, ..*place };
+        let former = OutputDir { out, ..*place };
         let no_folders = if folder.exists() { NoFolders::at(&former, &old)? } else { NoFolders::default() };
         for file in old.iter().filter(|file| !stays(file.path)) {
             if no_folders.is_above(file.path) {
@@ -313,7 +313,7 @@ impl Store {
     /// In a folder that may hold files of people, only what was checked out as one of the `former` goes.
     fn clear(
         &self,
-        place: &Place,
+        place: &OutputDir,
         path: &Path,
         name: &str,
         former: &[Arc<Contents>],
@@ -344,7 +344,7 @@ impl Store {
     }
 
     /// Moves what stands at `path`, called `name` below the folder of `place`, to where people find it again.
-    fn keep_aside(&self, place: &Place, path: &Path, name: &str, aside: &mut Vec<String>) -> Result<()> {
+    fn keep_aside(&self, place: &OutputDir, path: &Path, name: &str, aside: &mut Vec<String>) -> Result<()> {
         if path.symlink_metadata().is_err() {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use super::file_stamp::FileStamp;
 use super::folders::NoFolders;
 use super::sealed::{self, Found};
 use super::work::own_folder;
-use super::{Contents, DigestCache, FileIssue, NAMESPACES, Place, Record, Store, Table};
+use super::{Contents, DigestCache, FileIssue, NAMESPACES, OutputDir, Record, Store, Table};
 use crate::base::files;
 use crate::base::signal;
 
@@ -145,7 +145,7 @@ impl Store {
     /// What cannot be read is noted in `damage`.
     pub fn verify_place(
         &self,
-        place: &Place,
+        place: &OutputDir,
         contents: &Contents,
         damage: &mut Damage,
     ) -> Result<Vec<(String, FileIssue)>> {
@@ -180,7 +180,7 @@ impl Store {
 
     /// Takes damaged files away, puts those back whose file at a place is whole, and forgets results that lie nowhere
     /// and are not whole any more. What lies somewhere is made again by the next run.
-    pub fn mend(&self, damage: &Damage, places: &[(Place, &Contents)]) -> Result<()> {
+    pub fn mend(&self, damage: &Damage, places: &[(OutputDir, &Contents)]) -> Result<()> {
         for path in &damage.own {
             if *path == self.history_path() && !files::is_no_file(path) {
                 self.mend_history()?;
@@ -311,7 +311,7 @@ mod tests {
         let written = super::super::store::tests::written(work.path());
         let record = store.commit(document, (work.path(), &written), Vec::new(), Vec::new())?;
         let contents = store.contents(&record.digest).unwrap();
-        let place = Place { instance: "s", project: folder.path(), out: std::path::Path::new("artifacts/s") };
+        let place = OutputDir { instance: "s", project: folder.path(), out: std::path::Path::new("artifacts/s") };
         store.check_out(&place, &record, true)?;
         let blob = store.blobs.path(contents.file(0).digest);
         fs::remove_file(&blob)?;

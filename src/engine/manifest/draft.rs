@@ -1,4 +1,4 @@
-//! An instance while manifest, profile and overrides are laid over each other.
+//! An instance while a profile and overrides change its settings.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ pub(super) enum Origin {
     Set { text: String, key: usize },
 }
 
-/// An instance while it is put together: settings with where they come from.
+/// The settings of an instance, with where they were written.
 pub(super) struct Draft {
     pub name: String,
     pub settings: BTreeMap<String, (Value, Origin)>,
 }
 
 impl Draft {
-    /// A mapping is laid over a mapping key by key; anything else is replaced.
+    /// A mapping replaces another one key by key; any other value is replaced whole.
     pub fn overlay(&mut self, key: String, value: Value, origin: Origin) {
         let merged = match self.settings.remove(&key) {
             Some((old, _)) => merge(old, value),

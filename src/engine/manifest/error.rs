@@ -1,10 +1,10 @@
-//! What is wrong with a manifest, shown with the line and a caret under the place.
+//! What is wrong with a manifest, shown with the line and a caret under the span.
 
 use std::fmt;
 
-/// A place in a text that people wrote: the manifest, or a `--set`.
+/// A span in a text that people wrote: the manifest, or a `--set`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Place {
+pub struct SourceSpan {
     /// The manifest's path, or `--set`.
     pub source: String,
     /// From 1; 0 where lines mean nothing.
@@ -23,15 +23,15 @@ const SHOWN: usize = 10;
 #[derive(Debug)]
 pub struct ManifestError {
     pub message: String,
-    pub place: Option<Box<Place>>,
+    pub span: Option<Box<SourceSpan>>,
     pub help: Option<String>,
     /// What else is wrong.
     pub others: Vec<ManifestError>,
 }
 
 impl ManifestError {
-    pub fn new(message: impl Into<String>, place: Option<Place>) -> Self {
-        Self { message: message.into(), place: place.map(Box::new), help: None, others: Vec::new() }
+    pub fn new(message: impl Into<String>, span: Option<SourceSpan>) -> Self {
+        Self { message: message.into(), span: span.map(Box::new), help: None, others: Vec::new() }
     }
 
     pub fn help(mut self, help: Option<String>) -> Self {
@@ -56,14 +56,14 @@ impl std::error::Error for ManifestError {}
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.message)?;
-        if let Some(place) = &self.place {
-            let number = if place.line == 0 { String::new() } else { place.line.to_string() };
+        if let Some(span) = &self.span {
+            let number = if span.line == 0 { String::new() } else { span.line.to_string() };
             let margin = " ".repeat(number.len());
-            let position = if place.line == 0 { String::new() } else { format!(":{}:{}", place.line, place.column) };
+            let position = if span.line == 0 { String::new() } else { format!(":{}:{}", span.line, span.column) };
             let before: String =
-                place.text.chars().take(place.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
-            write!(f, "\n {margin}--> {}{position}\n {margin} |", place.source)?;
-            write!(f, "\n {number} | {}\n {margin} | {before}{}", place.text, "^".repeat(place.length.max(1)))?;
+                span.text.chars().take(span.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+            write!(f, "\n {margin}--> {}{position}\n {margin} |", span.source)?;
+            write!(f, "\n {number} | {}\n {margin} | {before}{}", span.text, "^".repeat(span.length.max(1)))?;
         }
         if let Some(help) = &self.help {
             write!(f, "\n = help: {help}")?;

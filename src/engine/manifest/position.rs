@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use saphyr_parser::{Event, Parser, Span};
 
-use super::error::Place;
+use super::error::SourceSpan;
 
-/// Characters of a line before and after a place.
+/// Characters of a line before and after a span.
 const SHOWN: usize = 200;
 
 /// Which side of `key: value` is meant.
@@ -24,9 +24,9 @@ pub struct Positions<'a> {
     text: &'a str,
     spans: HashMap<(Path, Side), Span>,
     /// Where it goes too deep to be a manifest.
-    pub too_deep: Option<Place>,
+    pub too_deep: Option<SourceSpan>,
     /// Where aliases (`*name`) have come to stand for more than [`ALIASED`] values.
-    pub too_large: Option<Place>,
+    pub too_large: Option<SourceSpan>,
 }
 
 /// Lists and mappings in each other: a manifest needs five.
@@ -133,8 +133,8 @@ impl<'a> Positions<'a> {
         Self { too_deep, too_large, ..positions }
     }
 
-    /// The place of `path`, or of the nearest thing around it that stands in the text.
-    pub fn place(&self, path: &[String], side: Side) -> Option<Place> {
+    /// The span of `path`, or of the nearest thing around it that stands in the text.
+    pub fn span(&self, path: &[String], side: Side) -> Option<SourceSpan> {
         let span = (0..=path.len()).rev().find_map(|length| {
             let find = |side| self.spans.get(&(path[..length].to_vec(), side));
             if length == path.len() { find(side).or(find(Side::Key)) } else { find(Side::Key) }
@@ -144,13 +144,13 @@ impl<'a> Positions<'a> {
         Some(self.at(span.start.line(), span.start.col() + 1, length))
     }
 
-    /// The place at `line` and `column`, both from 1.
-    pub fn at(&self, line: usize, column: usize, length: usize) -> Place {
+    /// The span at `line` and `column`, both from 1.
+    pub fn at(&self, line: usize, column: usize, length: usize) -> SourceSpan {
         let text = self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-        // Of a line that nobody could read, the part around the place.
+        // Of a line that nobody could read, the part around the span.
         let (from, column) = if column > SHOWN { (column - SHOWN / 2, SHOWN / 2) } else { (0, column.max(1)) };
         let text = text.chars().skip(from).take(2 * SHOWN).collect();
-        Place { source: self.source.to_owned(), line, column, length: length.clamp(1, SHOWN), text }
+        SourceSpan { source: self.source.to_owned(), line, column, length: length.clamp(1, SHOWN), text }
     }
 }
 
@@ -182,13 +182,13 @@ mod tests {
     fn finds_keys_values_and_list_items() {
         let text = "seed: 42\nstages:\n  train: {uses: train, needs: [split, prepare], epochs: 40}\n";
         let positions = Positions::of("p.yaml", text);
-        let place = |path: &[&str], side| {
+        let span = |path: &[&str], side| {
             let path: Path = path.iter().map(|part| part.to_string()).collect();
-            positions.place(&path, side).map(|place| (place.line, place.column, place.length))
+            positions.span(&path, side).map(|span| (span.line, span.column, span.length))
         };
-        assert_eq!(place(&["seed"], Side::Value), Some((1, 7, 2)));
-        assert_eq!(place(&["stages", "train", "needs", "1"], Side::Value), Some((3, 39, 7)));
-        assert_eq!(place(&["stages", "train", "epochs"], Side::Key), Some((3, 49, 6)));
-        assert_eq!(place(&["stages", "train", "absent"], Side::Value), Some((3, 3, 5)), "nearest around it");
+        assert_eq!(span(&["seed"], Side::Value), Some((1, 7, 2)));
+        assert_eq!(span(&["stages", "train", "needs", "1"], Side::Value), Some((3, 39, 7)));
+        assert_eq!(span(&["stages", "train", "epochs"], Side::Key), Some((3, 49, 6)));
+        assert_eq!(span(&["stages", "train", "absent"], Side::Value), Some((3, 3, 5)), "nearest around it");
     }
 }

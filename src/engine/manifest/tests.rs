@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::read::{Checked, parse as parse_text};
+use super::reader::{Checked, parse as parse_text};
 use super::*;
 use crate::engine::stage::{Context, Invalid, Stage, kind, require};
 
@@ -56,7 +56,7 @@ fn parse(stages: &str, profile: Option<&str>, sets: &[&str]) -> Checked<Manifest
 /// The message, and (line, column, length) of the caret.
 fn issue(stages: &str, sets: &[&str]) -> (String, Option<(usize, usize, usize)>) {
     let error = parse(stages, None, sets).err().expect("an error");
-    let place = error.place.as_ref().map(|place| (place.line, place.column, place.length));
+    let place = error.span.as_ref().map(|span| (span.line, span.column, span.length));
     (format!("{} {}", error.message, error.help.unwrap_or_default()), place)
 }
 
@@ -110,14 +110,17 @@ fn orders_by_needs() {
     let manifest = parse(GOOD, None, &[]).expect("a manifest");
     let names: Vec<&str> = manifest.instances.iter().map(|instance| instance.name.as_str()).collect();
     assert_eq!(names, ["rows", "total"]);
-    assert_eq!(manifest.instances[1].needs, [0]);
+    let ids: Vec<InstanceId> = manifest.instances.ids().collect();
+    assert_eq!(manifest.instances[ids[1]].needs, [ids[0]]);
     assert_eq!(manifest.seed, 7);
 }
 
 #[test]
 fn profiles_and_sets_overlay() {
     let text = format!("{GOOD}profiles:\n  small: {{seed: 8, rows: {{rows: 1}}}}\n");
-    let rows = |manifest: &Manifest| manifest.instances[0].stage.keyed_parameters().unwrap()["rows"].as_u64();
+    let rows = |manifest: &Manifest| {
+        manifest.instances.iter().next().unwrap().stage.keyed_parameters().unwrap()["rows"].as_u64()
+    };
     let small = parse(&text, Some("small"), &[]).expect("a manifest");
     assert_eq!((rows(&small), small.seed), (Some(1), 8));
     let set = parse(&text, Some("small"), &["rows.rows=9", "seed=10"]).expect("a manifest");

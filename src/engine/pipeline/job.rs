@@ -7,23 +7,24 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::Project;
 use super::report::{Items, Options, Ran, Report};
-use super::select::Part;
+use super::selection::Part;
 use crate::base::error::Failure;
 use crate::base::progress::Screen;
 use crate::base::signal;
 use crate::base::text::legible;
 use crate::engine::cache::{Checkout, FileIssue, Finished, KeyDocument, Reason, Record};
+use crate::engine::manifest::{InstanceId, PerInstance};
 use crate::engine::stage::{Context, Inputs};
 
 pub(super) struct Job<'a> {
     pub project: &'a Project,
-    /// The instance's place in the manifest.
-    pub place: usize,
+    /// The instance's id in the manifest.
+    pub id: InstanceId,
     pub part: Part,
-    /// The results there are so far, by place.
-    pub known: Vec<Option<Record>>,
+    /// The results there are so far, by id.
+    pub known: PerInstance<Option<Record>>,
     /// Those that come from this one and take part, and itself.
-    pub later: Vec<usize>,
+    pub later: Vec<InstanceId>,
     pub options: &'a Options,
     pub screen: &'a Screen,
 }
@@ -33,7 +34,7 @@ pub(super) type Outcome = (Report, Option<Record>);
 impl Job<'_> {
     pub fn execute(&self) -> Outcome {
         let start = Instant::now();
-        let mut report = Report::new(&self.project.manifest.instances[self.place].name, Ran::Cached);
+        let mut report = Report::new(&self.project.manifest.instances[self.id].name, Ran::Cached);
         let result = catch_unwind(AssertUnwindSafe(|| self.take_or_make(&mut report)));
         let result = result.unwrap_or_else(|_| Err(anyhow!("it panicked; this is a bug")));
         report.seconds = start.elapsed().as_secs_f64();
@@ -49,9 +50,9 @@ impl Job<'_> {
 
     /// `None` in a dry run, where the result would have to be made.
     fn take_or_make(&self, report: &mut Report) -> Result<Option<Record>> {
-        let Self { project, place, part, known, options, .. } = self;
+        let Self { project, id, part, known, options, .. } = self;
         signal::check()?;
-        let instance = &project.manifest.instances[*place];
+        let instance = &project.manifest.instances[*id];
         let unmade = instance.needs.iter().filter(|need| known[**need].is_none());
         let unmade: Vec<Reason> =
             unmade.map(|need| Reason::MadeAgain(project.manifest.instances[*need].name.clone())).collect();
@@ -59,11 +60,11 @@ impl Job<'_> {
             (report.state, report.reasons) = (Ran::Pending, unmade);
             return Ok(None);
         }
-        let mut inputs = project.inputs(*place, known)?;
+        let mut inputs = project.inputs(*id, known)?;
         if options.dry_run {
             inputs.not_checked_out = !self.needs_are_checked_out()?;
         }
-        let document = match project.document(*place, &inputs) {
+        let document = match project.document(*id, &inputs) {
             Err(error) if inputs.not_checked_out => {
                 (report.state, report.reasons) = (Ran::Pending, vec![Reason::Unreadable(format!("{error:#}"))]);
                 return Ok(None);
@@ -72,7 +73,7 @@ impl Job<'_> {
         };
         let key = document.key()?;
         report.key = Some(key.clone());
-        report.reasons = project.changes(*place, &document)?;
+        report.reasons = project.changes(*id, &document)?;
         let locked = options.lock.as_ref().map(|lock| lock.of(&instance.name));
         let locked = locked.transpose().map_err(Failure::NotReproducible)?;
         if let Some(locked) = locked {
@@ -137,7 +138,7 @@ impl Job<'_> {
     /// Whether the results it reads lie in their places now.
     fn needs_are_checked_out(&self) -> Result<bool> {
         let instances = &self.project.manifest.instances;
-        for need in &instances[self.place].needs {
+        for need in &instances[self.id].needs {
             let checked_out =
                 self.project.store.checked_out(&instances[*need].name)?.map(|checked_out| checked_out.key);
             if checked_out.as_ref() != self.known[*need].as_ref().map(|record| &record.key) {
@@ -152,7 +153,7 @@ impl Job<'_> {
         let Some(elsewhere) = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run) else {
             return Ok(None);
         };
-        let instance = &self.project.manifest.instances[self.place].name;
+        let instance = &self.project.manifest.instances[self.id].name;
         let found = elsewhere.fetch(&self.project.store, key, digest, &self.screen.progress(instance));
         // What was not brought because the run is to end is not missing.
         signal::check()?;
@@ -179,20 +180,20 @@ impl Job<'_> {
         }
     }
 
-    /// Lays a stored result at its place; in a dry run, only looks.
+    /// Lays a stored result at its id; in a dry run, only looks.
     fn take(&self, record: &Record) -> Result<Checkout> {
         let Project { manifest, store, .. } = self.project;
-        let place = manifest.place(self.place);
+        let id = manifest.output_dir(self.id);
         if !self.options.dry_run {
             store.must_be_held()?;
             store.note_use(&record.key);
-            return store.check_out(&place, record, false);
+            return store.check_out(&id, record, false);
         }
         let Some(contents) = store.contents(&record.digest) else {
             return Ok(Checkout::Broken(vec![Reason::lost_list()]));
         };
-        if store.checked_out(place.instance)?.is_some_and(|checked_out| checked_out.key == record.key) {
-            return Ok(Checkout::Done(store.inspect(&place, &contents)?.reasons(&contents, Reason::CheckedOut)));
+        if store.checked_out(id.instance)?.is_some_and(|checked_out| checked_out.key == record.key) {
+            return Ok(Checkout::Done(store.inspect(&id, &contents)?.reasons(&contents, Reason::CheckedOut)));
         }
         let gone = contents.iter().filter(|file| !store.blobs.has(file.digest, file.bytes));
         let gone: Vec<String> = gone.map(|file| file.path.to_owned()).collect();
@@ -205,7 +206,7 @@ impl Job<'_> {
     /// `anew`: goes on from nothing that earlier runs left.
     fn make(&self, inputs: Inputs, document: KeyDocument, anew: bool, report: &mut Report) -> Result<Record> {
         let Project { manifest, store, .. } = self.project;
-        let instance = &manifest.instances[self.place];
+        let instance = &manifest.instances[self.id];
         let start = Instant::now();
         let slot = store.slot()?;
         let scratch = store.scratch(&instance.name, &document.key()?);
@@ -213,9 +214,7 @@ impl Job<'_> {
         let context = Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !anew);
         instance.stage.run(&context)?;
         signal::check()?;
-        if !self.inputs_are_the_same(&context.inputs)?
-            || self.project.document(self.place, &context.inputs)? != document
-        {
+        if !self.inputs_are_the_same(&context.inputs)? || self.project.document(self.id, &context.inputs)? != document {
             bail!("what it reads changed while it ran, so its result is not kept; run it again");
         }
         let mapped = context.mapped();
@@ -223,9 +222,9 @@ impl Job<'_> {
         report.items = (mapped.items > 0).then_some(Items { made: mapped.made, all: mapped.items });
         let written = context.outputs.written();
         let record = store.commit(document, (slot.path(), &written), mapped.placed, mapped.tables)?;
-        match store.check_out(&manifest.place(self.place), &record, true)? {
+        match store.check_out(&manifest.output_dir(self.id), &record, true)? {
             Checkout::Done(reasons) => {
-                // That the place had to be mended goes without saying.
+                // That the id had to be mended goes without saying.
                 report.reasons.extend(reasons.into_iter().filter(|reason| matches!(reason, Reason::KeptAside(_))));
             }
             Checkout::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
@@ -247,8 +246,8 @@ impl Job<'_> {
     /// Looks again at the results that were read.
     fn inputs_are_the_same(&self, inputs: &Inputs) -> Result<bool> {
         let Project { manifest, store, .. } = self.project;
-        for (need, input) in manifest.instances[self.place].needs.iter().zip(&inputs.results) {
-            let found = store.inspect(&manifest.place(*need), &input.contents)?;
+        for (need, input) in manifest.instances[self.id].needs.iter().zip(&inputs.results) {
+            let found = store.inspect(&manifest.output_dir(*need), &input.contents)?;
             // What else somebody put there was not read.
             if !found.issues.is_empty() {
                 let why = Reason::all(&found.reasons(&input.contents, Reason::CheckedOut));
@@ -262,7 +261,7 @@ impl Job<'_> {
     /// Fails unless a second run gives what the first gave.
     fn make_twice(&self, inputs: &Inputs, document: &KeyDocument, record: &Record) -> Result<()> {
         let expected = self.project.store.contents(&record.digest).context("its result is gone")?;
-        let again = self.project.make_apart(self.place, inputs, document, self.screen)?;
+        let again = self.project.make_apart(self.id, inputs, document, self.screen)?;
         match again.difference(&expected, &self.project.store, self.project.diffs) {
             None => Ok(()),
             Some(difference) => bail!(Failure::NotReproducible(format!("a second run differs: {difference}"))),

@@ -173,7 +173,8 @@ fn a_second_run_that_differs_is_not_reproducible() -> Result<()> {
     let told = "a second run differs: count.txt: line 2: `run 1` where `run 0` is expected";
     assert_eq!(report.error.as_deref(), Some(told));
     assert!(matches!(report.failure, Some(crate::base::error::Failure::NotReproducible(_))));
-    let reruns = project.rerun(&[0], None, &Screen::new(true), &|_| {})?;
+    let reruns =
+        project.rerun(&project.manifest.instances.ids().collect::<Vec<_>>(), None, &Screen::new(true), &|_| {})?;
     assert!(reruns[0].difference.as_deref().is_some_and(|how| how.starts_with("count.txt: line 2")));
     Ok(())
 }

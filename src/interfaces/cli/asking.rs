@@ -12,7 +12,7 @@ use crate::base::error::{Failure, first_of};
 use crate::base::text::{legible_name, legible_path};
 use crate::damaged;
 use crate::engine::cache::{ResultFiles, Store};
-use crate::engine::pipeline::{Given, Project};
+use crate::engine::pipeline::{Artifact, Project};
 use crate::learning::images::{Wanted, decode_for, read_picture};
 use crate::learning::model::{self, Model};
 use crate::retrieval::artifacts;
@@ -29,7 +29,7 @@ const NAMED: usize = 20;
 pub struct Trained {
     pub model: Model,
     /// The embeddings.
-    pub given: Given,
+    pub given: Artifact,
 }
 
 impl Trained {
@@ -41,9 +41,9 @@ impl Trained {
     }
 
     /// Where the network and its embeddings lie.
-    pub fn given(project: &Project, of: Option<&str>) -> Result<(Given, Given)> {
-        let embeddings = project.given(artifacts::EMBEDDINGS, of, None, "--of INSTANCE")?;
-        Ok((project.given(artifacts::MODEL, None, Some(embeddings.place), ONE)?, embeddings))
+    pub fn given(project: &Project, of: Option<&str>) -> Result<(Artifact, Artifact)> {
+        let embeddings = project.artifact(artifacts::EMBEDDINGS, of, None, "--of INSTANCE")?;
+        Ok((project.artifact(artifacts::MODEL, None, Some(embeddings.id), ONE)?, embeddings))
     }
 
     /// Those of the pipeline's own pictures.
@@ -59,7 +59,7 @@ impl Trained {
 
     /// The pictures that the embeddings name.
     pub fn pictures(&self, project: &Project) -> Result<ResultFiles> {
-        let given = project.given(artifacts::PICTURES, None, Some(self.given.place), ONE)?;
+        let given = project.artifact(artifacts::PICTURES, None, Some(self.given.id), ONE)?;
         let contents = project.contents(&given)?;
         Ok(ResultFiles { folder: given.folder, contents, store: project.store.clone() })
     }
@@ -67,7 +67,7 @@ impl Trained {
     /// The index called `name`, or the only one of these embeddings.
     pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
         let digest = project.must_be_unmodified(&self.given, embeddings::FILE)?;
-        let given = project.given(artifacts::INDEX, name, Some(self.given.place), "--approximate=INSTANCE")?;
+        let given = project.artifact(artifacts::INDEX, name, Some(self.given.id), "--approximate=INSTANCE")?;
         // An index that no record binds is not opened.
         project.must_be_unmodified(&given, INDEX)?;
         Graph::load(&given.folder.join(INDEX), &digest)

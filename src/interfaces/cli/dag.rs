@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Session, Variation};
-use crate::engine::manifest::Manifest;
+use crate::engine::manifest::{InstanceId, Manifest};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -28,7 +28,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 
 fn draw(manifest: &Manifest, format: Format) -> String {
     let instances = &manifest.instances;
-    let name = |place: usize| instances[place].name.as_str();
+    let name = |id: InstanceId| instances[id].name.as_str();
     let edges =
         instances.iter().flat_map(|instance| instance.needs.iter().map(|need| (name(*need), instance.name.as_str())));
     match format {

@@ -1,6 +1,6 @@
 //! `similiai explain`
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 
 use super::{Session, Variation};
@@ -20,14 +20,14 @@ pub struct Arguments {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
-    let place = project.manifest.find(&arguments.instance)?;
-    let assessment = project.assess()?.into_iter().nth(place).context("no such instance")?;
+    let id = project.manifest.find(&arguments.instance)?;
+    let assessment = &project.assess()?[id];
     if arguments.json {
-        let mut row = serde_json::to_value(&assessment)?;
+        let mut row = serde_json::to_value(assessment)?;
         row["document"] = json!(assessment.document);
         return session.print_json(&row);
     }
-    let instance = &project.manifest.instances[place];
+    let instance = &project.manifest.instances[id];
     let print = |line: String| session.screen.print(&line);
     print(format!("{} — {}", assessment.name, instance.stage.kind().about));
     print(match assessment.state {

@@ -12,6 +12,7 @@ use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::damaged;
 use crate::engine::cache::Store;
+use crate::engine::manifest::InstanceId;
 use crate::engine::pipeline::Project;
 use crate::interfaces::serve::{Access, Drawn, Limits, Options, Shown, Source, Token, serve};
 use crate::learning::model;
@@ -252,7 +253,7 @@ impl Source for Pipeline<'_> {
             // The report and its map are of other pictures.
             return Ok(shown);
         }
-        match report(&project, trained.given.place).and_then(|(page, drawn)| Ok((page, shown.map(drawn)?))) {
+        match report(&project, trained.given.id).and_then(|(page, drawn)| Ok((page, shown.map(drawn)?))) {
             Ok((page, map)) => (shown.report, shown.map) = (Some(page.into()), map),
             Err(error) => tracing::debug!("no report is shown: {error:#}"),
         }
@@ -274,9 +275,9 @@ impl Pipeline<'_> {
     }
 }
 
-/// The report of the embeddings at a place in the manifest: its page and its map.
-fn report(project: &Project, place: usize) -> Result<(Vec<u8>, Option<Drawn>)> {
-    let given = project.given(artifacts::METRICS, None, Some(place), ONE)?;
+/// The report of the embeddings of an instance: its page and its map.
+fn report(project: &Project, id: InstanceId) -> Result<(Vec<u8>, Option<Drawn>)> {
+    let given = project.artifact(artifacts::METRICS, None, Some(id), ONE)?;
     project.must_be_current(&given)?;
     project.must_be_unmodified(&given, results::FILE)?;
     let path = given.folder.join(results::FILE);

@@ -8,8 +8,9 @@ use serde_json::json;
 use super::account::{self, judge};
 use super::{Session, Variation, duration};
 use crate::base::error::{Failure, first_of};
-use crate::engine::cache::{CheckedOut, Checkout, Contents, Damage, FileIssue, Place, Reason};
+use crate::engine::cache::{CheckedOut, Checkout, Contents, Damage, FileIssue, OutputDir, Reason};
 use crate::engine::lock::LockFile;
+use crate::engine::manifest::InstanceId;
 use crate::engine::pipeline::{Event, Options, Project, Selection};
 
 #[derive(clap::Args)]
@@ -117,7 +118,7 @@ fn find(project: &Project, damage: &mut Damage) -> Result<Vec<Finding>> {
         findings.push(Finding { instance, stage: record.document.stage.clone(), stored: true, files: files.clone() });
     }
     for (name, checked_out, contents) in with_contents(project, &checked_out) {
-        let files = project.store.verify_place(&place(project, name, checked_out), &contents, damage)?;
+        let files = project.store.verify_place(&output_dir(project, name, checked_out), &contents, damage)?;
         if !files.is_empty() {
             let stage = project.store.record(&checked_out.key)?.map(|record| record.document.stage).unwrap_or_default();
             findings.push(Finding { instance: Some(name.to_owned()), stage, stored: false, files });
@@ -126,8 +127,8 @@ fn find(project: &Project, damage: &mut Damage) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn place<'a>(project: &'a Project, name: &'a str, checked_out: &'a CheckedOut) -> Place<'a> {
-    Place { instance: name, project: &project.manifest.project, out: &checked_out.out }
+fn output_dir<'a>(project: &'a Project, name: &'a str, checked_out: &'a CheckedOut) -> OutputDir<'a> {
+    OutputDir { instance: name, project: &project.manifest.project, out: &checked_out.out }
 }
 
 /// What lies somewhere, where its files are still known; by instance, those of other manifests too.
@@ -144,19 +145,22 @@ fn with_contents<'a>(
 fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Finding], json: bool) -> Result<()> {
     let checked_out = project.store.all_checked_out()?;
     let known = with_contents(project, &checked_out);
-    let places: Vec<_> =
-        known.iter().map(|(name, checked_out, contents)| (place(project, name, checked_out), &**contents)).collect();
+    let dirs: Vec<_> = known
+        .iter()
+        .map(|(name, checked_out, contents)| (output_dir(project, name, checked_out), &**contents))
+        .collect();
     // Only what lies there now is made again, never what the manifest says today instead.
     let instances = &project.manifest.instances;
-    let mut current: Vec<bool> = Vec::new();
-    for (assessment, instance) in project.assess()?.iter().zip(instances) {
+    let mut current = instances.filled(false);
+    for (id, assessment) in project.assess()?.enumerate() {
+        let instance = &instances[id];
         let lies = checked_out.iter().find(|(name, _)| *name == instance.name).map(|(_, checked_out)| &checked_out.key);
         // Without a key where something it needs is damaged.
         let fits = assessment.key.as_ref().is_none_or(|key| Some(key) == lies);
-        current.push(lies.is_some() && fits && instance.needs.iter().all(|need| current[*need]));
+        current[id] = lies.is_some() && fits && instance.needs.iter().all(|need| current[*need]);
     }
     let is_current = |name: &String| instances.iter().zip(&current).any(|(one, current)| one.name == *name && *current);
-    project.store.mend(damage, &places)?;
+    project.store.mend(damage, &dirs)?;
     let (targets, others): (Vec<String>, Vec<String>) =
         findings.iter().filter_map(|finding| finding.instance.clone()).partition(is_current);
     for name in &others {
@@ -181,9 +185,9 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
 /// What was made with other parameters is put back from the store, or forgotten where the store has lost it.
 fn put_back(session: &Session, project: &Project, name: &str) -> Result<()> {
     let Some(checked_out) = project.store.checked_out(name)? else { return Ok(()) };
-    let place = place(project, name, &checked_out);
+    let dir = output_dir(project, name, &checked_out);
     let record = project.store.record(&checked_out.key)?;
-    let back = record.as_ref().map(|record| project.store.check_out(&place, record, false)).transpose()?;
+    let back = record.as_ref().map(|record| project.store.check_out(&dir, record, false)).transpose()?;
     if !matches!(back, Some(Checkout::Done(_))) {
         project.store.forget_checked_out(name)?;
         if record.is_some() {
@@ -205,8 +209,8 @@ fn readable(damage: &Damage) -> Result<()> {
 
 fn rerun(session: &Session, project: &Project, targets: &[String], json: bool) -> Result<()> {
     let manifest = &project.manifest;
-    let targets: Vec<usize> = match targets {
-        [] => (0..manifest.instances.len()).collect(),
+    let targets: Vec<InstanceId> = match targets {
+        [] => manifest.instances.ids().collect(),
         names => names.iter().map(|name| manifest.find(name)).collect::<Result<_>>()?,
     };
     let file = LockFile::read(&manifest.project)?;

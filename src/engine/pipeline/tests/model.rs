@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::base::failpoint;
-use crate::engine::cache::{Budget, Place};
+use crate::engine::cache::{Budget, OutputDir};
 
 /// Sequences by default; `SIMILIAI_SEQUENCES` says otherwise.
 const SEQUENCES: u32 = 40;
@@ -221,7 +221,7 @@ impl World {
                 let contents: Vec<_> =
                     checked_out.iter().map(|(_, checked_out)| project.store.contents(&checked_out.digest)).collect();
                 let places = checked_out.iter().zip(&contents).filter_map(|((name, checked_out), contents)| {
-                    let place = Place { instance: name, project: &project.manifest.project, out: &checked_out.out };
+                    let place = OutputDir { instance: name, project: &project.manifest.project, out: &checked_out.out };
                     Some((place, &**contents.as_ref()?))
                 });
                 let damage = project.store.verify(|_| ())?;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{has_figures, stored_file};
 use crate::base::error::Failure;
 use crate::base::files;
-use crate::engine::manifest::Manifest;
+use crate::engine::manifest::{InstanceId, Manifest};
 use crate::engine::pipeline::Project;
 use crate::interfaces::cli::stored::find;
 use crate::interfaces::cli::{Session, Variation};
@@ -83,17 +83,17 @@ impl Run {
     fn find(session: &Session, project: &Project, name: &str) -> Result<Self> {
         let manifest = &project.manifest;
         let folder = Path::new(name).join(QUERIES);
-        let place = manifest.find(name).ok();
-        if place.is_none() && Path::new(name).is_dir() {
+        let id = manifest.find(name).ok();
+        if id.is_none() && Path::new(name).is_dir() {
             let shown = folder.display().to_string();
             return Self::of(name, parse(&files::read(&folder)?, &shown)?, None);
         }
         // A training or embeddings: as a run of the instance that measured them.
-        let gives = place.map(|place| manifest.instances[place].stage.kind().provides);
-        let (instance, run) = match (gives, place) {
+        let gives = id.map(|id| manifest.instances[id].stage.kind().provides);
+        let (instance, run) = match (gives, id) {
             (None | Some(Some(artifacts::METRICS)), _) => (name.to_owned(), None),
-            (Some(Some(artifacts::MODEL | artifacts::EMBEDDINGS)), Some(place)) => {
-                (project.given(artifacts::METRICS, None, Some(place), "its own name")?.name, Some(place))
+            (Some(Some(artifacts::MODEL | artifacts::EMBEDDINGS)), Some(id)) => {
+                (project.artifact(artifacts::METRICS, None, Some(id), "its own name")?.name, Some(id))
             }
             _ => {
                 return Err(
@@ -105,7 +105,7 @@ impl Run {
         let key = &record.key[..12];
         let shown = if record.key.starts_with(name) { key.to_owned() } else { format!("{name} ({key})") };
         let rows = parse(&stored_file(project, &record, QUERIES)?, &shown)?;
-        Self::of(&shown, rows, run.map(|place| embeddings_of(manifest, place)))
+        Self::of(&shown, rows, run.map(|id| embeddings_of(manifest, id)))
     }
 
     /// Those called `runs`, or the first.
@@ -127,11 +127,11 @@ impl Run {
 }
 
 /// The instance itself, or the embeddings that come from it.
-fn embeddings_of(manifest: &Manifest, place: usize) -> Vec<&str> {
-    let instances = manifest.instances.iter().enumerate();
+fn embeddings_of(manifest: &Manifest, id: InstanceId) -> Vec<&str> {
+    let instances = manifest.instances.enumerate();
     instances
         .filter(|(other, it)| {
-            it.stage.kind().provides == Some(artifacts::EMBEDDINGS) && manifest.is_needed_by(place, *other)
+            it.stage.kind().provides == Some(artifacts::EMBEDDINGS) && manifest.is_needed_by(id, *other)
         })
         .map(|(_, it)| it.name.as_str())
         .collect()

@@ -5,11 +5,12 @@ use serde::Serialize;
 
 use super::Project;
 use crate::engine::cache::{KeyDocument, Reason, Record};
+use crate::engine::manifest::{InstanceId, PerInstance};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// The result lies at its place and belongs to the manifest as it is now.
+    /// The result lies at its id and belongs to the manifest as it is now.
     Fresh,
     /// A result lies there, but not this one, or not whole.
     Stale,
@@ -31,19 +32,22 @@ pub struct Assessment {
 
 impl Project {
     /// Every instance in order. Nothing is run or checked out, and no lock is needed.
-    pub fn assess(&self) -> Result<Vec<Assessment>> {
-        let mut results: Vec<Option<Record>> = Vec::new();
-        let mut assessments = Vec::new();
-        for place in 0..self.manifest.instances.len() {
-            let (assessment, record) = self.assess_one(place, &results)?;
-            results.push(record.filter(|_| assessment.state == State::Fresh));
-            assessments.push(assessment);
-        }
-        Ok(assessments)
+    pub fn assess(&self) -> Result<PerInstance<Assessment>> {
+        let mut results = self.manifest.instances.filled(None);
+        let assess = |id| {
+            let (assessment, record) = self.assess_one(id, &results)?;
+            results[id] = record.filter(|_| assessment.state == State::Fresh);
+            Ok(assessment)
+        };
+        self.manifest.instances.ids().map(assess).collect()
     }
 
-    fn assess_one(&self, place: usize, results: &[Option<Record>]) -> Result<(Assessment, Option<Record>)> {
-        let instance = &self.manifest.instances[place];
+    fn assess_one(
+        &self,
+        id: InstanceId,
+        results: &PerInstance<Option<Record>>,
+    ) -> Result<(Assessment, Option<Record>)> {
+        let instance = &self.manifest.instances[id];
         let checked_out = self.store.checked_out(&instance.name)?;
         let not_checked_out = if checked_out.is_some() { State::Stale } else { State::Missing };
         let assessment = |state, reasons, document: Option<(String, KeyDocument)>| {
@@ -56,7 +60,7 @@ impl Project {
         if !pending.is_empty() {
             return Ok((assessment(not_checked_out, pending, None), None));
         }
-        let document = match self.inputs(place, results).and_then(|inputs| self.document(place, &inputs)) {
+        let document = match self.inputs(id, results).and_then(|inputs| self.document(id, &inputs)) {
             Ok(document) => document,
             Err(error) => {
                 return Ok((assessment(not_checked_out, vec![Reason::Unreadable(format!("{error:#}"))], None), None));
@@ -66,14 +70,14 @@ impl Project {
         let found = self.store.record(&key)?;
         let keyed = Some((key.clone(), document.clone()));
         if checked_out.is_none_or(|checked_out| checked_out.key != key || checked_out.out != instance.out) {
-            let mut reasons = self.changes(place, &document)?;
+            let mut reasons = self.changes(id, &document)?;
             reasons.extend(found.map(|_| Reason::StoredFits));
             return Ok((assessment(not_checked_out, reasons, keyed), None));
         }
         let Some(record) = found else { return Ok((assessment(State::Stale, vec![Reason::Gone], keyed), None)) };
         let reasons = match self.store.contents(&record.digest) {
             Some(contents) => {
-                self.store.inspect(&self.manifest.place(place), &contents)?.reasons(&contents, Reason::CheckedOut)
+                self.store.inspect(&self.manifest.output_dir(id), &contents)?.reasons(&contents, Reason::CheckedOut)
             }
             None => vec![Reason::lost_list()],
         };

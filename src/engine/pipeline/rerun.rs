@@ -1,4 +1,4 @@
-//! Making a result again in a scratch place, from nothing that the cache knows; only blobs may be added.
+//! Making a result again in a scratch id, from nothing that the cache knows; only blobs may be added.
 
 use std::path::PathBuf;
 
@@ -12,6 +12,7 @@ use crate::base::progress::Screen;
 use crate::engine::cache::{Checkout, Contents, File, KeyDocument, Reason, Record, Store};
 use crate::engine::diff::{self, FileDiffs};
 use crate::engine::lock::Lock;
+use crate::engine::manifest::InstanceId;
 use crate::engine::stage::{Context, Inputs};
 
 /// A result that is not stored.
@@ -48,12 +49,12 @@ pub struct Rerun {
 impl Project {
     pub(super) fn make_apart(
         &self,
-        place: usize,
+        id: InstanceId,
         inputs: &Inputs,
         document: &KeyDocument,
         screen: &Screen,
     ) -> Result<Apart> {
-        let instance = &self.manifest.instances[place];
+        let instance = &self.manifest.instances[id];
         let folder = self.store.slot()?;
         let (output, scratch) = (folder.path().join("files"), folder.path().join("scratch"));
         files::create_folder(&output)?;
@@ -72,58 +73,57 @@ impl Project {
     /// or with what lies there. The caller holds the project's lock.
     pub fn rerun(
         &self,
-        targets: &[usize],
+        targets: &[InstanceId],
         lock: Option<&Lock>,
         screen: &Screen,
         observe: &dyn Fn(&Rerun),
     ) -> Result<Vec<Rerun>> {
-        let mut results: Vec<Option<Record>> = Vec::new();
+        let mut results = self.manifest.instances.filled(None);
         let mut reruns = Vec::new();
-        for (place, instance) in self.manifest.instances.iter().enumerate() {
-            if !targets.iter().any(|target| self.manifest.is_needed_by(place, *target)) {
-                results.push(None);
+        for (id, instance) in self.manifest.instances.enumerate() {
+            if !targets.iter().any(|target| self.manifest.is_needed_by(id, *target)) {
                 continue;
             }
-            let inputs = self.inputs(place, &results)?;
-            let document = self.document(place, &inputs)?;
+            let inputs = self.inputs(id, &results)?;
+            let document = self.document(id, &inputs)?;
             let record = self.store.record(&document.key()?)?;
             let Some(record) = record else {
                 bail!(Failure::Usage(format!("`{}` has no result that is up to date; run it first", instance.name)));
             };
             // What is read must be whole, whoever is to blame.
-            if let Checkout::Broken(why) = self.store.check_out(&self.manifest.place(place), &record, false)? {
+            if let Checkout::Broken(why) = self.store.check_out(&self.manifest.output_dir(id), &record, false)? {
                 return Err(crate::damaged!(
                     "{}: {}; run `similiai verify --repair`",
                     instance.name,
                     Reason::all(&why)
                 ));
             }
-            if targets.contains(&place) {
+            if targets.contains(&id) {
                 let start = std::time::Instant::now();
-                let again = self.make_apart(place, &inputs, &document, screen)?;
+                let again = self.make_apart(id, &inputs, &document, screen)?;
                 let rerun = Rerun {
                     name: instance.name.clone(),
-                    difference: self.compare(place, &document, &record, &again, lock)?,
+                    difference: self.compare(id, &document, &record, &again, lock)?,
                     seconds: start.elapsed().as_secs_f64(),
                 };
                 observe(&rerun);
                 reruns.push(rerun);
             }
-            results.push(Some(record));
+            results[id] = Some(record);
         }
         Ok(reruns)
     }
 
     fn compare(
         &self,
-        place: usize,
+        id: InstanceId,
         document: &KeyDocument,
         record: &Record,
         again: &Apart,
         lock: Option<&Lock>,
     ) -> Result<Option<String>> {
         if let Some(lock) = lock {
-            let locked = match lock.of(&self.manifest.instances[place].name) {
+            let locked = match lock.of(&self.manifest.instances[id].name) {
                 Ok(locked) => locked,
                 Err(why) => return Ok(Some(why)),
             };

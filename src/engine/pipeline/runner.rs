@@ -10,16 +10,17 @@ use super::report::{Event, Options, Ran, Report};
 use crate::base::error::Failure;
 use crate::base::progress::Screen;
 use crate::engine::cache::{Finished, Record};
+use crate::engine::manifest::{InstanceId, PerInstance};
 
 impl Project {
     /// Runs what is selected and not cached. The caller holds the project's lock, except for a dry run.
     pub fn run(&self, options: &Options, screen: &Screen, observe: &dyn Fn(Event)) -> Result<Vec<Report>> {
         let parts = self.select(&options.selection)?;
         let instances = &self.manifest.instances;
-        let mut results: Vec<Option<Record>> = vec![None; instances.len()];
-        let mut reports: Vec<Option<Report>> = vec![None; instances.len()];
-        let mut waiting: Vec<usize> = (0..instances.len()).filter(|place| parts[*place].active).collect();
-        self.check_places(&waiting)?;
+        let mut results: PerInstance<Option<Record>> = instances.filled(None);
+        let mut reports: PerInstance<Option<Report>> = instances.filled(None);
+        let mut waiting: Vec<InstanceId> = instances.ids().filter(|id| parts[*id].active).collect();
+        self.check_output_dirs(&waiting)?;
         let mut stopping = false;
         if !options.dry_run {
             for digest in self.store.scrub()? {
@@ -27,43 +28,44 @@ impl Project {
             }
         }
         let history = if options.dry_run { self.store.history() } else { Vec::new() };
-        let (sender, receiver) = mpsc::channel::<(usize, Outcome)>();
+        let (sender, receiver) = mpsc::channel::<(InstanceId, Outcome)>();
         std::thread::scope(|scope| {
             let mut running = 0;
             loop {
                 // Not started ones whose needs failed, or all of them once the run stops, end here.
-                waiting.retain(|place| {
-                    let lost = |need: &usize| {
+                waiting.retain(|id| {
+                    let lost = |need: &InstanceId| {
                         reports[*need].as_ref().is_some_and(|report| matches!(report.state, Ran::Failed | Ran::Skipped))
                     };
-                    let skip = stopping || instances[*place].needs.iter().any(lost);
+                    let skip = stopping || instances[*id].needs.iter().any(lost);
                     if skip {
-                        let report = Report::new(&instances[*place].name, Ran::Skipped);
+                        let report = Report::new(&instances[*id].name, Ran::Skipped);
                         observe(Event::Ended(&report));
-                        reports[*place] = Some(report);
+                        reports[*id] = Some(report);
                     }
                     !skip
                 });
                 while running < options.jobs.max(1) {
-                    let made = |need: &usize| results[*need].is_some() || (options.dry_run && reports[*need].is_some());
-                    let ready = |place: &usize| instances[*place].needs.iter().all(made);
+                    let made =
+                        |need: &InstanceId| results[*need].is_some() || (options.dry_run && reports[*need].is_some());
+                    let ready = |id: &InstanceId| instances[*id].needs.iter().all(made);
                     let Some(position) = waiting.iter().position(ready) else { break };
-                    let place = waiting.remove(position);
+                    let id = waiting.remove(position);
                     running += 1;
                     let comes_from_it =
-                        |later: &usize| parts[*later].active && self.manifest.is_needed_by(place, *later);
-                    let later = (place..instances.len()).filter(comes_from_it).collect();
-                    let (part, known) = (parts[place], results.clone());
-                    let job = Job { project: self, place, part, known, later, options, screen };
+                        |later: &InstanceId| parts[*later].active && self.manifest.is_needed_by(id, *later);
+                    let later = instances.ids().filter(comes_from_it).collect();
+                    let (part, known) = (parts[id], results.clone());
+                    let job = Job { project: self, id, part, known, later, options, screen };
                     let sender = sender.clone();
-                    observe(Event::Started(&instances[place].name));
+                    observe(Event::Started(&instances[id].name));
                     // The receiver outlives every thread of this scope.
-                    scope.spawn(move || drop(sender.send((place, job.execute()))));
+                    scope.spawn(move || drop(sender.send((id, job.execute()))));
                 }
                 if running == 0 {
                     break;
                 }
-                let Ok((place, (mut report, record))) = receiver.recv() else { break };
+                let Ok((id, (mut report, record))) = receiver.recv() else { break };
                 running -= 1;
                 if report.state == Ran::Pending {
                     report.estimated_seconds = estimate(&history, &report);
@@ -71,8 +73,8 @@ impl Project {
                 let interrupted = matches!(report.failure, Some(Failure::Interrupted(_)));
                 stopping |= report.state == Ran::Failed && (interrupted || !options.keep_going);
                 observe(Event::Ended(&report));
-                results[place] = record;
-                reports[place] = Some(report);
+                results[id] = record;
+                reports[id] = Some(report);
             }
         });
         if let Some(elsewhere) = &options.elsewhere {

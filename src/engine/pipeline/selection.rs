@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::Project;
+use crate::engine::manifest::{InstanceId, PerInstance};
 
 #[derive(Debug, Default, Clone)]
 pub struct Selection {
@@ -16,43 +17,41 @@ pub struct Selection {
 
 impl Project {
     /// For each instance: whether it was named, whether it takes part, and whether it may run.
-    pub(super) fn select(&self, selection: &Selection) -> Result<Vec<Part>> {
+    pub(super) fn select(&self, selection: &Selection) -> Result<PerInstance<Part>> {
         let instances = &self.manifest.instances;
         let all = selection.targets.iter().any(|target| target == "all");
         let named = selection.targets.iter().filter(|target| *target != "all");
         let named = named.chain(&selection.from).chain(&selection.until).map(String::as_str);
         self.manifest.must_have(named)?;
         let named = selection.targets.iter().filter(|target| *target != "all").map(|name| self.manifest.find(name));
-        let named = named.collect::<Result<Vec<usize>>>()?;
-        let mut parts: Vec<Part> = (0..instances.len())
-            .map(|place| {
-                let named = all || named.contains(&place);
-                Part { named, active: named, may_run: true }
-            })
-            .collect();
+        let named = named.collect::<Result<Vec<InstanceId>>>()?;
+        let part = |id| {
+            let named = all || named.contains(&id);
+            Part { named, active: named, may_run: true }
+        };
+        let mut parts: PerInstance<Part> = instances.ids().map(part).collect();
         self.close_over_needs(&mut parts);
         if let Some(until) = &selection.until {
-            let mut wanted = vec![Part::default(); instances.len()];
+            let mut wanted = instances.filled(Part::default());
             wanted[self.manifest.find(until)?].active = true;
             self.close_over_needs(&mut wanted);
-            parts.iter_mut().zip(wanted).for_each(|(part, wanted)| part.active &= wanted.active);
+            instances.ids().for_each(|id| parts[id].active &= wanted[id].active);
         }
         if let Some(from) = &selection.from {
             let start = self.manifest.find(from)?;
-            let mut after = vec![false; instances.len()];
-            for place in start..instances.len() {
-                after[place] = place == start || instances[place].needs.iter().any(|need| after[*need]);
+            // Needs have lower numbers, so one pass is enough.
+            for id in instances.ids() {
+                parts[id].may_run = id == start || instances[id].needs.iter().any(|need| parts[*need].may_run);
             }
-            parts.iter_mut().zip(after).for_each(|(part, after)| part.may_run = after);
         }
         Ok(parts)
     }
 
-    /// Needs stand before what needs them, so one pass backwards is enough.
-    fn close_over_needs(&self, parts: &mut [Part]) {
-        for place in (0..parts.len()).rev() {
-            if parts[place].active {
-                self.manifest.instances[place].needs.iter().for_each(|need| parts[*need].active = true);
+    /// Needs have lower numbers than what needs them, so one pass backwards is enough.
+    fn close_over_needs(&self, parts: &mut PerInstance<Part>) {
+        for id in parts.ids().rev() {
+            if parts[id].active {
+                self.manifest.instances[id].needs.iter().for_each(|need| parts[*need].active = true);
             }
         }
     }

@@ -7,15 +7,16 @@ use anyhow::{Context as _, Result};
 
 use super::Project;
 use crate::base::error::Failure;
+use crate::engine::manifest::InstanceId;
 
 impl Project {
     /// Fails if an instance would lay its files over those of somebody else: what lies there would be replaced.
-    pub(super) fn check_places(&self, active: &[usize]) -> Result<()> {
+    pub(super) fn check_output_dirs(&self, active: &[InstanceId]) -> Result<()> {
         let manifest = &self.manifest;
-        for place in active.iter().map(|at| manifest.place(*at)) {
+        for dir in active.iter().map(|at| manifest.output_dir(*at)) {
             let lies_there =
-                self.store.checked_out(place.instance)?.is_some_and(|checked_out| checked_out.out == place.out);
-            place.check(!lies_there)?;
+                self.store.checked_out(dir.instance)?.is_some_and(|checked_out| checked_out.out == dir.out);
+            dir.check(!lies_there)?;
         }
         let own = resolved(&manifest.project.join("artifacts"))?;
         let cache = own.join(".cache");
@@ -25,15 +26,15 @@ impl Project {
         };
         let mut outs: BTreeMap<PathBuf, &str> = BTreeMap::new();
         let (owned, named): (Vec<_>, Vec<_>) =
-            (0..manifest.instances.len()).map(|at| manifest.place(at)).partition(|place| place.is_owned());
-        outs.extend(owned.iter().map(|place| (own.join(place.instance), place.instance)));
-        for place in named {
-            let out = resolved(&place.folder())?;
+            manifest.instances.ids().map(|at| manifest.output_dir(at)).partition(|dir| dir.is_owned());
+        outs.extend(owned.iter().map(|dir| (own.join(dir.instance), dir.instance)));
+        for dir in named {
+            let out = resolved(&dir.folder())?;
             if out.starts_with(&cache) || cache.starts_with(&out) {
-                return refuse(place.instance, place.out, "the cache is there".to_owned());
+                return refuse(dir.instance, dir.out, "the cache is there".to_owned());
             }
-            if let Some(other) = outs.insert(out, place.instance) {
-                return refuse(place.instance, place.out, format!("`{other}` writes there"));
+            if let Some(other) = outs.insert(out, dir.instance) {
+                return refuse(dir.instance, dir.out, format!("`{other}` writes there"));
             }
         }
         for (out, name) in &outs {
