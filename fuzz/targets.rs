@@ -54,7 +54,7 @@ pub const TARGETS: [Target; 19] = [
         seeds: || texts(&[r#"{"key":"","digest":"","out":"artifacts/s","leaving":[]}"#]),
     },
     Target { name: "laid-index", run: laid_index, seeds: || vec![[DIGEST.as_bytes(), &[0; 8 + 40 * 3]].concat()] },
-    Target { name: "record", run: record, seeds: || texts(&[RECORD]) },
+    Target { name: "result", run: result, seeds: || texts(&[RECORD]) },
     Target { name: "history", run: history, seeds: || texts(&[r#"{"instance":"s","key":"k","seconds":1.5,"at":7}"#]) },
     Target { name: "lock-file", run: lock_file, seeds: || vec![include_bytes!("../pipeline.lock")[..4000].to_vec()] },
     Target { name: "kept", run: kept, seeds: || texts(&["what is kept"]) },
@@ -273,9 +273,9 @@ fn store() -> &'static (Store, Contents) {
         let written = BTreeMap::from([("a".to_owned(), Written { bytes: 1, digest })]);
         let (parameters, reads) = (serde_json::json!({}), BTreeMap::new());
         let document = KeyDocument { stage: "s".into(), version: 1, seed: 0, parameters, reads };
-        let record = store.commit(document, (&work, &written), Vec::new(), Vec::new()).expect("a record");
-        store.check_out(&place(), &record, true).expect("it is laid");
-        let contents = (*store.contents(&record.digest).expect("contents")).clone();
+        let stored = store.commit(document, (&work, &written), Vec::new(), Vec::new()).expect("a result");
+        store.check_out(&place(), &stored, true).expect("it is checked out");
+        let contents = (*store.contents(&stored.digest).expect("contents")).clone();
         (store, contents)
     })
 }
@@ -296,11 +296,11 @@ fn laid_index(bytes: &[u8]) {
     }
 }
 
-fn record(bytes: &[u8]) {
+fn result(bytes: &[u8]) {
     let name = format!("results/{DIGEST}");
     for bytes in [bytes.to_vec(), sealed_json(&name, bytes)] {
         file(&format!("store/results/{DIGEST}.json"), &bytes);
-        let _ = Store::new(folder().join("store")).record(DIGEST);
+        let _ = Store::new(folder().join("store")).result(DIGEST);
     }
 }
 

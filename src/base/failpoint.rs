@@ -11,7 +11,7 @@ pub const POINTS: [&str; 15] = [
     "items-written",
     "stage-ended",
     "contents-placed",
-    "record-placed",
+    "result-written",
     "checkout-announced",
     "file-removed",
     "file-checked-out",

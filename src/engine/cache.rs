@@ -3,7 +3,7 @@
 //! | file | what it is |
 //! | --- | --- |
 //! | `key`, `reason` | the document that a key is the digest of; what differs between two, and how that is worded |
-//! | `store`, `blobs`, `contents` | a record for each key; its list of files; each content once, under its digest |
+//! | `store`, `blobs`, `contents` | a result for each key; its list of files; each content once, under its digest |
 //! | `output_dir`, `place`, `folders` | laying files where people look; which folders on the way are none |
 //! | `checked out`, `index`, `signature` | what lies where; how its files looked when they were known to be right |
 //! | `result_files` | the files of a result as they were made, in their place or in the store |
@@ -53,7 +53,7 @@ pub use reason::{FileIssue, Reason};
 pub use remote::Remote;
 pub use result_files::ResultFiles;
 pub use sealed::{Found, is_below};
-pub use store::{Record, Store};
+pub use store::{Store, StoredResult};
 pub use verify::{Damage, read_kept, write_kept};
 
 /// Folders for items that are made outside the pipeline: each has its own items and its own digests of files.

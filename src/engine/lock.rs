@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::files;
 use crate::damaged;
-use crate::engine::cache::{Contents, File, KeyDocument, Reason, Record, Store};
+use crate::engine::cache::{Contents, File, KeyDocument, Reason, Store, StoredResult};
 use crate::engine::diff::{self, FileDiffs};
 
 pub const FILE: &str = "pipeline.lock";
@@ -91,8 +91,8 @@ impl Lock {
 }
 
 impl Locked {
-    pub fn new(record: &Record, contents: &Contents) -> Self {
-        Self { digest: record.digest.clone(), document: record.document.clone(), outputs: outline(contents) }
+    pub fn new(stored: &StoredResult, contents: &Contents) -> Self {
+        Self { digest: stored.digest.clone(), document: stored.document.clone(), outputs: outline(contents) }
     }
 
     /// Whether it speaks of a result for `document`.
@@ -144,7 +144,7 @@ fn outline(contents: &Contents) -> BTreeMap<String, String> {
 mod tests {
     use super::*;
 
-    fn locked(files: &[(&str, &str)]) -> (Record, Contents) {
+    fn locked(files: &[(&str, &str)]) -> (StoredResult, Contents) {
         let digest = |text: &str| blake3::hash(text.as_bytes()).to_hex().to_string();
         let files = files.iter().map(|(path, text)| ((*path).to_owned(), 1, digest(text)));
         let contents = Contents::new(files.collect()).unwrap();
@@ -156,22 +156,22 @@ mod tests {
             reads: Default::default(),
         };
         let (key, digest) = (document.key().unwrap(), contents.digest().to_owned());
-        (Record { key, digest, document, files: contents.len(), bytes: 0, items: Vec::new() }, contents)
+        (StoredResult { key, digest, document, files: contents.len(), bytes: 0, items: Vec::new() }, contents)
     }
 
     #[test]
     fn what_is_locked_is_read_again_and_compared() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let (record, contents) = locked(&[("a.csv", "a"), ("b.png", "b")]);
-        let lock = Lock([("train".to_owned(), Locked::new(&record, &contents))].into());
+        let (stored, contents) = locked(&[("a.csv", "a"), ("b.png", "b")]);
+        let lock = Lock([("train".to_owned(), Locked::new(&stored, &contents))].into());
         LockFile::with(None, None, lock.clone()).write(folder.path())?;
         let file = LockFile::read(folder.path())?.unwrap();
         assert_eq!(file.profile(None), Ok(&lock));
         assert!(file.profile(Some("seed")).is_err());
 
         let locked_then = lock.of("train").unwrap();
-        assert_eq!(locked_then.vouch_for(&record.document), Ok(()));
-        let mut other = record.document.clone();
+        assert_eq!(locked_then.vouch_for(&stored.document), Ok(()));
+        let mut other = stored.document.clone();
         other.parameters["size"] = 32.into();
         assert!(locked_then.vouch_for(&other).unwrap_err().contains("parameter size: 64 → 32"));
 

@@ -21,7 +21,7 @@ pub use report::{Event, Items, Options, Ran, Report};
 pub use rerun::Rerun;
 pub use selection::Selection;
 
-use crate::engine::cache::{KeyDocument, Reason, Record, Store};
+use crate::engine::cache::{KeyDocument, Reason, Store, StoredResult};
 use crate::engine::diff::FileDiffs;
 use crate::engine::manifest::{Instance, InstanceId, Manifest, PerInstance};
 use crate::engine::stage::{Ancestor, Input, Inputs, Need};
@@ -40,7 +40,7 @@ impl Project {
         Ok(Self { manifest, store, diffs })
     }
 
-    fn inputs(&self, id: InstanceId, results: &PerInstance<Option<Record>>) -> Result<Inputs> {
+    fn inputs(&self, id: InstanceId, results: &PerInstance<Option<StoredResult>>) -> Result<Inputs> {
         self.inputs_among(id, &self.manifest.instances[id].needs, results)
     }
 
@@ -49,7 +49,7 @@ impl Project {
         &self,
         id: InstanceId,
         ready: &[InstanceId],
-        results: &PerInstance<Option<Record>>,
+        results: &PerInstance<Option<StoredResult>>,
     ) -> Result<Inputs> {
         let instances = &self.manifest.instances;
         let names = |ids: &[InstanceId]| ids.iter().map(|id| instances[*id].name.clone()).collect();
@@ -60,12 +60,12 @@ impl Project {
         let needs = instances[id].needs.iter().map(need).collect();
         let input = |need: &InstanceId| {
             let instance = &instances[*need];
-            let record = results[*need].as_ref().with_context(|| format!("`{}` has no result", instance.name))?;
+            let stored = results[*need].as_ref().with_context(|| format!("`{}` has no result", instance.name))?;
             Ok(Input {
                 instance: instance.name.clone(),
                 stage: instance.stage.kind().name,
                 folder: self.manifest.output_dir(*need).folder(),
-                contents: self.store.contents(&record.digest).context("the list of its files is gone")?,
+                contents: self.store.contents(&stored.digest).context("the list of its files is gone")?,
             })
         };
         let lineage = self.lineage(id, results);
@@ -86,7 +86,7 @@ impl Project {
     }
 
     /// What the result at `id` comes from, each after what it needs; the order depends on `needs` alone.
-    fn lineage(&self, id: InstanceId, results: &PerInstance<Option<Record>>) -> Vec<Ancestor> {
+    fn lineage(&self, id: InstanceId, results: &PerInstance<Option<StoredResult>>) -> Vec<Ancestor> {
         fn visit(instances: &PerInstance<Instance>, id: InstanceId, order: &mut Vec<InstanceId>) {
             for need in &instances[id].needs {
                 if !order.contains(need) {
@@ -99,7 +99,7 @@ impl Project {
         let mut order = Vec::new();
         visit(instances, id, &mut order);
         let ancestor = |id: InstanceId| {
-            let Record { key, digest, document, .. } = results[id].clone()?;
+            let StoredResult { key, digest, document, .. } = results[id].clone()?;
             let name = |id: &InstanceId| instances[*id].name.clone();
             let needs = instances[id].needs.iter().map(name).collect();
             Some(Ancestor { instance: name(&id), needs, key, digest, document })
@@ -108,7 +108,7 @@ impl Project {
     }
 
     /// Asks all of `later` whether they would fail, by what is there of what they come from.
-    fn foresee(&self, later: &[InstanceId], results: &PerInstance<Option<Record>>) -> Result<()> {
+    fn foresee(&self, later: &[InstanceId], results: &PerInstance<Option<StoredResult>>) -> Result<()> {
         for id in later {
             let ready = |need: &InstanceId| results[*need].is_some() && self.manifest.is_needed_by(*need, *id);
             let ready: Vec<InstanceId> = self.manifest.instances.ids().filter(|need| need < id).filter(ready).collect();
@@ -137,9 +137,9 @@ impl Project {
         let Some(checked_out) = self.store.checked_out(&self.manifest.instances[id].name)? else {
             return Ok(vec![Reason::FirstRun]);
         };
-        Ok(match self.store.record(&checked_out.key)? {
+        Ok(match self.store.result(&checked_out.key)? {
             None => vec![Reason::Gone],
-            Some(record) => document.changes_since(&record.document, |before, after| {
+            Some(stored) => document.changes_since(&stored.document, |before, after| {
                 Some(self.store.contents(after)?.changes_since(&*self.store.contents(before)?))
             }),
         })

@@ -44,7 +44,7 @@ fn at_every_point_where_something_is_written() {
     // Some points are passed often: the first time and later on are different states.
     let passes = similiai::base::failpoint::POINTS.iter().flat_map(|point| {
         let often =
-            ["blob-written", "blob-placed", "record-placed", "file-checked-out", "file-removed"].contains(point);
+            ["blob-written", "blob-placed", "result-written", "file-checked-out", "file-removed"].contains(point);
         [Some(point.to_string()), often.then(|| format!("{point}:4"))]
     });
     for fault in passes.flatten() {

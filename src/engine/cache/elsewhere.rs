@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Blobs, Contents, Record, Store};
+use super::{Blobs, Contents, Store, StoredResult};
 use crate::base::progress::Progress;
 
 /// Where results lie that other machines made. It is never needed: whatever fails there is a miss and a warning.
 pub trait Elsewhere: Send + Sync + std::fmt::Debug {
     /// Brings the result for `key` with all its files into `store`, if it is there and whole; where `digest` is given,
     /// only that very result.
-    fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<Record>;
+    fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<StoredResult>;
 
     /// Sends a result there, if none is there yet, while other work goes on.
-    fn send(&self, blobs: &Blobs, record: &Record, contents: Arc<Contents>);
+    fn send(&self, blobs: &Blobs, stored: &StoredResult, contents: Arc<Contents>);
 
     /// Waits for what is being sent.
     fn settle(&self, progress: &Progress);

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use walkdir::WalkDir;
 
-use super::{NAMESPACES, PEOPLE, Record, Store};
+use super::{NAMESPACES, PEOPLE, Store, StoredResult};
 use crate::base::files;
 
 /// A use is noted once in so long: noting it costs a write.
@@ -30,7 +30,7 @@ pub struct Budget {
 /// What was removed, or would be.
 #[derive(Debug, Default)]
 pub struct Collected {
-    pub results: Vec<Record>,
+    pub results: Vec<StoredResult>,
     pub blobs: usize,
     pub bytes: u64,
     /// Stored bytes that stay.
@@ -40,7 +40,7 @@ pub struct Collected {
 impl Store {
     /// Notes that the result for `key` was used now.
     pub fn note_use(&self, key: &str) {
-        let path = self.record_path(key);
+        let path = self.result_path(key);
         if age(&path).is_some_and(|age| age > NOTED_EVERY) {
             let noted =
                 fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
@@ -55,8 +55,8 @@ impl Store {
             self.all_checked_out()?.into_iter().map(|(_, checked_out)| checked_out.key).collect();
         let (may_go, mut stay) = self.by_last_use(budget, &checked_out)?;
         let mut uses = Uses::default();
-        for record in may_go.iter().chain(&stay) {
-            uses.add(self.blobs_of(record));
+        for stored in may_go.iter().chain(&stay) {
+            uses.add(self.blobs_of(stored));
         }
         let stored: Vec<(String, u64, bool)> =
             self.blobs.all()?.into_iter().map(|digest| self.aged(digest, budget)).collect();
@@ -67,21 +67,21 @@ impl Store {
         let all: u64 = stored.iter().map(|(_, bytes, _)| bytes).sum();
         let mut collected = Collected::default();
         let mut total = all - bytes(&unused(&uses));
-        for record in may_go {
+        for stored in may_go {
             if budget.bytes.is_some_and(|bytes| total <= bytes) {
-                stay.push(record);
+                stay.push(stored);
                 continue;
             }
-            total = total.saturating_sub(uses.remove(self.blobs_of(&record)));
-            collected.results.push(record);
+            total = total.saturating_sub(uses.remove(self.blobs_of(&stored)));
+            collected.results.push(stored);
         }
         let blobs = unused(&uses);
         (collected.blobs, collected.bytes, collected.kept) = (blobs.len(), bytes(&blobs), all - bytes(&blobs));
         if !dry_run {
-            collected.results.iter().try_for_each(|record| self.remove_record(&record.key))?;
+            collected.results.iter().try_for_each(|stored| self.remove_result(&stored.key))?;
             blobs.iter().try_for_each(|(digest, ..)| self.blobs.remove(digest))?;
         }
-        let tables: HashSet<&str> = stay.iter().flat_map(|record| &record.items).map(String::as_str).collect();
+        let tables: HashSet<&str> = stay.iter().flat_map(|stored| &stored.items).map(String::as_str).collect();
         collected.bytes += self.remove_old("items", budget.grace, dry_run, |name| tables.contains(name))?;
         // Of each namespace the items that were used last stay: those of the newest network.
         for namespace in NAMESPACES {
@@ -102,17 +102,21 @@ impl Store {
     }
 
     /// The results that may go, the one unused for longest first, and those that may not.
-    fn by_last_use(&self, budget: &Budget, checked_out: &HashSet<String>) -> Result<(Vec<Record>, Vec<Record>)> {
-        let unused = |record: Record| (age(&self.record_path(&record.key)).unwrap_or_default(), record);
-        let mut records: Vec<(Duration, Record)> = self.records()?.into_iter().map(unused).collect();
-        records.sort_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.key.cmp(&b.key)));
+    fn by_last_use(
+        &self,
+        budget: &Budget,
+        checked_out: &HashSet<String>,
+    ) -> Result<(Vec<StoredResult>, Vec<StoredResult>)> {
+        let unused = |stored: StoredResult| (age(&self.result_path(&stored.key)).unwrap_or_default(), stored);
+        let mut results: Vec<(Duration, StoredResult)> = self.results()?.into_iter().map(unused).collect();
+        results.sort_by(|(one, a), (two, b)| one.cmp(two).then_with(|| a.key.cmp(&b.key)));
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let (mut may_go, mut stay) = (Vec::new(), Vec::new());
-        for (unused, record) in records {
-            let count = seen.entry(record.document.stage.clone()).or_default();
+        for (unused, stored) in results {
+            let count = seen.entry(stored.document.stage.clone()).or_default();
             *count += 1;
-            let goes = *count > budget.keep_last && unused > budget.grace && !checked_out.contains(&record.key);
-            if goes { may_go.push(record) } else { stay.push(record) }
+            let goes = *count > budget.keep_last && unused > budget.grace && !checked_out.contains(&stored.key);
+            if goes { may_go.push(stored) } else { stay.push(stored) }
         }
         may_go.reverse();
         Ok((may_go, stay))
@@ -125,9 +129,9 @@ impl Store {
         (digest, bytes, age(&path).is_some_and(|age| age > budget.grace))
     }
 
-    fn blobs_of(&self, record: &Record) -> Vec<(String, u64)> {
-        let Some(contents) = self.contents(&record.digest) else { return Vec::new() };
-        let list = (record.digest.clone(), contents.text().len() as u64);
+    fn blobs_of(&self, stored: &StoredResult) -> Vec<(String, u64)> {
+        let Some(contents) = self.contents(&stored.digest) else { return Vec::new() };
+        let list = (stored.digest.clone(), contents.text().len() as u64);
         let mut blobs: Vec<(String, u64)> =
             contents.iter().map(|file| (file.digest.to_owned(), file.bytes)).chain([list]).collect();
         blobs.sort_unstable();
@@ -159,7 +163,7 @@ impl Store {
         let mut bytes = 0;
         for instance in files::names(&root)? {
             for key in files::names(&root.join(&instance))?.into_iter().filter(|key| !checked_out.contains(key)) {
-                let finished = self.record(&key)?.is_some();
+                let finished = self.result(&key)?.is_some();
                 let path = root.join(&instance).join(&key);
                 let limit = if finished { grace } else { grace.max(UNFINISHED) };
                 if age(&path).is_some_and(|age| age > limit) {
@@ -220,7 +224,7 @@ mod tests {
     use super::*;
 
     /// A result of one file of its own and one that all share.
-    fn result(store: &Store, number: u64) -> Record {
+    fn result(store: &Store, number: u64) -> StoredResult {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("own"), vec![number as u8; 1000]).unwrap();
         fs::write(folder.path().join("shared"), vec![255; 1000]).unwrap();
@@ -235,28 +239,28 @@ mod tests {
     fn the_longest_unused_go_first_and_what_lies_stays() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let store = Store::new(folder.path().join("artifacts/.cache"));
-        let records: Vec<Record> = (0..5).map(|number| result(&store, number)).collect();
+        let results: Vec<StoredResult> = (0..5).map(|number| result(&store, number)).collect();
         let place = OutputDir { instance: "s", project: folder.path(), out: Path::new("artifacts/s") };
-        store.check_out(&place, &records[0], true)?;
+        store.check_out(&place, &results[0], true)?;
         let hours = |count: u64| SystemTime::now() - Duration::from_secs(count * 3600);
-        let entries = files::names(&store.results())?.into_iter().map(|name| store.results().join(name));
+        let entries = files::names(&store.results_dir())?.into_iter().map(|name| store.results_dir().join(name));
         let all = entries.chain(store.blobs.all()?.into_iter().map(|digest| store.blobs.path(&digest)));
         for path in all {
-            let number = records.iter().position(|record| path.ends_with(format!("{}.json", record.key)));
+            let number = results.iter().position(|stored| path.ends_with(format!("{}.json", stored.key)));
             fs::File::open(&path)?.set_modified(hours(10 - number.unwrap_or(0) as u64))?;
         }
         let budget = Budget { bytes: None, keep_last: 1, grace: Duration::from_secs(3600 * 13 / 2) };
         let would = store.collect(&budget, true)?;
-        assert_eq!(would.results, [records[1].clone(), records[2].clone(), records[3].clone()]);
-        assert_eq!(store.records()?.len(), 5);
+        assert_eq!(would.results, [results[1].clone(), results[2].clone(), results[3].clone()]);
+        assert_eq!(store.results()?.len(), 5);
 
         let small = Budget { bytes: Some(5700), ..budget.clone() };
         let done = store.collect(&small, false)?;
-        assert_eq!(done.results, [records[1].clone()], "one is enough");
+        assert_eq!(done.results, [results[1].clone()], "one is enough");
         assert!(done.bytes > 1000 && done.bytes < 2000, "{}", done.bytes);
 
         store.collect(&budget, false)?;
-        let left: Vec<u64> = store.records()?.iter().map(|record| record.document.seed).collect();
+        let left: Vec<u64> = store.results()?.iter().map(|stored| stored.document.seed).collect();
         assert!(left.len() == 2 && left.contains(&0) && left.contains(&4), "{left:?}");
         assert!(store.verify(|_| ())?.results.is_empty());
         Ok(())

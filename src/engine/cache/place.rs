@@ -13,7 +13,7 @@ use super::folders::NoFolders;
 use super::output_dir::{below, there};
 use super::sealed::is_below;
 use super::stamp_index::StampIndex;
-use super::{CheckedOut, Contents, FileIssue, OutputDir, Reason, Record, Store};
+use super::{CheckedOut, Contents, FileIssue, OutputDir, Reason, Store, StoredResult};
 use crate::base::failpoint;
 use crate::base::files;
 
@@ -151,15 +151,15 @@ impl Store {
 
     /// Lays `record` at its place: right files stay, missing and wrong ones are checked out, and what an earlier result left
     /// is taken away. What nobody stored is kept aside. `made`: its blobs were written or read just now.
-    pub fn check_out(&self, place: &OutputDir, record: &Record, made: bool) -> Result<Checkout> {
-        let Some(contents) = self.contents(&record.digest) else {
+    pub fn check_out(&self, place: &OutputDir, stored: &StoredResult, made: bool) -> Result<Checkout> {
+        let Some(contents) = self.contents(&stored.digest) else {
             return Ok(Checkout::Broken(vec![Reason::lost_list()]));
         };
         place.check(false)?;
         let earlier = self.checked_out(place.instance)?;
         let now = CheckedOut {
-            key: record.key.clone(),
-            digest: record.digest.clone(),
+            key: stored.key.clone(),
+            digest: stored.digest.clone(),
             out: place.out.to_owned(),
             replaced: Vec::new(),
         };
@@ -170,7 +170,7 @@ impl Store {
         let mut inspection = self.inspect_knowing(place, &contents, &self.known(place, &contents, &before)?)?;
         if again && inspection.is_sound() {
             if inspection.learned {
-                self.write_index(place, &record.digest, as_of, inspection)?;
+                self.write_index(place, &stored.digest, as_of, inspection)?;
             }
             return Ok(Checkout::Done(Vec::new()));
         }
@@ -224,7 +224,7 @@ impl Store {
         inspection.folders.iter_mut().for_each(FileStamp::invalidate);
         let as_of = time_after(&self.root, last)?;
         let mut reasons = if again { inspection.reasons(&contents, Reason::Mended) } else { Vec::new() };
-        self.write_index(place, &record.digest, as_of, inspection)?;
+        self.write_index(place, &stored.digest, as_of, inspection)?;
         self.note_checked_out(place.instance, &now)?;
         failpoint::point("checkout-finished");
         reasons.extend((!aside.is_empty()).then_some(Reason::KeptAside(aside)));

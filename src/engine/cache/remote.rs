@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use self::said::{in_short, secretless, shown};
 use super::elsewhere::{Elsewhere, Mode};
-use super::{Blobs, Contents, Record, Store};
+use super::{Blobs, Contents, Store, StoredResult};
 use crate::base::files;
 use crate::base::progress::Progress;
 use crate::base::signal;
@@ -115,13 +115,13 @@ impl Remote {
 }
 
 impl Elsewhere for Remote {
-    fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<Record> {
+    fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<StoredResult> {
         let Self(place, runtime) = self;
         if place.lost.load(Ordering::Relaxed) {
             return None;
         }
         match runtime.block_on(place.fetch(store, key, digest, progress)) {
-            Ok(record) => Some(record),
+            Ok(stored) => Some(stored),
             Err(Miss::Absent) => None,
             Err(Miss::Refused(why)) => {
                 tracing::warn!("{why:#}; it is made here");
@@ -134,18 +134,18 @@ impl Elsewhere for Remote {
         }
     }
 
-    fn send(&self, blobs: &Blobs, record: &Record, contents: Arc<Contents>) {
+    fn send(&self, blobs: &Blobs, stored: &StoredResult, contents: Arc<Contents>) {
         let Self(place, runtime) = self;
         if !place.writes || place.lost.load(Ordering::Relaxed) || place.closed.load(Ordering::Relaxed) {
             return;
         }
         // Which tables of single items there are is known only here.
-        let record = Record { items: Vec::new(), ..record.clone() };
+        let stored = StoredResult { items: Vec::new(), ..stored.clone() };
         let (place, blobs) = (place.clone(), blobs.clone());
         place.sending.fetch_add(1, Ordering::Relaxed);
         runtime.spawn(async move {
             let _sending = Sending(&place.sending);
-            if let Err(error) = place.send(&blobs, &record, &contents).await {
+            if let Err(error) = place.send(&blobs, &stored, &contents).await {
                 place.cannot_send(&error);
             }
         });
@@ -205,7 +205,13 @@ impl Place {
     }
 
     /// What of it is not as it should be is sent anew where this machine may.
-    async fn fetch(&self, store: &Store, key: &str, wanted: Option<&str>, progress: &Progress) -> Result<Record, Miss> {
+    async fn fetch(
+        &self,
+        store: &Store,
+        key: &str,
+        wanted: Option<&str>,
+        progress: &Progress,
+    ) -> Result<StoredResult, Miss> {
         let fetched = self.fetch_whole(store, key, wanted, progress).await;
         if matches!(fetched, Err(Miss::Refused(_))) {
             self.mark_refused(&self.result(key));
@@ -219,20 +225,20 @@ impl Place {
         key: &str,
         wanted: Option<&str>,
         progress: &Progress,
-    ) -> Result<Record, Miss> {
+    ) -> Result<StoredResult, Miss> {
         let place = self.result(key);
         let bytes = self.store.get(&place).await?.bytes().await?;
-        let record = Record::parse(key, &bytes);
-        let record =
-            record.ok_or_else(|| self.refuse(&place, "it is no result for this key, or not as it was sent"))?;
-        if wanted.is_some_and(|wanted| wanted != record.digest) {
+        let stored = StoredResult::parse(key, &bytes);
+        let stored =
+            stored.ok_or_else(|| self.refuse(&place, "it is no result for this key, or not as it was sent"))?;
+        if wanted.is_some_and(|wanted| wanted != stored.digest) {
             return Err(Miss::Absent);
         }
-        let list = self.content(&record.digest);
-        if store.contents(&record.digest).is_none() {
-            self.bring(store, &record.digest, None).await?;
+        let list = self.content(&stored.digest);
+        if store.contents(&stored.digest).is_none() {
+            self.bring(store, &stored.digest, None).await?;
         }
-        let contents = store.contents(&record.digest).ok_or_else(|| self.refuse(&list, "it is no list of files"))?;
+        let contents = store.contents(&stored.digest).ok_or_else(|| self.refuse(&list, "it is no list of files"))?;
         let files: BTreeMap<&str, u64> = contents.iter().map(|file| (file.digest, file.bytes)).collect();
         let missing: Vec<(&str, u64)> = files
             .iter()
@@ -252,16 +258,16 @@ impl Place {
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await?;
-        let stored = || -> Result<()> {
-            store.blobs.sync(files.keys().copied().chain([record.digest.as_str()]))?;
+        let keep = || -> Result<()> {
+            store.blobs.sync(files.keys().copied().chain([stored.digest.as_str()]))?;
             // The one that is here knows more: of what it was made item by item.
-            if store.record(key)?.is_some() {
+            if store.result(key)?.is_some() {
                 return Ok(());
             }
-            store.put_record(&record)
+            store.put_result(&stored)
         };
-        stored().map_err(Miss::Refused)?;
-        Ok(record)
+        keep().map_err(Miss::Refused)?;
+        Ok(stored)
     }
 
     /// One content, by way of a file that only takes its place in the store if it is what its name says.
@@ -302,39 +308,39 @@ impl Place {
     }
 
     /// Files first, and last the result that leads to them.
-    async fn send(&self, blobs: &Blobs, record: &Record, contents: &Contents) -> Result<()> {
-        let place = self.result(&record.key);
+    async fn send(&self, blobs: &Blobs, stored: &StoredResult, contents: &Contents) -> Result<()> {
+        let place = self.result(&stored.key);
         let refused = self.is_refused(&place);
-        if !refused && self.compare(&place, record).await? {
+        if !refused && self.compare(&place, stored).await? {
             return Ok(());
         }
         let files: BTreeMap<&str, u64> = contents.iter().map(|file| (file.digest, file.bytes)).collect();
-        let list = (record.digest.as_str(), contents.text().len() as u64);
+        let list = (stored.digest.as_str(), contents.text().len() as u64);
         futures_util::stream::iter(files.into_iter().chain([list]).map(Ok))
             .try_for_each_concurrent(AT_ONCE, |(digest, bytes)| self.send_content(blobs, digest, bytes))
             .await?;
         let mode = if refused { PutMode::Overwrite } else { PutMode::Create };
-        let payload: PutPayload = record.to_bytes()?.into();
+        let payload: PutPayload = stored.to_bytes()?.into();
         match self.store.put_opts(&place, payload, mode.into()).await {
             Ok(_) => Ok(()),
             // Another machine was faster.
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                self.compare(&place, record).await.map(drop)
+                self.compare(&place, stored).await.map(drop)
             }
             Err(error) => Err(error.into()),
         }
     }
 
     /// Whether there is a result at `place`; says so if it is another one than `record`.
-    async fn compare(&self, place: &Key, record: &Record) -> Result<bool> {
+    async fn compare(&self, place: &Key, stored: &StoredResult) -> Result<bool> {
         let theirs = match self.store.get(place).await {
             Ok(theirs) => theirs.bytes().await?,
             Err(Error::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
-        let theirs = Record::parse(&record.key, &theirs);
-        if theirs.is_none_or(|theirs| theirs.digest != record.digest) {
-            let (stage, name) = (&record.document.stage, &self.name);
+        let theirs = StoredResult::parse(&stored.key, &theirs);
+        if theirs.is_none_or(|theirs| theirs.digest != stored.digest) {
+            let (stage, name) = (&stored.document.stage, &self.name);
             tracing::warn!("{place} in the remote cache {name}: another machine has another result of {stage} there");
         }
         Ok(true)

@@ -1,4 +1,4 @@
-//! The store: for each key a record, which names the content of the result; contents are shared blobs.
+//! The store: for each key a result, which names the content of the result; contents are shared blobs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -29,7 +29,7 @@ const FOLDERS: [&str; 9] =
 
 /// What is kept of a result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct StoredResult {
     pub key: String,
     /// Digest of the result as a whole: of its [`Contents`].
     pub digest: String,
@@ -159,38 +159,38 @@ impl Store {
         self.root.join(name)
     }
 
-    pub(super) fn results(&self) -> PathBuf {
+    pub(super) fn results_dir(&self) -> PathBuf {
         self.root.join("results")
     }
 
-    pub(super) fn record_path(&self, key: &str) -> PathBuf {
-        self.results().join(format!("{key}.json"))
+    pub(super) fn result_path(&self, key: &str) -> PathBuf {
+        self.results_dir().join(format!("{key}.json"))
     }
 
-    /// What is kept of the result for `key`. A record that does not belong to its key, or was altered, is none.
-    pub fn record(&self, key: &str) -> Result<Option<Record>> {
-        Ok(self.find_record(key)?.or_warn(&self.record_path(key)))
+    /// What is kept of the result for `key`. A result that does not belong to its key, or was altered, is none.
+    pub fn result(&self, key: &str) -> Result<Option<StoredResult>> {
+        Ok(self.find_result(key)?.or_warn(&self.result_path(key)))
     }
 
-    pub(super) fn find_record(&self, key: &str) -> Result<Found<Record>> {
+    pub(super) fn find_result(&self, key: &str) -> Result<Found<StoredResult>> {
         if !is_digest(key) {
             return Ok(Found::Absent);
         }
-        sealed::read(&self.record_path(key), |bytes| Record::parse(key, bytes))
+        sealed::read(&self.result_path(key), |bytes| StoredResult::parse(key, bytes))
     }
 
-    pub(super) fn put_record(&self, record: &Record) -> Result<()> {
-        files::write_atomically(&self.record_path(&record.key), &record.to_bytes()?)
+    pub(super) fn put_result(&self, stored: &StoredResult) -> Result<()> {
+        files::write_atomically(&self.result_path(&stored.key), &stored.to_bytes()?)
     }
 
-    /// Every record there is, by key.
-    pub fn records(&self) -> Result<Vec<Record>> {
-        let names = files::names(&self.results())?;
-        names.iter().filter_map(|name| self.record(name.strip_suffix(".json")?).transpose()).collect()
+    /// Every result there is, by key.
+    pub fn results(&self) -> Result<Vec<StoredResult>> {
+        let names = files::names(&self.results_dir())?;
+        names.iter().filter_map(|name| self.result(name.strip_suffix(".json")?).transpose()).collect()
     }
 
-    pub fn remove_record(&self, key: &str) -> Result<()> {
-        let path = self.record_path(key);
+    pub fn remove_result(&self, key: &str) -> Result<()> {
+        let path = self.result_path(key);
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
@@ -233,7 +233,7 @@ impl Store {
         (folder, written): (&Path, &BTreeMap<String, Written>),
         placed: Vec<(String, u64, String)>,
         items: Vec<String>,
-    ) -> Result<Record> {
+    ) -> Result<StoredResult> {
         failpoint::point("stage-ended");
         let found = files::list(folder).unwrap_or_default();
         if let Some(lost) = written.keys().find(|path| found.binary_search(path).is_err()) {
@@ -260,29 +260,29 @@ impl Store {
         failpoint::point("contents-placed");
         let bytes = contents.iter().map(|file| file.bytes).sum();
         let (key, files) = (document.key()?, contents.len());
-        let record = Record { key, digest: digest.clone(), document, files, bytes, items };
+        let stored = StoredResult { key, digest: digest.clone(), document, files, bytes, items };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(contents));
         self.must_be_held()?;
-        self.put_record(&record)?;
-        failpoint::point("record-placed");
-        Ok(record)
+        self.put_result(&stored)?;
+        failpoint::point("result-written");
+        Ok(stored)
     }
 }
 
-impl Record {
+impl StoredResult {
     /// As a file of the cache, here and elsewhere.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(serde_json::to_vec_pretty(&sealed::to_json(&name(&self.key), self)?)?)
     }
 
-    /// The record for `key`; `None` where it is not one, or not as it was written.
+    /// The result for `key`; `None` where it is not one, or not as it was written.
     pub fn parse(key: &str, bytes: &[u8]) -> Option<Self> {
-        let record: Self = sealed::from_json(&name(key), bytes)?;
-        let fits = record.key == key && record.document.key().ok()? == key;
-        let sound = is_digest(&record.digest) && record.items.iter().all(|way| is_digest(way));
+        let stored: Self = sealed::from_json(&name(key), bytes)?;
+        let fits = stored.key == key && stored.document.key().ok()? == key;
+        let sound = is_digest(&stored.digest) && stored.items.iter().all(|way| is_digest(way));
         // A result without files is none.
-        let sound = sound && record.digest != blake3::hash(b"").to_hex().as_str();
-        (fits && sound).then_some(record)
+        let sound = sound && stored.digest != blake3::hash(b"").to_hex().as_str();
+        (fits && sound).then_some(stored)
     }
 }
 
@@ -363,31 +363,31 @@ pub(super) mod tests {
         files::create_folder(&work)?;
         let error = store.commit(document(), (&work, &BTreeMap::new()), Vec::new(), Vec::new()).unwrap_err();
         assert!(error.to_string().contains("an empty result is none"), "{error}");
-        assert_eq!(store.records()?, []);
+        assert_eq!(store.results()?, []);
         Ok(())
     }
 
     #[test]
-    fn an_altered_record_is_none() -> Result<()> {
+    fn a_modified_result_is_none() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let store = Store::new(folder.path().join("cache"));
         let work = tempfile::tempdir()?;
         fs::write(work.path().join("a"), "a")?;
-        let record = store.commit(document(), (work.path(), &written(work.path())), Vec::new(), Vec::new())?;
-        assert_eq!(store.record(&record.key)?.as_ref(), Some(&record));
-        let path = store.record_path(&record.key);
+        let stored = store.commit(document(), (work.path(), &written(work.path())), Vec::new(), Vec::new())?;
+        assert_eq!(store.result(&stored.key)?.as_ref(), Some(&stored));
+        let path = store.result_path(&stored.key);
         let text = files::read_to_string(&path)?;
-        let other = Record { digest: "0".repeat(64), ..record.clone() };
+        let other = StoredResult { digest: "0".repeat(64), ..stored.clone() };
         for altered in
-            [text.replace(&record.digest, &other.digest), serde_json::to_string(&other)?, text.replace("\"a\"", "1")]
+            [text.replace(&stored.digest, &other.digest), serde_json::to_string(&other)?, text.replace("\"a\"", "1")]
         {
             fs::write(&path, &altered)?;
-            assert_eq!(store.record(&record.key)?.is_none(), altered != text, "{altered}");
+            assert_eq!(store.result(&stored.key)?.is_none(), altered != text, "{altered}");
         }
         // The checksum is of this file alone.
-        fs::rename(&path, store.record_path(&"1".repeat(64)))?;
-        assert_eq!(store.record(&"1".repeat(64))?, None);
-        assert_eq!(store.record("../../secret")?, None);
+        fs::rename(&path, store.result_path(&"1".repeat(64)))?;
+        assert_eq!(store.result(&"1".repeat(64))?, None);
+        assert_eq!(store.result("../../secret")?, None);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use super::file_stamp::FileStamp;
 use super::folders::NoFolders;
 use super::sealed::{self, Found};
 use super::work::own_folder;
-use super::{Contents, DigestCache, FileIssue, NAMESPACES, OutputDir, Record, Store, Table};
+use super::{Contents, DigestCache, FileIssue, NAMESPACES, OutputDir, Store, StoredResult, Table};
 use crate::base::files;
 use crate::base::signal;
 
@@ -30,7 +30,7 @@ pub struct Damage {
     /// Blobs whose content is not what their name says.
     pub blobs: Vec<String>,
     /// Results with files, by path, that are missing in the store or damaged there.
-    pub results: Vec<(Record, Vec<(String, FileIssue)>)>,
+    pub results: Vec<(StoredResult, Vec<(String, FileIssue)>)>,
     /// The cache's own files that are not as they were written, below its folder.
     pub own: Vec<PathBuf>,
     /// What could not be read, with the reasons: it may be whole.
@@ -77,24 +77,24 @@ impl Store {
             _ => Some(FileIssue::Missing),
         };
         for key in self.keys()? {
-            let record = match self.find_record(&key)? {
-                Found::Whole(record) => record,
+            let stored = match self.find_result(&key)? {
+                Found::Whole(stored) => stored,
                 Found::Damaged => {
-                    damage.own.push(self.record_path(&key));
+                    damage.own.push(self.result_path(&key));
                     continue;
                 }
                 Found::Absent => continue,
             };
-            let issues: Vec<(String, FileIssue)> = match self.contents(&record.digest) {
+            let issues: Vec<(String, FileIssue)> = match self.contents(&stored.digest) {
                 None => {
-                    vec![("the list of its files".to_owned(), issue(&record.digest).unwrap_or(FileIssue::Modified))]
+                    vec![("the list of its files".to_owned(), issue(&stored.digest).unwrap_or(FileIssue::Modified))]
                 }
                 Some(contents) => {
                     contents.iter().filter_map(|file| Some((file.path.to_owned(), issue(file.digest)?))).collect()
                 }
             };
             if !issues.is_empty() {
-                damage.results.push((record, issues));
+                damage.results.push((stored, issues));
             }
         }
         damage.blobs = damaged.into_iter().collect();
@@ -103,13 +103,13 @@ impl Store {
         Ok(damage)
     }
 
-    /// The keys that files are called by which should be records.
+    /// The keys that files are called by which should be results.
     fn keys(&self) -> Result<Vec<String>> {
-        let names = files::names(&self.results())?;
+        let names = files::names(&self.results_dir())?;
         Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
     }
 
-    /// The cache's own files beside records and blobs that are not as they were written.
+    /// The cache's own files beside results and blobs that are not as they were written.
     fn damaged_files(&self) -> Result<Vec<PathBuf>> {
         let mut damaged = self.blobs.false_shelves()?;
         damaged.extend(self.damaged_checked_out()?);
@@ -201,8 +201,8 @@ impl Store {
                 }
             }
         }
-        for (record, _) in damage.results.iter().filter(|(record, _)| !checked_out.contains(&record.key)) {
-            self.remove_record(&record.key)?;
+        for (stored, _) in damage.results.iter().filter(|(stored, _)| !checked_out.contains(&stored.key)) {
+            self.remove_result(&stored.key)?;
         }
         Ok(())
     }
@@ -309,10 +309,10 @@ mod tests {
             reads: Default::default(),
         };
         let written = super::super::store::tests::written(work.path());
-        let record = store.commit(document, (work.path(), &written), Vec::new(), Vec::new())?;
-        let contents = store.contents(&record.digest).unwrap();
+        let stored = store.commit(document, (work.path(), &written), Vec::new(), Vec::new())?;
+        let contents = store.contents(&stored.digest).unwrap();
         let place = OutputDir { instance: "s", project: folder.path(), out: std::path::Path::new("artifacts/s") };
-        store.check_out(&place, &record, true)?;
+        store.check_out(&place, &stored, true)?;
         let blob = store.blobs.path(contents.file(0).digest);
         fs::remove_file(&blob)?;
         fs::write(&blob, "b")?;

@@ -89,10 +89,10 @@ impl Project {
     /// Refuses a result whose inputs are not those any more that lie in their places.
     pub fn must_be_current(&self, artifact: &Artifact) -> Result<()> {
         let Some(checked_out) = self.store.checked_out(&artifact.name)? else { return Ok(()) };
-        let Some(record) = self.store.record(&checked_out.key)? else { return Ok(()) };
+        let Some(stored) = self.store.result(&checked_out.key)? else { return Ok(()) };
         for need in &self.manifest.instances[artifact.id].needs {
             let input = &self.manifest.instances[*need];
-            let read = record.document.reads.get(input.stage.kind().name);
+            let read = stored.document.reads.get(input.stage.kind().name);
             if let (Some(read), Some(now)) = (read, self.store.checked_out(&input.name)?)
                 && *read != now.digest
             {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::Project;
-use crate::engine::cache::{KeyDocument, Reason, Record};
+use crate::engine::cache::{KeyDocument, Reason, StoredResult};
 use crate::engine::manifest::{InstanceId, PerInstance};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -35,8 +35,8 @@ impl Project {
     pub fn assess(&self) -> Result<PerInstance<Assessment>> {
         let mut results = self.manifest.instances.filled(None);
         let assess = |id| {
-            let (assessment, record) = self.assess_one(id, &results)?;
-            results[id] = record.filter(|_| assessment.state == State::Fresh);
+            let (assessment, stored) = self.assess_one(id, &results)?;
+            results[id] = stored.filter(|_| assessment.state == State::Fresh);
             Ok(assessment)
         };
         self.manifest.instances.ids().map(assess).collect()
@@ -45,8 +45,8 @@ impl Project {
     fn assess_one(
         &self,
         id: InstanceId,
-        results: &PerInstance<Option<Record>>,
-    ) -> Result<(Assessment, Option<Record>)> {
+        results: &PerInstance<Option<StoredResult>>,
+    ) -> Result<(Assessment, Option<StoredResult>)> {
         let instance = &self.manifest.instances[id];
         let checked_out = self.store.checked_out(&instance.name)?;
         let not_checked_out = if checked_out.is_some() { State::Stale } else { State::Missing };
@@ -67,21 +67,21 @@ impl Project {
             }
         };
         let key = document.key()?;
-        let found = self.store.record(&key)?;
+        let found = self.store.result(&key)?;
         let keyed = Some((key.clone(), document.clone()));
         if checked_out.is_none_or(|checked_out| checked_out.key != key || checked_out.out != instance.out) {
             let mut reasons = self.changes(id, &document)?;
             reasons.extend(found.map(|_| Reason::StoredFits));
             return Ok((assessment(not_checked_out, reasons, keyed), None));
         }
-        let Some(record) = found else { return Ok((assessment(State::Stale, vec![Reason::Gone], keyed), None)) };
-        let reasons = match self.store.contents(&record.digest) {
+        let Some(stored) = found else { return Ok((assessment(State::Stale, vec![Reason::Gone], keyed), None)) };
+        let reasons = match self.store.contents(&stored.digest) {
             Some(contents) => {
                 self.store.inspect(&self.manifest.output_dir(id), &contents)?.reasons(&contents, Reason::CheckedOut)
             }
             None => vec![Reason::lost_list()],
         };
         let state = if reasons.is_empty() { State::Fresh } else { State::Stale };
-        Ok((assessment(state, reasons, keyed), Some(record)))
+        Ok((assessment(state, reasons, keyed), Some(stored)))
     }
 }

@@ -12,7 +12,7 @@ use crate::base::error::Failure;
 use crate::base::progress::Screen;
 use crate::base::signal;
 use crate::base::text::legible;
-use crate::engine::cache::{Checkout, FileIssue, Finished, KeyDocument, Reason, Record};
+use crate::engine::cache::{Checkout, FileIssue, Finished, KeyDocument, Reason, StoredResult};
 use crate::engine::manifest::{InstanceId, PerInstance};
 use crate::engine::stage::{Context, Inputs};
 
@@ -22,14 +22,14 @@ pub(super) struct Job<'a> {
     pub id: InstanceId,
     pub part: Part,
     /// The results there are so far, by id.
-    pub known: PerInstance<Option<Record>>,
+    pub known: PerInstance<Option<StoredResult>>,
     /// Those that come from this one and take part, and itself.
     pub later: Vec<InstanceId>,
     pub options: &'a Options,
     pub screen: &'a Screen,
 }
 
-pub(super) type Outcome = (Report, Option<Record>);
+pub(super) type Outcome = (Report, Option<StoredResult>);
 
 impl Job<'_> {
     pub fn execute(&self) -> Outcome {
@@ -38,18 +38,18 @@ impl Job<'_> {
         let result = catch_unwind(AssertUnwindSafe(|| self.take_or_make(&mut report)));
         let result = result.unwrap_or_else(|_| Err(anyhow!("it panicked; this is a bug")));
         report.seconds = start.elapsed().as_secs_f64();
-        let record = result.unwrap_or_else(|error| {
+        let stored = result.unwrap_or_else(|error| {
             report.state = Ran::Failed;
             report.failure = error.downcast_ref().cloned();
             report.error = Some(legible(&format!("{error:#}")));
             None
         });
-        report.digest = record.as_ref().map(|record| record.digest.clone());
-        (report, record)
+        report.digest = stored.as_ref().map(|stored| stored.digest.clone());
+        (report, stored)
     }
 
     /// `None` in a dry run, where the result would have to be made.
-    fn take_or_make(&self, report: &mut Report) -> Result<Option<Record>> {
+    fn take_or_make(&self, report: &mut Report) -> Result<Option<StoredResult>> {
         let Self { project, id, part, known, options, .. } = self;
         signal::check()?;
         let instance = &project.manifest.instances[*id];
@@ -79,29 +79,29 @@ impl Job<'_> {
         if let Some(locked) = locked {
             locked.vouch_for(&document).map_err(Failure::NotReproducible)?;
         }
-        let vouched = |record: &Record| locked.is_none_or(|locked| locked.digest == record.digest);
+        let vouched = |stored: &StoredResult| locked.is_none_or(|locked| locked.digest == stored.digest);
         let mut anew = options.force && part.named && part.may_run;
-        let found = match project.store.record(&key)? {
+        let found = match project.store.result(&key)? {
             None if !anew => self.fetch(&key, None)?,
             found => found,
         };
         match found {
             Some(_) if anew => report.reasons = vec![Reason::Forced],
-            Some(record) if !vouched(&record) => {
+            Some(stored) if !vouched(&stored) => {
                 // The items and the checkpoint that it was made from are no better.
                 anew = true;
                 report.reasons = vec![Reason::NotLocked];
             }
-            Some(record) => match self.take_or_fetch(&record)? {
+            Some(stored) => match self.take_or_fetch(&stored)? {
                 Checkout::Done(mended) => {
                     // A first run that finds a result has nothing to explain.
                     report.reasons.retain(|reason| *reason != Reason::FirstRun);
                     report.reasons.extend(mended);
                     if options.check_determinism {
-                        self.make_twice(&inputs, &document, &record)?;
+                        self.make_twice(&inputs, &document, &stored)?;
                     }
-                    self.send(&record);
-                    return Ok(Some(record));
+                    self.send(&stored);
+                    return Ok(Some(stored));
                 }
                 Checkout::Broken(why) => report.reasons.extend(why),
             },
@@ -119,20 +119,20 @@ impl Job<'_> {
             return Ok(None);
         }
         report.state = Ran::Ran;
-        let record = self.make(inputs.clone(), document.clone(), anew, report)?;
+        let stored = self.make(inputs.clone(), document.clone(), anew, report)?;
         if let Some(locked) = locked
-            && locked.digest != record.digest
+            && locked.digest != stored.digest
         {
-            let found = project.store.contents(&record.digest).context("its result is gone")?;
+            let found = project.store.contents(&stored.digest).context("its result is gone")?;
             let why = locked
                 .difference((&project.store, project.diffs), &found, &|file| project.store.blobs.path(file.digest));
             bail!(Failure::NotReproducible(why));
         }
         if options.check_determinism {
-            self.make_twice(&inputs, &document, &record)?;
+            self.make_twice(&inputs, &document, &stored)?;
         }
-        self.send(&record);
-        Ok(Some(record))
+        self.send(&stored);
+        Ok(Some(stored))
     }
 
     /// Whether the results it reads lie in their places now.
@@ -141,7 +141,7 @@ impl Job<'_> {
         for need in &instances[self.id].needs {
             let checked_out =
                 self.project.store.checked_out(&instances[*need].name)?.map(|checked_out| checked_out.key);
-            if checked_out.as_ref() != self.known[*need].as_ref().map(|record| &record.key) {
+            if checked_out.as_ref() != self.known[*need].as_ref().map(|stored| &stored.key) {
                 return Ok(false);
             }
         }
@@ -149,7 +149,7 @@ impl Job<'_> {
     }
 
     /// The result that another machine made, brought into the store.
-    fn fetch(&self, key: &str, digest: Option<&str>) -> Result<Option<Record>> {
+    fn fetch(&self, key: &str, digest: Option<&str>) -> Result<Option<StoredResult>> {
         let Some(elsewhere) = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run) else {
             return Ok(None);
         };
@@ -161,18 +161,18 @@ impl Job<'_> {
     }
 
     /// A result that has passed every check goes to other machines.
-    fn send(&self, record: &Record) {
+    fn send(&self, stored: &StoredResult) {
         let store = &self.project.store;
         let elsewhere = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run);
-        if let (Some(elsewhere), Some(contents)) = (elsewhere, store.contents(&record.digest)) {
-            elsewhere.send(&store.blobs, record, contents);
+        if let (Some(elsewhere), Some(contents)) = (elsewhere, store.contents(&stored.digest)) {
+            elsewhere.send(&store.blobs, stored, contents);
         }
     }
 
     /// Lays a stored result; what the store has lost of it may be elsewhere.
-    fn take_or_fetch(&self, record: &Record) -> Result<Checkout> {
-        match self.take(record)? {
-            Checkout::Broken(why) => match self.fetch(&record.key, Some(&record.digest))? {
+    fn take_or_fetch(&self, stored: &StoredResult) -> Result<Checkout> {
+        match self.take(stored)? {
+            Checkout::Broken(why) => match self.fetch(&stored.key, Some(&stored.digest))? {
                 Some(found) => self.take(&found),
                 None => Ok(Checkout::Broken(why)),
             },
@@ -181,19 +181,19 @@ impl Job<'_> {
     }
 
     /// Lays a stored result at its id; in a dry run, only looks.
-    fn take(&self, record: &Record) -> Result<Checkout> {
+    fn take(&self, stored: &StoredResult) -> Result<Checkout> {
         let Project { manifest, store, .. } = self.project;
-        let id = manifest.output_dir(self.id);
+        let dir = manifest.output_dir(self.id);
         if !self.options.dry_run {
             store.must_be_held()?;
-            store.note_use(&record.key);
-            return store.check_out(&id, record, false);
+            store.note_use(&stored.key);
+            return store.check_out(&dir, stored, false);
         }
-        let Some(contents) = store.contents(&record.digest) else {
+        let Some(contents) = store.contents(&stored.digest) else {
             return Ok(Checkout::Broken(vec![Reason::lost_list()]));
         };
-        if store.checked_out(id.instance)?.is_some_and(|checked_out| checked_out.key == record.key) {
-            return Ok(Checkout::Done(store.inspect(&id, &contents)?.reasons(&contents, Reason::CheckedOut)));
+        if store.checked_out(dir.instance)?.is_some_and(|checked_out| checked_out.key == stored.key) {
+            return Ok(Checkout::Done(store.inspect(&dir, &contents)?.reasons(&contents, Reason::CheckedOut)));
         }
         let gone = contents.iter().filter(|file| !store.blobs.has(file.digest, file.bytes));
         let gone: Vec<String> = gone.map(|file| file.path.to_owned()).collect();
@@ -204,7 +204,7 @@ impl Job<'_> {
     }
 
     /// `anew`: goes on from nothing that earlier runs left.
-    fn make(&self, inputs: Inputs, document: KeyDocument, anew: bool, report: &mut Report) -> Result<Record> {
+    fn make(&self, inputs: Inputs, document: KeyDocument, anew: bool, report: &mut Report) -> Result<StoredResult> {
         let Project { manifest, store, .. } = self.project;
         let instance = &manifest.instances[self.id];
         let start = Instant::now();
@@ -221,8 +221,8 @@ impl Job<'_> {
         report.notes = context.notes();
         report.items = (mapped.items > 0).then_some(Items { made: mapped.made, all: mapped.items });
         let written = context.outputs.written();
-        let record = store.commit(document, (slot.path(), &written), mapped.placed, mapped.tables)?;
-        match store.check_out(&manifest.output_dir(self.id), &record, true)? {
+        let stored = store.commit(document, (slot.path(), &written), mapped.placed, mapped.tables)?;
+        match store.check_out(&manifest.output_dir(self.id), &stored, true)? {
             Checkout::Done(reasons) => {
                 // That the id had to be mended goes without saying.
                 report.reasons.extend(reasons.into_iter().filter(|reason| matches!(reason, Reason::KeptAside(_))));
@@ -235,12 +235,12 @@ impl Job<'_> {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
         store.note_finished(&Finished {
             instance: instance.name.clone(),
-            key: record.key.clone(),
+            key: stored.key.clone(),
             seconds,
             at,
             items_per_second: report.items_per_second,
         })?;
-        Ok(record)
+        Ok(stored)
     }
 
     /// Looks again at the results that were read.
@@ -259,8 +259,8 @@ impl Job<'_> {
     }
 
     /// Fails unless a second run gives what the first gave.
-    fn make_twice(&self, inputs: &Inputs, document: &KeyDocument, record: &Record) -> Result<()> {
-        let expected = self.project.store.contents(&record.digest).context("its result is gone")?;
+    fn make_twice(&self, inputs: &Inputs, document: &KeyDocument, stored: &StoredResult) -> Result<()> {
+        let expected = self.project.store.contents(&stored.digest).context("its result is gone")?;
         let again = self.project.make_apart(self.id, inputs, document, self.screen)?;
         match again.difference(&expected, &self.project.store, self.project.diffs) {
             None => Ok(()),

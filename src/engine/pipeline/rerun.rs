@@ -9,7 +9,7 @@ use super::Project;
 use crate::base::error::Failure;
 use crate::base::files;
 use crate::base::progress::Screen;
-use crate::engine::cache::{Checkout, Contents, File, KeyDocument, Reason, Record, Store};
+use crate::engine::cache::{Checkout, Contents, File, KeyDocument, Reason, Store, StoredResult};
 use crate::engine::diff::{self, FileDiffs};
 use crate::engine::lock::Lock;
 use crate::engine::manifest::InstanceId;
@@ -86,12 +86,12 @@ impl Project {
             }
             let inputs = self.inputs(id, &results)?;
             let document = self.document(id, &inputs)?;
-            let record = self.store.record(&document.key()?)?;
-            let Some(record) = record else {
+            let stored = self.store.result(&document.key()?)?;
+            let Some(stored) = stored else {
                 bail!(Failure::Usage(format!("`{}` has no result that is up to date; run it first", instance.name)));
             };
             // What is read must be whole, whoever is to blame.
-            if let Checkout::Broken(why) = self.store.check_out(&self.manifest.output_dir(id), &record, false)? {
+            if let Checkout::Broken(why) = self.store.check_out(&self.manifest.output_dir(id), &stored, false)? {
                 return Err(crate::damaged!(
                     "{}: {}; run `similiai verify --repair`",
                     instance.name,
@@ -103,13 +103,13 @@ impl Project {
                 let again = self.make_apart(id, &inputs, &document, screen)?;
                 let rerun = Rerun {
                     name: instance.name.clone(),
-                    difference: self.compare(id, &document, &record, &again, lock)?,
+                    difference: self.compare(id, &document, &stored, &again, lock)?,
                     seconds: start.elapsed().as_secs_f64(),
                 };
                 observe(&rerun);
                 reruns.push(rerun);
             }
-            results[id] = Some(record);
+            results[id] = Some(stored);
         }
         Ok(reruns)
     }
@@ -118,7 +118,7 @@ impl Project {
         &self,
         id: InstanceId,
         document: &KeyDocument,
-        record: &Record,
+        stored: &StoredResult,
         again: &Apart,
         lock: Option<&Lock>,
     ) -> Result<Option<String>> {
@@ -134,7 +134,7 @@ impl Project {
             return Ok((!same)
                 .then(|| locked.difference((&self.store, self.diffs), &again.contents, &|file| again.path(file))));
         }
-        let expected = self.store.contents(&record.digest).context("its result is gone")?;
+        let expected = self.store.contents(&stored.digest).context("its result is gone")?;
         Ok(again.difference(&expected, &self.store, self.diffs))
     }
 }

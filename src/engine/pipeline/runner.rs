@@ -9,7 +9,7 @@ use super::job::{Job, Outcome};
 use super::report::{Event, Options, Ran, Report};
 use crate::base::error::Failure;
 use crate::base::progress::Screen;
-use crate::engine::cache::{Finished, Record};
+use crate::engine::cache::{Finished, StoredResult};
 use crate::engine::manifest::{InstanceId, PerInstance};
 
 impl Project {
@@ -17,7 +17,7 @@ impl Project {
     pub fn run(&self, options: &Options, screen: &Screen, observe: &dyn Fn(Event)) -> Result<Vec<Report>> {
         let parts = self.select(&options.selection)?;
         let instances = &self.manifest.instances;
-        let mut results: PerInstance<Option<Record>> = instances.filled(None);
+        let mut results: PerInstance<Option<StoredResult>> = instances.filled(None);
         let mut reports: PerInstance<Option<Report>> = instances.filled(None);
         let mut waiting: Vec<InstanceId> = instances.ids().filter(|id| parts[*id].active).collect();
         self.check_output_dirs(&waiting)?;
@@ -65,7 +65,7 @@ impl Project {
                 if running == 0 {
                     break;
                 }
-                let Ok((id, (mut report, record))) = receiver.recv() else { break };
+                let Ok((id, (mut report, stored))) = receiver.recv() else { break };
                 running -= 1;
                 if report.state == Ran::Pending {
                     report.estimated_seconds = estimate(&history, &report);
@@ -73,7 +73,7 @@ impl Project {
                 let interrupted = matches!(report.failure, Some(Failure::Interrupted(_)));
                 stopping |= report.state == Ran::Failed && (interrupted || !options.keep_going);
                 observe(Event::Ended(&report));
-                results[id] = record;
+                results[id] = stored;
                 reports[id] = Some(report);
             }
         });

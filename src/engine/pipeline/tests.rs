@@ -106,8 +106,8 @@ fn a_result_whose_inputs_changed_meanwhile_is_not_kept() -> Result<()> {
         let last = reports.last().context("a report")?;
         assert_eq!(last.state, Ran::Failed);
         assert!(last.error.as_deref().is_some_and(|error| error.contains("changed while it ran")), "{:?}", last.error);
-        let kept = project.store.records()?;
-        assert!(kept.iter().all(|record| record.document.stage == "shout" && stages == careless));
+        let kept = project.store.results()?;
+        assert!(kept.iter().all(|stored| stored.document.stage == "shout" && stages == careless));
     }
     Ok(())
 }

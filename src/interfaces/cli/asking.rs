@@ -68,7 +68,7 @@ impl Trained {
     pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
         let digest = project.must_be_unmodified(&self.given, embeddings::FILE)?;
         let given = project.artifact(artifacts::INDEX, name, Some(self.given.id), "--approximate=INSTANCE")?;
-        // An index that no record binds is not opened.
+        // An index that no result binds is not opened.
         project.must_be_unmodified(&given, INDEX)?;
         Graph::load(&given.folder.join(INDEX), &digest)
     }

@@ -43,19 +43,19 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     };
     let collected = project.store.collect(&budget, arguments.dry_run)?;
     if arguments.json {
-        let results = collected.results.iter().map(|record| json!({"stage": record.document.stage, "key": record.key}));
+        let results = collected.results.iter().map(|stored| json!({"stage": stored.document.stage, "key": stored.key}));
         return session.print_json(&json!({
             "results": results.collect::<Vec<_>>(), "files": collected.blobs, "bytes": collected.bytes,
             "kept_bytes": collected.kept, "dry_run": arguments.dry_run,
         }));
     }
-    for record in &collected.results {
-        let size = indicatif::HumanBytes(record.bytes);
+    for stored in &collected.results {
+        let size = indicatif::HumanBytes(stored.bytes);
         session.screen.print(&format!(
             "{} {}  {} files, {size}",
-            record.document.stage,
-            &record.key[..12],
-            record.files
+            stored.document.stage,
+            &stored.key[..12],
+            stored.files
         ));
     }
     let done = if arguments.dry_run { "would go" } else { "removed" };

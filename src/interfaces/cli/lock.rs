@@ -20,9 +20,9 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         let key = assessment.key.filter(|_| assessment.state == State::Fresh).ok_or_else(|| {
             Failure::Usage(format!("`{}` is not fresh; run everything first: similiai run all", assessment.name))
         })?;
-        let record = project.store.record(&key)?.context("the result is gone")?;
-        let contents = project.store.contents(&record.digest).context("the list of its files is gone")?;
-        lock.0.insert(assessment.name, Locked::new(&record, &contents));
+        let stored = project.store.result(&key)?.context("the result is gone")?;
+        let contents = project.store.contents(&stored.digest).context("the list of its files is gone")?;
+        lock.0.insert(assessment.name, Locked::new(&stored, &contents));
     }
     let (folder, count) = (&project.manifest.project, lock.0.len());
     LockFile::with(LockFile::read(folder)?, project.manifest.profile.as_deref(), lock).write(folder)?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Session, Variation};
 use crate::base::files;
 use crate::damaged;
-use crate::engine::cache::Record;
+use crate::engine::cache::StoredResult;
 use crate::engine::pipeline::Project;
 use crate::report::results;
 use crate::retrieval::artifacts;
@@ -60,16 +60,16 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
 }
 
 /// Whether a result holds figures.
-fn has_figures(session: &Session, record: &Record) -> bool {
-    let of_stage = session.kinds.iter().find(|kind| kind.name == record.document.stage);
+fn has_figures(session: &Session, stored: &StoredResult) -> bool {
+    let of_stage = session.kinds.iter().find(|kind| kind.name == stored.document.stage);
     of_stage.is_some_and(|kind| kind.provides == Some(artifacts::METRICS))
 }
 
 /// A file of a stored result.
-fn stored_file(project: &Project, record: &Record, name: &str) -> Result<Vec<u8>> {
-    let contents = project.store.contents(&record.digest).context("the list of its files is gone")?;
+fn stored_file(project: &Project, stored: &StoredResult, name: &str) -> Result<Vec<u8>> {
+    let contents = project.store.contents(&stored.digest).context("the list of its files is gone")?;
     let Some(place) = contents.find(name) else {
-        let key = &record.key[..12];
+        let key = &stored.key[..12];
         return Err(damaged!("{key} has no {name}: an earlier version measured it; run it again"));
     };
     project.store.blobs.read(contents.file(place).digest)

@@ -3,23 +3,23 @@
 use anyhow::Result;
 
 use crate::base::error::Failure;
-use crate::engine::cache::Record;
+use crate::engine::cache::StoredResult;
 use crate::engine::pipeline::Project;
 
 /// That of an instance, or the one whose key or digest begins with `name`; it must be one that `fits`.
-pub fn find(project: &Project, name: &str, fits: &dyn Fn(&Record) -> bool) -> Result<Record> {
+pub fn find(project: &Project, name: &str, fits: &dyn Fn(&StoredResult) -> bool) -> Result<StoredResult> {
     let store = &project.store;
     let usage = |why: String| Err(Failure::Usage(why).into());
     let is_instance = project.manifest.find(name).is_ok();
     let checked_out = if is_instance { store.checked_out(name)? } else { None };
-    let matches = |record: &Record| match &checked_out {
-        Some(checked_out) => record.key == checked_out.key,
-        None => !is_instance && name.len() >= 4 && (record.key.starts_with(name) || record.digest.starts_with(name)),
+    let matches = |stored: &StoredResult| match &checked_out {
+        Some(checked_out) => stored.key == checked_out.key,
+        None => !is_instance && name.len() >= 4 && (stored.key.starts_with(name) || stored.digest.starts_with(name)),
     };
-    let found: Vec<Record> = store.records()?.into_iter().filter(matches).collect();
-    let (fitting, others): (Vec<Record>, Vec<Record>) = found.into_iter().partition(fits);
+    let found: Vec<StoredResult> = store.results()?.into_iter().filter(matches).collect();
+    let (fitting, others): (Vec<StoredResult>, Vec<StoredResult>) = found.into_iter().partition(fits);
     match (fitting.as_slice(), others.as_slice()) {
-        ([record], _) => Ok(record.clone()),
+        ([stored], _) => Ok(stored.clone()),
         ([], [other, ..]) => {
             usage(format!("`{name}` is a result of stage `{}`, which has no figures", other.document.stage))
         }
@@ -29,7 +29,7 @@ pub fn find(project: &Project, name: &str, fits: &dyn Fn(&Record) -> bool) -> Re
             usage(format!("there is no stored result `{name}`; {help}"))
         }
         (several, _) => {
-            let keys: Vec<&str> = several.iter().map(|record| &record.key[..12]).collect();
+            let keys: Vec<&str> = several.iter().map(|stored| &stored.key[..12]).collect();
             usage(format!("`{name}` may be any of {}; name a key", keys.join(", ")))
         }
     }

@@ -112,15 +112,15 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
 fn find(project: &Project, damage: &mut Damage) -> Result<Vec<Finding>> {
     let checked_out = project.store.all_checked_out()?;
     let mut findings = Vec::new();
-    for (record, files) in &damage.results {
+    for (stored, files) in &damage.results {
         let instance =
-            checked_out.iter().find(|(_, checked_out)| checked_out.key == record.key).map(|(name, _)| name.clone());
-        findings.push(Finding { instance, stage: record.document.stage.clone(), stored: true, files: files.clone() });
+            checked_out.iter().find(|(_, checked_out)| checked_out.key == stored.key).map(|(name, _)| name.clone());
+        findings.push(Finding { instance, stage: stored.document.stage.clone(), stored: true, files: files.clone() });
     }
     for (name, checked_out, contents) in with_contents(project, &checked_out) {
         let files = project.store.verify_place(&output_dir(project, name, checked_out), &contents, damage)?;
         if !files.is_empty() {
-            let stage = project.store.record(&checked_out.key)?.map(|record| record.document.stage).unwrap_or_default();
+            let stage = project.store.result(&checked_out.key)?.map(|stored| stored.document.stage).unwrap_or_default();
             findings.push(Finding { instance: Some(name.to_owned()), stage, stored: false, files });
         }
     }
@@ -186,12 +186,12 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
 fn put_back(session: &Session, project: &Project, name: &str) -> Result<()> {
     let Some(checked_out) = project.store.checked_out(name)? else { return Ok(()) };
     let dir = output_dir(project, name, &checked_out);
-    let record = project.store.record(&checked_out.key)?;
-    let back = record.as_ref().map(|record| project.store.check_out(&dir, record, false)).transpose()?;
+    let stored = project.store.result(&checked_out.key)?;
+    let back = stored.as_ref().map(|stored| project.store.check_out(&dir, stored, false)).transpose()?;
     if !matches!(back, Some(Checkout::Done(_))) {
         project.store.forget_checked_out(name)?;
-        if record.is_some() {
-            project.store.remove_record(&checked_out.key)?;
+        if stored.is_some() {
+            project.store.remove_result(&checked_out.key)?;
         }
         let told = "its result was made with other parameters and is lost; run it again with them";
         session.screen.print(&format!("{name}: {told}"));

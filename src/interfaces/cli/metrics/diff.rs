@@ -101,10 +101,10 @@ impl Run {
                 );
             }
         };
-        let record = find(project, &instance, &|record| has_figures(session, record))?;
-        let key = &record.key[..12];
-        let shown = if record.key.starts_with(name) { key.to_owned() } else { format!("{name} ({key})") };
-        let rows = parse(&stored_file(project, &record, QUERIES)?, &shown)?;
+        let stored = find(project, &instance, &|stored| has_figures(session, stored))?;
+        let key = &stored.key[..12];
+        let shown = if stored.key.starts_with(name) { key.to_owned() } else { format!("{name} ({key})") };
+        let rows = parse(&stored_file(project, &stored, QUERIES)?, &shown)?;
         Self::of(&shown, rows, run.map(|id| embeddings_of(manifest, id)))
     }
 

@@ -45,16 +45,16 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let project = session.project(&arguments.variation)?;
     let history = project.store.history();
     let mut pasts = Vec::new();
-    for record in project.store.records()?.into_iter().filter(|record| has_figures(session, record)) {
-        let read = stored_file(&project, &record, results::FILE).and_then(|text| Ok(serde_json::from_slice(&text)?));
+    for stored in project.store.results()?.into_iter().filter(|stored| has_figures(session, stored)) {
+        let read = stored_file(&project, &stored, results::FILE).and_then(|text| Ok(serde_json::from_slice(&text)?));
         let results: Value = match read {
             Ok(results) => results,
             Err(error) => {
-                tracing::warn!("{} is left out: {error:#}", &record.key[..12]);
+                tracing::warn!("{} is left out: {error:#}", &stored.key[..12]);
                 continue;
             }
         };
-        let finished = history.iter().rev().find(|finished| finished.key == record.key);
+        let finished = history.iter().rev().find(|finished| finished.key == stored.key);
         let (instance, at) = finished.map(|finished| (finished.instance.clone(), finished.at)).unzip();
         let protocols = results["protocols"].as_object().into_iter().flatten();
         let score = |(name, protocol): (&String, &Value)| {
@@ -62,9 +62,9 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         };
         let scores = protocols.filter_map(score).collect();
         let lineage: Vec<Ancestor> = serde_json::from_value(results["lineage"].clone()).unwrap_or_default();
-        let own = (instance.clone().unwrap_or_else(|| record.document.stage.clone()), record.document.clone());
+        let own = (instance.clone().unwrap_or_else(|| stored.document.stage.clone()), stored.document.clone());
         let documents = lineage.into_iter().map(|it| (it.instance, it.document)).chain([own]).collect();
-        pasts.push(Past { instance, at, key: record.key, scores, documents });
+        pasts.push(Past { instance, at, key: stored.key, scores, documents });
     }
     pasts.sort_by(|a, b| (&a.at, &a.key).cmp(&(&b.at, &b.key)));
     // Beside the run of the same instance before.
