@@ -2,20 +2,21 @@
 //!
 //! | file | what it is |
 //! | --- | --- |
-//! | `key`, `reason` | the document that a key is the digest of; what differs between two, and how that is worded |
-//! | `store`, `blobs`, `contents` | a result for each key; its list of files; each content once, under its digest |
-//! | `output_dir`, `place`, `folders` | laying files where people look; which folders on the way are none |
-//! | `checked out`, `index`, `signature` | what lies where; how its files looked when they were known to be right |
-//! | `result_files` | the files of a result as they were made, in their place or in the store |
-//! | `elsewhere`, `remote` | results that other machines share; in a bucket or a folder |
-//! | `sealed`, `work` | the cache's own files with their checksums; folders to work in |
+//! | `key`, `reason` | the document that a key is the hash of; how two of them differ, in words |
+//! | `store`, `blobs`, `contents` | a result for each key; the list of its files; each content once, under its digest |
+//! | `output_dir`, `checkout`, `checked_out` | where files are put; putting them there; which result is there now |
+//! | `inspection`, `folders`, `kept_aside` | whether the files are unmodified; what happens to those of other people |
+//! | `file_stamp`, `stamp_index`, `digest_cache` | which files need not be read again |
+//! | `result_files` | the files of a result, in the output directory or in the store |
+//! | `remote_cache`, `remote` | results that other machines share; in a bucket or a folder |
+//! | `sealed`, `work` | the cache's own files, with a checksum; temporary folders |
 //! | `items` | what a stage made of each single item |
-//! | `history` | when and how fast instances ran |
-//! | `seen` | files outside the store, and facts worked out once |
-//! | `verify`, `gc` | finding damage; making room |
+//! | `history` | when each instance ran, and how fast |
+//! | `verify`, `gc` | finding damage; removing old results |
 
 mod blobs;
 mod checked_out;
+mod checkout;
 mod contents;
 mod digest_cache;
 mod elsewhere;
@@ -23,10 +24,11 @@ mod file_stamp;
 mod folders;
 mod gc;
 mod history;
+mod inspection;
 mod items;
+mod kept_aside;
 mod key;
 mod output_dir;
-mod place;
 mod reason;
 #[cfg(feature = "cloud")]
 mod remote;
@@ -39,15 +41,16 @@ mod work;
 
 pub use blobs::Blobs;
 pub use checked_out::CheckedOut;
+pub use checkout::Checkout;
 pub use contents::{Changes, Contents, File, Written};
 pub use digest_cache::DigestCache;
 pub use elsewhere::{Elsewhere, Mode, Settings};
 pub use gc::{Budget, Collected};
 pub use history::Finished;
+pub use inspection::Inspection;
 pub use items::{Made, Table};
 pub use key::KeyDocument;
 pub use output_dir::OutputDir;
-pub use place::{Checkout, Inspection};
 pub use reason::{FileIssue, Reason};
 #[cfg(feature = "cloud")]
 pub use remote::Remote;

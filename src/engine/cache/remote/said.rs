@@ -17,7 +17,7 @@ pub fn shown(remote: &str) -> String {
     }
 }
 
-/// The same of a message: stamps of Azure's and presigned addresses stand after a question mark.
+/// The same of a message: signatures of Azure's and presigned addresses stand after a question mark.
 pub fn secretless(message: &str) -> String {
     let word = |word: &str| match word.split_once('?') {
         Some((start, _)) if start.contains("://") => format!("{start}?…"),
