@@ -1,7 +1,7 @@
 //! A cache in a bucket or a shared folder: results under `v1/ac/<key>`, contents under `v1/cas/<digest>`.
 
 mod address;
-mod said;
+mod redaction;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
@@ -17,8 +17,8 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, Writ
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use self::said::{in_short, secretless, shown};
-use super::elsewhere::{Elsewhere, Mode};
+use self::redaction::{brief, redacted, shown};
+use super::remote_cache::{Mode, RemoteCache};
 use super::{Blobs, Contents, Store, StoredResult};
 use crate::base::files;
 use crate::base::progress::Progress;
@@ -32,10 +32,10 @@ const WHOLE: u64 = 5 << 20;
 const LARGE: (u64, u32) = (256 << 10, 8);
 
 #[derive(Debug)]
-pub struct Remote(Arc<Place>, Runtime);
+pub struct Remote(Arc<Bucket>, Runtime);
 
 #[derive(Debug)]
-struct Place {
+struct Bucket {
     /// As it may be shown: without anything secret.
     name: String,
     store: Box<dyn ObjectStore>,
@@ -95,11 +95,11 @@ impl Remote {
         let (store, prefix) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                tracing::warn!("the remote cache {} is not used: {}", shown(remote), secretless(&format!("{error:#}")));
+                tracing::warn!("the remote cache {} is not used: {}", shown(remote), redacted(&format!("{error:#}")));
                 return Ok(None);
             }
         };
-        let place = Place {
+        let bucket = Bucket {
             name: shown(remote),
             store,
             prefix,
@@ -110,17 +110,17 @@ impl Remote {
             sending: AtomicUsize::new(0),
             uploads: Semaphore::new(AT_ONCE),
         };
-        Ok(Some(Self(Arc::new(place), runtime)))
+        Ok(Some(Self(Arc::new(bucket), runtime)))
     }
 }
 
-impl Elsewhere for Remote {
+impl RemoteCache for Remote {
     fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<StoredResult> {
-        let Self(place, runtime) = self;
-        if place.lost.load(Ordering::Relaxed) {
+        let Self(bucket, runtime) = self;
+        if bucket.lost.load(Ordering::Relaxed) {
             return None;
         }
-        match runtime.block_on(place.fetch(store, key, digest, progress)) {
+        match runtime.block_on(bucket.fetch(store, key, digest, progress)) {
             Ok(stored) => Some(stored),
             Err(Miss::Absent) => None,
             Err(Miss::Refused(why)) => {
@@ -128,25 +128,25 @@ impl Elsewhere for Remote {
                 None
             }
             Err(Miss::Unreachable(error)) => {
-                place.give_up(&error);
+                bucket.give_up(&error);
                 None
             }
         }
     }
 
     fn send(&self, blobs: &Blobs, stored: &StoredResult, contents: Arc<Contents>) {
-        let Self(place, runtime) = self;
-        if !place.writes || place.lost.load(Ordering::Relaxed) || place.closed.load(Ordering::Relaxed) {
+        let Self(bucket, runtime) = self;
+        if !bucket.writes || bucket.lost.load(Ordering::Relaxed) || bucket.closed.load(Ordering::Relaxed) {
             return;
         }
         // Which tables of single items there are is known only here.
         let stored = StoredResult { items: Vec::new(), ..stored.clone() };
-        let (place, blobs) = (place.clone(), blobs.clone());
-        place.sending.fetch_add(1, Ordering::Relaxed);
+        let (bucket, blobs) = (bucket.clone(), blobs.clone());
+        bucket.sending.fetch_add(1, Ordering::Relaxed);
         runtime.spawn(async move {
-            let _sending = Sending(&place.sending);
-            if let Err(error) = place.send(&blobs, &stored, &contents).await {
-                place.cannot_send(&error);
+            let _sending = Sending(&bucket.sending);
+            if let Err(error) = bucket.send(&blobs, &stored, &contents).await {
+                bucket.cannot_send(&error);
             }
         });
     }
@@ -167,7 +167,7 @@ impl Elsewhere for Remote {
     }
 }
 
-impl Place {
+impl Bucket {
     fn result(&self, key: &str) -> Key {
         self.prefix.clone().join("v1").join("ac").join(key)
     }
@@ -178,15 +178,15 @@ impl Place {
 
     fn give_up(&self, error: &Error) {
         if !self.lost.swap(true, Ordering::Relaxed) {
-            let why = secretless(&in_short(error));
+            let why = redacted(&brief(error));
             tracing::warn!("the remote cache {} is not used any more in this run: {why}", self.name);
         }
     }
 
     fn cannot_send(&self, error: &anyhow::Error) {
         if !self.closed.swap(true, Ordering::Relaxed) {
-            let why = error.downcast_ref::<Error>().map_or_else(|| format!("{error:#}"), in_short);
-            let why = secretless(&why);
+            let why = error.downcast_ref::<Error>().map_or_else(|| format!("{error:#}"), brief);
+            let why = redacted(&why);
             tracing::warn!("results are not sent to the remote cache {} any more: {why}", self.name);
         }
     }
@@ -226,11 +226,11 @@ impl Place {
         wanted: Option<&str>,
         progress: &Progress,
     ) -> Result<StoredResult, Miss> {
-        let place = self.result(key);
-        let bytes = self.store.get(&place).await?.bytes().await?;
+        let object = self.result(key);
+        let bytes = self.store.get(&object).await?.bytes().await?;
         let stored = StoredResult::parse(key, &bytes);
         let stored =
-            stored.ok_or_else(|| self.refuse(&place, "it is no result for this key, or not as it was sent"))?;
+            stored.ok_or_else(|| self.refuse(&object, "it is no result for this key, or not as it was sent"))?;
         if wanted.is_some_and(|wanted| wanted != stored.digest) {
             return Err(Miss::Absent);
         }
@@ -272,14 +272,14 @@ impl Place {
 
     /// One content, by way of a file that only takes its place in the store if it is what its name says.
     async fn bring(&self, store: &Store, digest: &str, bytes: Option<u64>) -> Result<(), Miss> {
-        let place = self.content(digest);
+        let object = self.content(digest);
         let here =
             |error: std::io::Error| Miss::Refused(anyhow!("what the remote cache gives cannot be kept: {error}"));
         let absent = |miss| match miss {
-            Miss::Absent => Miss::Refused(anyhow!("{place} is missing in the remote cache {}", self.name)),
+            Miss::Absent => Miss::Refused(anyhow!("{object} is missing in the remote cache {}", self.name)),
             miss => miss,
         };
-        let found = self.store.get(&place).await.map_err(|error| absent(error.into()))?;
+        let found = self.store.get(&object).await.map_err(|error| absent(error.into()))?;
         let slot = store.slot().map_err(Miss::Refused)?;
         let path = slot.path().join("content");
         let mut file = std::fs::File::create(&path).map_err(here)?;
@@ -295,10 +295,10 @@ impl Place {
         drop(file);
         let count = hasher.count();
         if bytes.is_some_and(|bytes| bytes != count) {
-            return Err(self.refuse(&place, &format!("it has {count} bytes instead of {}", bytes.unwrap_or_default())));
+            return Err(self.refuse(&object, &format!("it has {count} bytes instead of {}", bytes.unwrap_or_default())));
         }
         if hasher.finalize().to_hex().as_str() != digest {
-            return Err(self.refuse(&place, "its content is not the one that its name says"));
+            return Err(self.refuse(&object, "its content is not the one that its name says"));
         }
         // Reading and syncing it must not hold up the others' connections.
         let blobs = store.blobs.clone();
@@ -309,9 +309,9 @@ impl Place {
 
     /// Files first, and last the result that leads to them.
     async fn send(&self, blobs: &Blobs, stored: &StoredResult, contents: &Contents) -> Result<()> {
-        let place = self.result(&stored.key);
-        let refused = self.is_refused(&place);
-        if !refused && self.compare(&place, stored).await? {
+        let object = self.result(&stored.key);
+        let refused = self.is_refused(&object);
+        if !refused && self.compare(&object, stored).await? {
             return Ok(());
         }
         let files: BTreeMap<&str, u64> = contents.iter().map(|file| (file.digest, file.bytes)).collect();
@@ -321,19 +321,19 @@ impl Place {
             .await?;
         let mode = if refused { PutMode::Overwrite } else { PutMode::Create };
         let payload: PutPayload = stored.to_bytes()?.into();
-        match self.store.put_opts(&place, payload, mode.into()).await {
+        match self.store.put_opts(&object, payload, mode.into()).await {
             Ok(_) => Ok(()),
             // Another machine was faster.
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
-                self.compare(&place, stored).await.map(drop)
+                self.compare(&object, stored).await.map(drop)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Whether there is a result at `place`; says so if it is another one than `record`.
-    async fn compare(&self, place: &Key, stored: &StoredResult) -> Result<bool> {
-        let theirs = match self.store.get(place).await {
+    /// Whether there is a result at `object`; warns if it is not the same as `stored`.
+    async fn compare(&self, object: &Key, stored: &StoredResult) -> Result<bool> {
+        let theirs = match self.store.get(object).await {
             Ok(theirs) => theirs.bytes().await?,
             Err(Error::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
@@ -341,20 +341,20 @@ impl Place {
         let theirs = StoredResult::parse(&stored.key, &theirs);
         if theirs.is_none_or(|theirs| theirs.digest != stored.digest) {
             let (stage, name) = (&stored.document.stage, &self.name);
-            tracing::warn!("{place} in the remote cache {name}: another machine has another result of {stage} there");
+            tracing::warn!("{object} in the remote cache {name}: another machine has another result of {stage} there");
         }
         Ok(true)
     }
 
     async fn send_content(&self, blobs: &Blobs, digest: &str, bytes: u64) -> Result<()> {
         let _turn = self.uploads.acquire_many(if bytes > LARGE.0 { LARGE.1 } else { 1 }).await?;
-        let (place, path) = (self.content(digest), blobs.path(digest));
-        let refused = self.is_refused(&place);
-        if !refused && self.store.head(&place).await.is_ok_and(|there| there.size == bytes) {
+        let (object, path) = (self.content(digest), blobs.path(digest));
+        let refused = self.is_refused(&object);
+        if !refused && self.store.head(&object).await.is_ok_and(|there| there.size == bytes) {
             return Ok(());
         }
         if bytes > WHOLE {
-            let mut upload = WriteMultipart::new(self.store.put_multipart(&place).await?);
+            let mut upload = WriteMultipart::new(self.store.put_multipart(&object).await?);
             if let Err(error) = in_parts(&path, &mut upload).await {
                 // Parts that nobody joins would be paid for.
                 let _ = upload.abort().await;
@@ -363,7 +363,7 @@ impl Place {
             upload.finish().await?;
             return Ok(());
         }
-        self.store.put(&place, files::read(&path)?.into()).await?;
+        self.store.put(&object, files::read(&path)?.into()).await?;
         Ok(())
     }
 }

@@ -150,11 +150,11 @@ impl Job<'_> {
 
     /// The result that another machine made, brought into the store.
     fn fetch(&self, key: &str, digest: Option<&str>) -> Result<Option<StoredResult>> {
-        let Some(elsewhere) = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run) else {
+        let Some(remote) = self.options.remote.as_ref().filter(|_| !self.options.dry_run) else {
             return Ok(None);
         };
         let instance = &self.project.manifest.instances[self.id].name;
-        let found = elsewhere.fetch(&self.project.store, key, digest, &self.screen.progress(instance));
+        let found = remote.fetch(&self.project.store, key, digest, &self.screen.progress(instance));
         // What was not brought because the run is to end is not missing.
         signal::check()?;
         Ok(found)
@@ -163,13 +163,13 @@ impl Job<'_> {
     /// A result that has passed every check goes to other machines.
     fn send(&self, stored: &StoredResult) {
         let store = &self.project.store;
-        let elsewhere = self.options.elsewhere.as_ref().filter(|_| !self.options.dry_run);
-        if let (Some(elsewhere), Some(contents)) = (elsewhere, store.contents(&stored.digest)) {
-            elsewhere.send(&store.blobs, stored, contents);
+        let remote = self.options.remote.as_ref().filter(|_| !self.options.dry_run);
+        if let (Some(remote), Some(contents)) = (remote, store.contents(&stored.digest)) {
+            remote.send(&store.blobs, stored, contents);
         }
     }
 
-    /// Lays a stored result; what the store has lost of it may be elsewhere.
+    /// Lays a stored result; what the store has lost of it may be remote.
     fn take_or_fetch(&self, stored: &StoredResult) -> Result<Checkout> {
         match self.take(stored)? {
             Checkout::Broken(why) => match self.fetch(&stored.key, Some(&stored.digest))? {

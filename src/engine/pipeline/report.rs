@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Selection;
 use crate::base::error::Failure;
-use crate::engine::cache::{Elsewhere, Reason};
+use crate::engine::cache::{Reason, RemoteCache};
 use crate::engine::lock::Lock;
 use crate::engine::stage::Notes;
 
@@ -94,5 +94,5 @@ pub struct Options {
     /// Make each result a second time and compare.
     pub check_determinism: bool,
     /// Where results of other machines are.
-    pub elsewhere: Option<Arc<dyn Elsewhere>>,
+    pub remote: Option<Arc<dyn RemoteCache>>,
 }

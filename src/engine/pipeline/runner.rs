@@ -77,8 +77,8 @@ impl Project {
                 reports[id] = Some(report);
             }
         });
-        if let Some(elsewhere) = &options.elsewhere {
-            elsewhere.settle(&screen.progress("cache"));
+        if let Some(remote) = &options.remote {
+            remote.settle(&screen.progress("cache"));
         }
         if !options.dry_run {
             // Lost is only that the next run reads some files again.

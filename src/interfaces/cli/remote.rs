@@ -5,11 +5,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::engine::cache::{Elsewhere, Mode, Remote, Settings};
+use crate::engine::cache::{Mode, Remote, RemoteCache, Settings};
 use crate::engine::manifest::Manifest;
 
 #[derive(clap::Args)]
-pub struct RemoteCache {
+pub struct RemoteArguments {
     /// Share results with other machines by this bucket or folder (default: as the manifest's `cache` says)
     #[arg(long, value_name = "ADDRESS|FOLDER", env = "SIMILIAI_REMOTE_CACHE", hide_env_values = true)]
     remote_cache: Option<String>,
@@ -28,9 +28,9 @@ enum How {
     Unsaid,
 }
 
-impl RemoteCache {
+impl RemoteArguments {
     /// What the command line says goes before what the manifest says.
-    pub fn open(&self, manifest: &Manifest) -> Result<Option<Arc<dyn Elsewhere>>> {
+    pub fn open(&self, manifest: &Manifest) -> Result<Option<Arc<dyn RemoteCache>>> {
         let named = self.remote_cache.as_ref().filter(|remote| !remote.is_empty());
         let named = named.map(|remote| Settings { remote: remote.clone(), mode: Mode::default() });
         let mode = match self.remote_cache_mode {

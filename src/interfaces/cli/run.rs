@@ -15,7 +15,7 @@ use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::base::signal;
 use crate::base::text::legible_json;
-use crate::engine::cache::Elsewhere;
+use crate::engine::cache::RemoteCache;
 use crate::engine::lock::{self, LockFile};
 use crate::engine::pipeline::{Event, Options, Project, Selection};
 
@@ -55,7 +55,7 @@ pub struct Arguments {
     locked: bool,
     #[cfg(feature = "cloud")]
     #[command(flatten)]
-    remote: super::remote::RemoteCache,
+    remote: super::remote::RemoteArguments,
     /// Make every result a second time in a scratch place, without the cache; fail unless both are the same
     #[arg(long, conflicts_with = "dry_run")]
     check_determinism: bool,
@@ -158,19 +158,19 @@ impl Arguments {
             jobs: self.jobs.into(),
             lock,
             check_determinism: self.check_determinism,
-            elsewhere: self.elsewhere(project)?,
+            remote: self.remote_cache(project)?,
         })
     }
 }
 
 impl Arguments {
     #[cfg(feature = "cloud")]
-    fn elsewhere(&self, project: &Project) -> Result<Option<Arc<dyn Elsewhere>>> {
+    fn remote_cache(&self, project: &Project) -> Result<Option<Arc<dyn RemoteCache>>> {
         self.remote.open(&project.manifest)
     }
 
     #[cfg(not(feature = "cloud"))]
-    fn elsewhere(&self, project: &Project) -> Result<Option<Arc<dyn Elsewhere>>> {
+    fn remote_cache(&self, project: &Project) -> Result<Option<Arc<dyn RemoteCache>>> {
         if project.manifest.cache.is_some() {
             tracing::info!("the remote cache is not used: this build has none (cargo build --features cloud)");
         }

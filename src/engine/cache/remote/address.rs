@@ -12,7 +12,7 @@ use object_store::path::Path as Key;
 use object_store::{ClientConfigKey, ObjectStore, ObjectStoreScheme, RetryConfig};
 use reqwest::Url;
 
-use super::said::shown;
+use super::redaction::shown;
 use crate::base::error::Failure;
 use crate::base::files;
 use crate::engine::cache::Mode;

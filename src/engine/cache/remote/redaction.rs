@@ -18,7 +18,7 @@ pub fn shown(remote: &str) -> String {
 }
 
 /// The same of a message: signatures of Azure's and presigned addresses stand after a question mark.
-pub fn secretless(message: &str) -> String {
+pub fn redacted(message: &str) -> String {
     let word = |word: &str| match word.split_once('?') {
         Some((start, _)) if start.contains("://") => format!("{start}?…"),
         _ => word.to_owned(),
@@ -27,7 +27,7 @@ pub fn secretless(message: &str) -> String {
 }
 
 /// Without the many layers of a client's errors, each of which repeats the next one.
-pub fn in_short(error: &Error) -> String {
+pub fn brief(error: &Error) -> String {
     match error {
         Error::Unauthenticated { .. } => "the credentials are not accepted (401)".to_owned(),
         Error::PermissionDenied { source, .. } => {
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(shown("s3://me:secret@bucket/a?sig=secret"), "s3://bucket/a");
         assert_eq!(shown("../shared"), "../shared");
         assert_eq!(shown("s3://me:secret@bucket:port/x"), "s3://…");
-        let said = secretless("GET https://x.blob.core.windows.net/c/b?sv=1&sig=secret failed: really?");
+        let said = redacted("GET https://x.blob.core.windows.net/c/b?sv=1&sig=secret failed: really?");
         assert_eq!(said, "GET https://x.blob.core.windows.net/c/b?… failed: really?");
     }
 }

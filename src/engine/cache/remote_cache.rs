@@ -8,7 +8,7 @@ use super::{Blobs, Contents, Store, StoredResult};
 use crate::base::progress::Progress;
 
 /// Where results lie that other machines made. It is never needed: whatever fails there is a miss and a warning.
-pub trait Elsewhere: Send + Sync + std::fmt::Debug {
+pub trait RemoteCache: Send + Sync + std::fmt::Debug {
     /// Brings the result for `key` with all its files into `store`, if it is there and whole; where `digest` is given,
     /// only that very result.
     fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<StoredResult>;
