@@ -13,8 +13,8 @@ use similiai::engine::cache::{Contents, KeyDocument, OutputDir, Store, Written};
 use similiai::engine::lock::LockFile;
 use similiai::engine::manifest::Manifest;
 use similiai::engine::stage::Outputs;
+use similiai::learning::dataset::{self, Split};
 use similiai::learning::images::{self, LAYOUTS, OnBadImage};
-use similiai::learning::listing::{self, Split};
 use similiai::learning::model::{self, Model};
 use similiai::retrieval::embeddings::{Embeddings, Row, Writer};
 use similiai::retrieval::metrics;
@@ -322,7 +322,7 @@ fn kept(bytes: &[u8]) {
 }
 
 fn lists(bytes: &[u8]) {
-    let _ = listing::read::<Split>(&file("lists/split.csv", bytes));
+    let _ = dataset::read::<Split>(&file("lists/split.csv", bytes));
     if let Ok(rows) = metrics::parse(bytes, "it") {
         let _ = metrics::differences(&rows, &rows, "p");
     }

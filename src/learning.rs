@@ -1,7 +1,7 @@
 //! From a picture to a vector.
 
 pub mod calibration;
+pub mod dataset;
 pub mod images;
-pub mod listing;
 pub mod model;
 pub mod nn;

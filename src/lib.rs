@@ -20,7 +20,7 @@
 //! | [`base::text`] | foreign text, safe to show |
 //! | [`base::files`] | whole files or none, digests, errors with the path |
 //! | [`learning::images`] | CIFAR's archives, people's pictures, and how both are prepared |
-//! | [`learning::listing`] | the CSV lists of images and of the split |
+//! | [`learning::dataset`] | the CSV lists of images and of the split |
 //! | [`learning::nn`] | differentiable ops on dfdx tensors and their kernels |
 //! | [`learning::model`] | the networks; saved together with their configuration |
 //! | [`retrieval::embeddings`] | the Parquet file: schema, writing, reading |

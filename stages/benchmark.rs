@@ -22,8 +22,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::damaged;
 use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
-use similiai::learning::listing;
-use similiai::learning::listing::{Side, Split};
+use similiai::learning::dataset;
+use similiai::learning::dataset::{Split, Subset};
 use similiai::report::charts;
 use similiai::report::page::REPORT;
 use similiai::report::results;
@@ -80,13 +80,13 @@ impl Stage for Benchmark {
             ready.needs.iter().filter(|need| need.stage == "embed").flat_map(|need| &need.needs),
         )?;
         let Ok(split) = ready.folder("split") else { return Ok(()) };
-        let rows: Vec<Split> = listing::read(&split.join(listing::SPLIT))?;
-        let counts = |side: Side| {
+        let rows: Vec<Split> = dataset::read(&split.join(dataset::SPLIT))?;
+        let counts = |subset: Subset| {
             let mut counts: BTreeMap<i32, usize> = BTreeMap::new();
-            rows.iter().filter(|row| row.split == side).for_each(|row| *counts.entry(row.label).or_default() += 1);
+            rows.iter().filter(|row| row.split == subset).for_each(|row| *counts.entry(row.label).or_default() += 1);
             counts
         };
-        let (train, test) = (counts(Side::Train), counts(Side::Test));
+        let (train, test) = (counts(Subset::Train), counts(Subset::Test));
         ensure!(
             test.values().any(|count| *count > 1),
             "no class has two test pictures or more, so no test picture has another of its class to find; it takes six \
@@ -147,14 +147,14 @@ impl Benchmark {
         }
         let evaluate = |answers| protocols::evaluate(answers, embeddings, &main.model.calibration, context);
         let protocols: Vec<Protocol> = answers.into_iter().map(evaluate).collect();
-        let test = protocols::ids(embeddings, Side::Test);
+        let test = protocols::ids(embeddings, Subset::Test);
         let needs = context.inputs.results.iter().map(|input| input.instance.clone()).collect();
         Ok(Findings {
             classes: protocols::classes(embeddings),
             baselines: baselines::measure(embeddings, &main.model, &protocols, context.input("prepare")?, context)?,
             curve: approximate::curve(&main, &test, context)?,
             map: projection::project(embeddings, &test, context)?,
-            epochs: listing::read(&main.folder.join(training_log::FILE))?,
+            epochs: dataset::read(&main.folder.join(training_log::FILE))?,
             shown: Shown::of(&protocols[0], embeddings, self.examples, context),
             protocols,
             comparisons,

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::engine::stage::{Context, Inputs, Invalid, Need, Stage, require};
-use similiai::learning::listing;
+use similiai::learning::dataset;
 
 use similiai::report::training_log::{self, Epoch};
 
@@ -64,13 +64,13 @@ impl Stage for Compare {
         for input in &context.inputs.results {
             let name = &input.instance;
             let (variant, run) = parts(name)?;
-            let epochs: Vec<Epoch> = listing::read(&input.folder.join(training_log::FILE))?;
+            let epochs: Vec<Epoch> = dataset::read(&input.folder.join(training_log::FILE))?;
             let precision = epochs.last().and_then(|epoch| epoch.validation_precision);
             let precision = precision.with_context(|| format!("the log of `{name}` does not end with a precision"))?;
             runs.push(Run { variant: variant.to_owned(), run: run.to_owned(), precision });
         }
         let rows = rows(&self.baseline, &runs)?;
-        context.outputs.write("comparison.csv", &listing::to_bytes(&rows)?)?;
+        context.outputs.write("comparison.csv", &dataset::to_bytes(&rows)?)?;
         context.outputs.write("comparison.md", page(&self.baseline, &rows).as_bytes())
     }
 }

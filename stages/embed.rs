@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
+use similiai::learning::dataset::{self, Split};
 use similiai::learning::images::read_png;
-use similiai::learning::listing::{self, Split};
 use similiai::learning::model::{self, Model};
 use similiai::retrieval::artifacts;
 use similiai::retrieval::embeddings::{self, Row, Writer};
@@ -58,7 +58,7 @@ impl Stage for Embed {
     fn run(&self, context: &Context) -> Result<()> {
         let prepared = &context.inputs.result("prepare")?.contents;
         let folder = context.input("prepare")?;
-        let mut rows: Vec<Split> = listing::read(&context.input("split")?.join(listing::SPLIT))?;
+        let mut rows: Vec<Split> = dataset::read(&context.input("split")?.join(dataset::SPLIT))?;
         rows.sort_by(|a, b| a.path.cmp(&b.path));
         let model = Model::load(&context.input("train")?.join(model::FILE))?;
         let dimension = model.configuration.dimension;

@@ -12,10 +12,10 @@ use similiai::base::error::first_of;
 use similiai::damaged;
 use similiai::engine::cache::Made;
 use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
+use similiai::learning::dataset::{self, Listed, SKIPPED, SOURCES, Skipped};
 use similiai::learning::images::{
     Filter, Ground, OnBadImage, Preparation, Sharpen, Unreadable, encode_png, image_path,
 };
-use similiai::learning::listing::{self, Listed, SKIPPED, SOURCES, Skipped};
 use similiai::retrieval::artifacts;
 
 use originals::{Original, Originals, Selection};
@@ -122,14 +122,14 @@ impl Stage for Prepare {
         }
         let outputs = &context.outputs;
         listed.sort_by(|a, b| a.path.cmp(&b.path));
-        outputs.write(listing::IMAGES, &listing::to_bytes(&listed)?)?;
+        outputs.write(dataset::IMAGES, &dataset::to_bytes(&listed)?)?;
         if !sources.is_empty() {
-            outputs.write(SOURCES, &listing::to_bytes(&sources)?)?;
+            outputs.write(SOURCES, &dataset::to_bytes(&sources)?)?;
         }
         if !skipped.is_empty() {
-            outputs.write(SKIPPED, &listing::to_bytes(&skipped)?)?;
+            outputs.write(SKIPPED, &dataset::to_bytes(&skipped)?)?;
         }
-        outputs.write(listing::PREPARATION, (serde_json::to_string_pretty(&preparation)? + "\n").as_bytes())
+        outputs.write(dataset::PREPARATION, (serde_json::to_string_pretty(&preparation)? + "\n").as_bytes())
     }
 }
 

@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::engine::stage::{Context, Invalid, Stage, require};
-use similiai::learning::listing::{self, Listed, Side};
+use similiai::learning::dataset::{self, Listed, Subset};
 
 /// A class with fewer pictures is too small to test by two of them.
 const SMALL: usize = 6;
@@ -48,43 +48,43 @@ impl Stage for Split {
 
     fn run(&self, context: &Context) -> Result<()> {
         let folder = context.input("prepare")?;
-        let images: Vec<Listed> = listing::read(&folder.join(listing::IMAGES))?;
+        let images: Vec<Listed> = dataset::read(&folder.join(dataset::IMAGES))?;
         let prepared = &context.inputs.result("prepare")?.contents;
         let digests = images.iter().map(|image| prepared.digest_of(&image.path)).collect::<Result<Vec<_>>>()?;
-        let mut sides = match self.method {
+        let mut subsets = match self.method {
             Method::Official => images.iter().map(|image| image.part).collect(),
             Method::Stratified => self.draw(context, &images),
         };
-        for (one, other) in unite_equal(&digests, &mut sides) {
+        for (one, other) in unite_equal(&digests, &mut subsets) {
             tracing::warn!(
                 "{} and {} are the same picture; both go to {}",
                 images[one].path,
                 images[other].path,
-                sides[one].name()
+                subsets[one].name()
             );
         }
-        for side in [Side::Train, Side::Test] {
-            if !sides.contains(&side) {
-                bail!("no image would be for {}; take more images, another share or another method", side.name());
+        for subset in [Subset::Train, Subset::Test] {
+            if !subsets.contains(&subset) {
+                bail!("no image would be for {}; take more images, another share or another method", subset.name());
             }
         }
-        let rows: Vec<listing::Split> = images
+        let rows: Vec<dataset::Split> = images
             .into_iter()
-            .zip(sides)
-            .map(|(image, split)| listing::Split {
+            .zip(subsets)
+            .map(|(image, split)| dataset::Split {
                 path: image.path,
                 label: image.label,
                 label_name: image.label_name,
                 split,
             })
             .collect();
-        context.outputs.write(listing::SPLIT, &listing::to_bytes(&rows)?)
+        context.outputs.write(dataset::SPLIT, &dataset::to_bytes(&rows)?)
     }
 }
 
 impl Split {
-    fn draw(&self, context: &Context, images: &[Listed]) -> Vec<Side> {
-        let mut sides = vec![Side::Train; images.len()];
+    fn draw(&self, context: &Context, images: &[Listed]) -> Vec<Subset> {
+        let mut subsets = vec![Subset::Train; images.len()];
         let mut classes: Vec<i32> = images.iter().map(|image| image.label).collect();
         classes.sort_unstable();
         classes.dedup();
@@ -94,20 +94,20 @@ impl Split {
             let share = (members.len() as f64 * self.test).round() as usize;
             // One alone would have no other of its class to find.
             let count = if members.len() < SMALL { share } else { share.max(2) };
-            members[..count].iter().for_each(|place| sides[*place] = Side::Test);
+            members[..count].iter().for_each(|place| subsets[*place] = Subset::Test);
         }
-        sides
+        subsets
     }
 }
 
-/// Moves equal pictures to the side of the first of them; gives the pairs.
-fn unite_equal<D: Copy + Eq + Hash>(digests: &[D], sides: &mut [Side]) -> Vec<(usize, usize)> {
+/// Moves equal pictures to the subset of the first of them; gives the pairs.
+fn unite_equal<D: Copy + Eq + Hash>(digests: &[D], subsets: &mut [Subset]) -> Vec<(usize, usize)> {
     let mut first: HashMap<D, usize> = HashMap::new();
     let mut pairs = Vec::new();
     for (place, digest) in digests.iter().enumerate() {
         let one = *first.entry(*digest).or_insert(place);
         if one != place {
-            sides[place] = sides[one];
+            subsets[place] = subsets[one];
             pairs.push((one, place));
         }
     }
@@ -121,8 +121,8 @@ mod tests {
     #[test]
     fn equal_pictures_end_on_one_side() {
         let digests = ["a", "b", "a", "c", "a"];
-        let mut sides = [Side::Test, Side::Train, Side::Train, Side::Test, Side::Train];
-        assert_eq!(unite_equal(&digests, &mut sides), [(0, 2), (0, 4)]);
-        assert_eq!(sides, [Side::Test, Side::Train, Side::Test, Side::Test, Side::Test]);
+        let mut subsets = [Subset::Test, Subset::Train, Subset::Train, Subset::Test, Subset::Train];
+        assert_eq!(unite_equal(&digests, &mut subsets), [(0, 2), (0, 4)]);
+        assert_eq!(subsets, [Subset::Test, Subset::Train, Subset::Test, Subset::Test, Subset::Test]);
     }
 }

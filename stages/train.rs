@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use similiai::base::files;
 use similiai::damaged;
 use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
-use similiai::learning::listing;
+use similiai::learning::dataset;
 use similiai::learning::model::{
     Configuration, DIMENSION, MOST_SHIFT, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
 };
@@ -238,7 +238,7 @@ impl Stage for Train {
     }
 
     fn run(&self, context: &Context) -> Result<()> {
-        let preparation = context.input("prepare")?.join(listing::PREPARATION);
+        let preparation = context.input("prepare")?.join(dataset::PREPARATION);
         let preparation = serde_json::from_slice(&files::read(&preparation)?)
             .map_err(|error| damaged!("{}: {error}", preparation.display()))?;
         let configuration = Configuration {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::learning::listing;
+use crate::learning::dataset;
 use crate::report::charts::{self, Area, Axes, BLUE, Band, Line, Look, ORANGE, Series};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,7 @@ pub fn to_bytes(epochs: &[Epoch]) -> Result<Vec<u8>> {
         validation_triplet_loss: epoch.validation_triplet_loss.map(rounded),
         validation_precision: epoch.validation_precision.map(rounded),
     };
-    listing::to_bytes(&epochs.iter().map(row).collect::<Vec<Epoch>>())
+    dataset::to_bytes(&epochs.iter().map(row).collect::<Vec<Epoch>>())
 }
 
 /// A chart over the epochs.

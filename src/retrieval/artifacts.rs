@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::engine::stage::{ArtifactKind, Inputs};
-use crate::learning::listing;
+use crate::learning::dataset;
 
 /// Prepared pictures, at the paths that embeddings name.
 pub const PICTURES: ArtifactKind = ArtifactKind("prepared pictures");
@@ -21,9 +21,9 @@ pub const METRICS: ArtifactKind = ArtifactKind("figures");
 pub fn split_must_fit<'a>(ready: &Inputs, instances: impl IntoIterator<Item = &'a String>) -> Result<()> {
     let of = |name: &String| ready.results.iter().find(|input| input.instance == *name);
     let mut needed = ready.needs.iter().filter_map(|need| of(&need.instance));
-    let Some(prepared) = needed.find(|input| input.contents.find(listing::IMAGES).is_some()) else { return Ok(()) };
-    for split in instances.into_iter().filter_map(of).filter(|input| input.contents.find(listing::SPLIT).is_some()) {
-        let rows: Vec<listing::Split> = listing::read(&split.folder.join(listing::SPLIT))?;
+    let Some(prepared) = needed.find(|input| input.contents.find(dataset::IMAGES).is_some()) else { return Ok(()) };
+    for split in instances.into_iter().filter_map(of).filter(|input| input.contents.find(dataset::SPLIT).is_some()) {
+        let rows: Vec<dataset::Split> = dataset::read(&split.folder.join(dataset::SPLIT))?;
         if let Some(row) = rows.iter().find(|row| prepared.contents.find(&row.path).is_none()) {
             let (path, split, prepared) = (&row.path, &split.instance, &prepared.instance);
             bail!("`{split}` has the picture {path}, and `{prepared}` has not; name in `needs` what `{split}` is of");

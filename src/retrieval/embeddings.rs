@@ -20,7 +20,7 @@ pub use reading::TASK as READING;
 
 use crate::base::files;
 use crate::damaged;
-use crate::learning::listing::Split;
+use crate::learning::dataset::Split;
 use crate::learning::model::Model;
 
 /// The file of a pipeline's embeddings.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::base::error::Failure;
 use crate::learning::calibration::{CLOSE, Calibration};
-use crate::learning::listing::Side;
+use crate::learning::dataset::Subset;
 #[cfg(feature = "cloud")]
 use crate::retrieval::database::Table;
 use crate::retrieval::embeddings::Embeddings;
@@ -179,7 +179,7 @@ impl Finder {
     fn result(&self, rank: usize, Neighbour { id, distance }: Neighbour, copies: Vec<usize>) -> Hit {
         let Embeddings { paths, label_names, splits, .. } = &self.embeddings;
         let (path, label_name, split) = (paths[id].clone(), label_names[id].clone(), splits[id].clone());
-        let learned = split == Side::Train.name();
+        let learned = split == Subset::Train.name();
         let curve = if learned { &self.calibration.learned } else { &self.calibration.unseen };
         Hit { rank, id, path, label_name, split, distance, chance: curve.chance(distance), copies }
     }

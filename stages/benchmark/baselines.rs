@@ -102,12 +102,12 @@ pub fn measure(
             let rows = (way.embed)(&images)?;
             let dimension = rows.len() / ids.len();
             for (protocol, found) in protocols.iter().zip(found) {
-                let side = protocol.question.gallery.name();
+                let subset = protocol.question.gallery.name();
                 let (some, rows): (Vec<usize>, Vec<&[f32]>) = ids
                     .iter()
                     .copied()
                     .zip(rows.chunks_exact(dimension))
-                    .filter(|(id, _)| embeddings.splits[*id] == side)
+                    .filter(|(id, _)| embeddings.splits[*id] == subset)
                     .unzip();
                 let gallery = Gallery::with_ids(dimension, some, Cow::Owned(rows.concat()))?;
                 let query = |(id, row): (&usize, _)| Query::nearest(row, MOST).without(*id);

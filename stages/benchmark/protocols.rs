@@ -7,7 +7,7 @@ use serde::Serialize;
 use similiai::damaged;
 use similiai::engine::stage::Context;
 use similiai::learning::calibration::{Calibration, Curve, Reliability};
-use similiai::learning::listing::Side;
+use similiai::learning::dataset::Subset;
 use similiai::retrieval::embeddings::Embeddings;
 use similiai::retrieval::metrics::{Measured, PRECISION_AT_5, Ranking, Score};
 use similiai::retrieval::search::{Gallery, Neighbour, Query};
@@ -28,7 +28,7 @@ pub struct Question {
     pub task: &'static str,
     pub question: &'static str,
     /// Which pictures are the gallery.
-    pub gallery: Side,
+    pub gallery: Subset,
     /// What the model's calibration says of such a gallery.
     pub curve: fn(&Calibration) -> &Curve,
 }
@@ -41,14 +41,14 @@ pub const QUESTIONS: [Question; 2] = [
         name: "test-vs-train",
         task: "Finding known pictures",
         question: "test pictures among the training pictures, whose classes the network was told",
-        gallery: Side::Train,
+        gallery: Subset::Train,
         curve: |calibration| &calibration.learned,
     },
     Question {
         name: UNSEEN,
         task: "Finding pictures never seen",
         question: "test pictures among the other test pictures, none of which the network ever saw",
-        gallery: Side::Test,
+        gallery: Subset::Test,
         curve: |calibration| &calibration.unseen,
     },
 ];
@@ -83,8 +83,8 @@ pub struct Class {
     pub score: Score,
 }
 
-pub fn ids(embeddings: &Embeddings, side: Side) -> Vec<usize> {
-    (0..embeddings.len()).filter(|id| embeddings.splits[*id] == side.name()).collect()
+pub fn ids(embeddings: &Embeddings, subset: Subset) -> Vec<usize> {
+    (0..embeddings.len()).filter(|id| embeddings.splits[*id] == subset.name()).collect()
 }
 
 /// Each class's label and name.
@@ -94,12 +94,12 @@ pub fn classes(embeddings: &Embeddings) -> BTreeMap<i32, String> {
 
 /// Asks every question, in their order.
 pub fn ask(embeddings: &Embeddings) -> Result<Vec<Answers>> {
-    let (train, test) = (ids(embeddings, Side::Train), ids(embeddings, Side::Test));
+    let (train, test) = (ids(embeddings, Subset::Train), ids(embeddings, Subset::Test));
     if train.is_empty() || test.len() < 2 {
         return Err(damaged!("{} train and {} test embeddings are too few to measure", train.len(), test.len()));
     }
     let one = |question: &Question| {
-        let among = if question.gallery == Side::Train { &train } else { &test };
+        let among = if question.gallery == Subset::Train { &train } else { &test };
         let answers = answers(*question, embeddings, &test, among)?;
         let name = question.name;
         match test.len() - answers.queries.len() {

@@ -1,22 +1,22 @@
-//! The original project's files for NumPy: embeddings, labels and paths of each side
+//! The original project's files for NumPy: embeddings, labels and paths of each subset
 //! (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>, version 1.0).
 
 use std::io::Write;
 
 use anyhow::{Context, Result};
 use similiai::engine::stage::{Output, Outputs};
-use similiai::learning::listing::{Side, Split};
+use similiai::learning::dataset::{Split, Subset};
 
-/// The arrays of both sides, written row by row.
+/// The arrays of both subsets, written row by row.
 pub struct Arrays<'a> {
-    sides: [SideArrays<'a>; 2],
+    subsets: [SubsetArrays<'a>; 2],
     dimension: usize,
     /// Characters of the longest path.
     longest: usize,
 }
 
-struct SideArrays<'a> {
-    side: Side,
+struct SubsetArrays<'a> {
+    subset: Subset,
     embeddings: Output<'a>,
     labels: Output<'a>,
     paths: Output<'a>,
@@ -26,10 +26,10 @@ impl<'a> Arrays<'a> {
     /// For all of `rows`.
     pub fn create(outputs: &'a Outputs, rows: &[Split], dimension: usize) -> Result<Self> {
         let longest = rows.iter().map(|row| row.path.chars().count()).max().unwrap_or(1);
-        let side = |side: Side| -> Result<SideArrays<'a>> {
-            let count = rows.iter().filter(|row| row.split == side).count();
+        let subset = |subset: Subset| -> Result<SubsetArrays<'a>> {
+            let count = rows.iter().filter(|row| row.split == subset).count();
             let open = |what: &str, kind: &str, shape: &str| -> Result<Output<'a>> {
-                let name = format!("{}_{what}.npy", side.name());
+                let name = format!("{}_{what}.npy", subset.name());
                 let mut file = outputs.create(&name)?;
                 let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
                 // The values begin at a multiple of 64 bytes; the header ends with a line break.
@@ -40,20 +40,20 @@ impl<'a> Arrays<'a> {
                 written.with_context(|| format!("cannot write {name}"))?;
                 Ok(file)
             };
-            Ok(SideArrays {
-                side,
+            Ok(SubsetArrays {
+                subset,
                 embeddings: open("embeddings", "<f4", &format!("{count}, {dimension}"))?,
                 labels: open("labels", "<i4", &format!("{count},"))?,
                 paths: open("paths", &format!("<U{longest}"), &format!("{count},"))?,
             })
         };
-        Ok(Self { sides: [side(Side::Train)?, side(Side::Test)?], dimension, longest })
+        Ok(Self { subsets: [subset(Subset::Train)?, subset(Subset::Test)?], dimension, longest })
     }
 
     /// `embeddings`: (rows, dimension)
     pub fn write(&mut self, rows: &[Split], embeddings: &[f32]) -> Result<()> {
         for (row, embedding) in rows.iter().zip(embeddings.chunks_exact(self.dimension)) {
-            let Some(to) = self.sides.iter_mut().find(|to| to.side == row.split) else { continue };
+            let Some(to) = self.subsets.iter_mut().find(|to| to.subset == row.split) else { continue };
             let values: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
             // UTF-32, filled up with zeros.
             let mut path: Vec<u8> = row.path.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
@@ -65,7 +65,7 @@ impl<'a> Arrays<'a> {
     }
 
     pub fn finish(self) -> Result<()> {
-        let files = self.sides.into_iter().flat_map(|side| [side.embeddings, side.labels, side.paths]);
+        let files = self.subsets.into_iter().flat_map(|subset| [subset.embeddings, subset.labels, subset.paths]);
         files.into_iter().try_for_each(Output::finish)
     }
 }

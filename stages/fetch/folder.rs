@@ -10,8 +10,8 @@ use similiai::base::error::first_of;
 use similiai::base::text::legible_name;
 use similiai::damaged;
 use similiai::engine::stage::{Context, Inputs};
+use similiai::learning::dataset::{self, Skipped, is_list, part};
 use similiai::learning::images::{MOST_BYTES, OnBadImage, PassedOver, Why, is_picture};
-use similiai::learning::listing::{self, Skipped, is_list, part};
 use unicode_normalization::UnicodeNormalization;
 
 use super::ARCHIVE;
@@ -210,7 +210,7 @@ impl Found {
             ));
         }
         let classes = self.pictures.iter().filter_map(|picture| picture.class().rsplit('/').next());
-        listing::check_class_count(classes.collect::<BTreeSet<_>>().len())?;
+        dataset::check_class_count(classes.collect::<BTreeSet<_>>().len())?;
         if self.pictures.is_empty() {
             self.passed_over.tell();
             let source = source.display();
@@ -327,6 +327,6 @@ pub fn leave(passed_over: PassedOver, source: &Path, context: &Context) -> Resul
     passed_over.tell();
     let row = |(path, why): (&str, &Why)| Skipped { source: below(path, source).to_owned(), why: why.to_string() };
     let rows: Vec<Skipped> = passed_over.each().into_iter().map(row).collect();
-    context.outputs.write(listing::SKIPPED, &listing::to_bytes(&rows)?)?;
+    context.outputs.write(dataset::SKIPPED, &dataset::to_bytes(&rows)?)?;
     context.note("passed_over", &passed_over.counted())
 }

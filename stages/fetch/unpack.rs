@@ -10,10 +10,10 @@ use flate2::bufread::GzDecoder;
 use similiai::base::text::legible_path as shown;
 use similiai::damaged;
 use similiai::engine::stage::Outputs;
+use similiai::learning::dataset::part;
 use similiai::learning::images::{
     LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, OnBadImage, PassedOver, Why, is_picture,
 };
-use similiai::learning::listing::part;
 use tar::{Archive, Entry, EntryType};
 
 use super::depths::Depths;

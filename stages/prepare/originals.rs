@@ -9,8 +9,8 @@ use serde::Serialize;
 use similiai::base::files;
 use similiai::damaged;
 use similiai::engine::stage::Input;
+use similiai::learning::dataset::{self, Subset, is_list};
 use similiai::learning::images::{Layout, Preparation, Record, Wanted, decode_for};
-use similiai::learning::listing::{self, Side, is_list};
 
 /// How many of each class are passed over, and how many are taken; all where none is said.
 #[derive(Clone, Copy, Serialize)]
@@ -23,7 +23,7 @@ pub struct Original {
     pub label: u8,
     /// Within its class.
     pub place: usize,
-    pub part: Side,
+    pub part: Subset,
     pixels: Pixels,
 }
 
@@ -71,7 +71,7 @@ pub fn load(fetched: &Input, selection: Selection) -> Result<Originals> {
     let mut originals = Vec::new();
     let classes = match Layout::of(&fetched.folder) {
         Some(layout) => records(layout, fetched, selection, |record, place| {
-            let (label, part) = (record.label, if record.official_test { Side::Test } else { Side::Train });
+            let (label, part) = (record.label, if record.official_test { Subset::Test } else { Subset::Train });
             originals.push(Original { label, place, part, pixels: Pixels::Record(record) });
         })?,
         None => {
@@ -127,7 +127,7 @@ fn records(
 }
 
 /// A picture's place among those of its class, its path, and its part.
-type Placed<'a> = (usize, &'a str, Side);
+type Placed<'a> = (usize, &'a str, Subset);
 
 /// The pictures of each class, by name: `<class>/<picture>` or `<part>/<class>/<picture>`.
 fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<Placed<'_>>>> {
@@ -135,13 +135,13 @@ fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<P
     for file in fetched.contents.iter().filter(|file| !is_list(file.path)) {
         let (class, _) = file.path.rsplit_once('/').with_context(|| format!("{} is in no class", file.path))?;
         let (part, class) = match class.split_once('/') {
-            Some((part, class)) => (listing::part(part).unwrap_or(Side::Train), class),
-            None => (Side::Train, class),
+            Some((part, class)) => (dataset::part(part).unwrap_or(Subset::Train), class),
+            None => (Subset::Train, class),
         };
         let pictures = classes.entry(class).or_default();
         pictures.push((pictures.len(), file.path, part));
     }
-    listing::check_class_count(classes.len())?;
+    dataset::check_class_count(classes.len())?;
     for (class, pictures) in &mut classes {
         selection.suffices(class, pictures.len())?;
         let end = selection.per_class.map_or(pictures.len(), |count| selection.skip + count);

@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use similiai::damaged;
 use similiai::engine::cache::Contents;
 use similiai::engine::stage::Context;
+use similiai::learning::dataset::{self, Split, Subset};
 use similiai::learning::images::read_png;
-use similiai::learning::listing::{self, Side, Split};
 use similiai::learning::model::Preprocessing;
 use similiai::learning::nn::{Mixed, Triplets};
 
@@ -73,14 +73,14 @@ impl From<usize> for Picture {
 
 /// The rows of the training side.
 fn rows(split: &Path) -> Result<Vec<Split>> {
-    let rows: Vec<Split> = listing::read(&split.join(listing::SPLIT))?;
-    Ok(rows.into_iter().filter(|row| row.split == Side::Train).collect())
+    let rows: Vec<Split> = dataset::read(&split.join(dataset::SPLIT))?;
+    Ok(rows.into_iter().filter(|row| row.split == Subset::Train).collect())
 }
 
 /// Of all that [`load`] reads: those rows, and their pictures among `prepared`, with how they were prepared.
 pub fn digest(prepared: &Contents, split: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(prepared.digest_of(listing::PREPARATION)?.as_bytes());
+    hasher.update(prepared.digest_of(dataset::PREPARATION)?.as_bytes());
     for Split { path, label, .. } in rows(split)? {
         let place = prepared.find(&path);
         let place = place.with_context(|| format!("{path} is not prepared; name in `needs` what the split is of"))?;

@@ -9,7 +9,7 @@ use super::etag::tag;
 use super::map::{Drawn, Map};
 use super::problem::Problem;
 use crate::engine::cache::ResultFiles;
-use crate::learning::listing::Side;
+use crate::learning::dataset::Subset;
 use crate::learning::model::Model;
 use crate::retrieval::finder::Finder;
 
@@ -93,7 +93,7 @@ impl Shown {
     pub fn samples(&self) -> Vec<usize> {
         let first = |class: &String| {
             let of = |split: &str| self.members.get(&(class.clone(), split.to_owned()))?.first().copied();
-            of(Side::Test.name()).or_else(|| of(""))
+            of(Subset::Test.name()).or_else(|| of(""))
         };
         self.classes.iter().filter_map(first).collect()
     }

@@ -1,4 +1,4 @@
-//! The CSV lists that name images, their classes and their side of the split.
+//! The CSV lists that name images, their classes and their subset of the split.
 
 use std::path::Path;
 
@@ -45,10 +45,10 @@ pub struct Skipped {
 }
 
 /// The part of a collection that a folder of that name holds.
-pub fn part(folder: &str) -> Option<Side> {
+pub fn part(folder: &str) -> Option<Subset> {
     match folder.to_ascii_lowercase().as_str() {
-        "train" | "training" => Some(Side::Train),
-        "val" | "valid" | "validation" | "test" | "testing" => Some(Side::Test),
+        "train" | "training" => Some(Subset::Train),
+        "val" | "valid" | "validation" | "test" | "testing" => Some(Subset::Test),
         _ => None,
     }
 }
@@ -60,7 +60,7 @@ pub struct Listed {
     pub label: i32,
     pub label_name: String,
     /// The archive's own part.
-    pub part: Side,
+    pub part: Subset,
 }
 
 /// A row of `split.csv`; sorted by path.
@@ -69,17 +69,17 @@ pub struct Split {
     pub path: String,
     pub label: i32,
     pub label_name: String,
-    pub split: Side,
+    pub split: Subset,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Side {
+pub enum Subset {
     Train,
     Test,
 }
 
-impl Side {
+impl Subset {
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
