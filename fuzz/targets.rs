@@ -18,7 +18,7 @@ use similiai::learning::images::{self, LAYOUTS, OnBadImage};
 use similiai::learning::model::{self, Model};
 use similiai::retrieval::embeddings::{Embeddings, Row, Writer};
 use similiai::retrieval::metrics;
-use similiai::retrieval::search::{Gallery, Graph, Query};
+use similiai::retrieval::search::{FlatIndex, Graph, Query};
 
 use crate::stages;
 
@@ -187,7 +187,7 @@ fn rows() -> Vec<f32> {
 fn index(bytes: &[u8]) {
     let path = file("index/index.hnsw", &[bytes, blake3::hash(bytes).as_bytes()].concat());
     let rows = rows();
-    let gallery = Gallery::of_rows(DIMENSION, &rows[..]).expect("a gallery");
+    let gallery = FlatIndex::of_rows(DIMENSION, &rows[..]).expect("a gallery");
     if let Ok(graph) = Graph::load(&path, "abc") {
         let _ = graph.search(&gallery, &Query::nearest(&rows[..DIMENSION], 5), 9);
     }
@@ -332,9 +332,14 @@ fn lists(bytes: &[u8]) {
 fn arrow(bytes: &[u8]) {
     static MODEL: OnceLock<Model> = OnceLock::new();
     let model = MODEL.get_or_init(|| Model::load(&file("arrow/model.safetensors", &untrained())).expect("a model"));
-    let options = similiai::retrieval::stream::Options { list: false, strict: false };
-    let _ =
-        similiai::retrieval::stream::filter(model, std::io::Cursor::new(bytes.to_vec()), Vec::new(), &options, |_| ());
+    let options = similiai::retrieval::arrow_filter::Options { list: false, strict: false };
+    let _ = similiai::retrieval::arrow_filter::filter(
+        model,
+        std::io::Cursor::new(bytes.to_vec()),
+        Vec::new(),
+        &options,
+        |_| (),
+    );
 }
 
 #[cfg(not(feature = "cloud"))]

@@ -27,12 +27,12 @@
 //! | [`retrieval::search`] | nearest neighbours: exact, and by an approximate index |
 //! | [`learning::calibration`] | what a distance means: the chance that a neighbour is of the query's class |
 //! | [`retrieval::database`] | vectors in PostgreSQL: published, and searched there |
-//! | [`retrieval::finder`] | a gallery that is asked, and its answers |
+//! | [`retrieval::searcher`] | a gallery that is asked, and its answers |
 //! | [`retrieval::collection`] | people's own pictures: found, embedded, remembered |
-//! | [`retrieval::stream`] | Arrow in, Arrow out: pictures of a data engine embedded batch for batch |
+//! | [`retrieval::arrow_filter`] | Arrow in, Arrow out: pictures of a data engine embedded batch for batch |
 //! | [`retrieval::metrics`] | retrieval metrics with definition, chance level and interval; how two runs differ |
 //! | [`interfaces::serve`] | a server: its page, its API, and what keeps both safe |
-//! | [`report::page`] | HTML in one file |
+//! | [`report::html`] | HTML in one file |
 //! | [`report::charts`] | charts as SVG for pages, and as PNG with a font that comes along |
 
 pub mod base;

@@ -25,7 +25,7 @@ use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, req
 use similiai::learning::dataset;
 use similiai::learning::dataset::{Split, Subset};
 use similiai::report::charts;
-use similiai::report::page::REPORT;
+use similiai::report::html::REPORT;
 use similiai::report::results;
 use similiai::report::training_log;
 use similiai::retrieval::artifacts;

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use similiai::base::files;
-use similiai::retrieval::search::{Gallery, Graph, Neighbour, Parameters, Query};
+use similiai::retrieval::search::{FlatIndex, Graph, Neighbour, Parameters, Query};
 
 fn main() -> Result<()> {
     // `cargo bench` adds an argument of its own.
@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     let (dimension, k) = (dimension.parse()?, k.parse()?);
     let (gallery, queries) = (floats(gallery)?, floats(queries)?);
     let queries: Vec<Query> = queries.chunks_exact(dimension).map(|row| Query::nearest(row, k)).collect();
-    let (rows, gallery) = (&gallery, Gallery::of_rows(dimension, &gallery)?);
+    let (rows, gallery) = (&gallery, FlatIndex::of_rows(dimension, &gallery)?);
     let mut graph = None;
     let mut found = Vec::new();
     for line in std::io::stdin().lock().lines() {

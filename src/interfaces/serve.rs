@@ -153,7 +153,7 @@ impl Watcher<'_> {
         match opened {
             Ok(None) => {}
             Ok(Some((version, shown))) => {
-                tracing::info!("{} pictures, model {}…", shown.finder.embeddings.len(), &shown.model.digest[..12]);
+                tracing::info!("{} pictures, model {}…", shown.searcher.embeddings.len(), &shown.model.digest[..12]);
                 self.state.show(shown);
                 (self.version, self.trouble) = (Some(version), String::new());
             }

@@ -64,22 +64,22 @@ pub fn find(sources: &[PathBuf]) -> Result<Search> {
     if !absent.is_empty() {
         return Err(Failure::Usage(format!("there is no file or folder {}", absent.join(", nor "))).into());
     }
-    let mut finder = Finder::default();
-    sources.iter().for_each(|source| finder.source(source));
-    let mut found: Vec<Found> = finder.files.into_values().collect();
+    let mut search = PictureSearch::default();
+    sources.iter().for_each(|source| search.source(source));
+    let mut found: Vec<Found> = search.files.into_values().collect();
     found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Search { found, bad: finder.bad, passed_over: finder.passed_over })
+    Ok(Search { found, bad: search.bad, passed_over: search.passed_over })
 }
 
 #[derive(Default)]
-struct Finder {
+struct PictureSearch {
     /// By where they really lie.
     files: BTreeMap<PathBuf, Found>,
     bad: Vec<String>,
     passed_over: PassedOver,
 }
 
-impl Finder {
+impl PictureSearch {
     fn source(&mut self, source: &Path) {
         match source.metadata() {
             Err(error) => self.bad.push(format!("cannot read {}: {error}", source.display())),

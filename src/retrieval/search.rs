@@ -1,16 +1,16 @@
 //! Nearest neighbours by Euclidean distance.
 
-mod approximate;
 mod best;
 mod exact;
+mod graph;
 mod kernels;
 
 use std::cmp::Ordering;
 
 use crate::base::simd::Simd;
 
-pub use approximate::{Graph, Parameters};
-pub use exact::Gallery;
+pub use exact::FlatIndex;
+pub use graph::{Graph, Parameters};
 
 /// The file of an approximate index.
 pub const INDEX: &str = "index.hnsw";

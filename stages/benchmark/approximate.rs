@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 use similiai::engine::stage::{Context, Input};
-use similiai::retrieval::search::{self, Gallery, Graph, Parameters, Query};
+use similiai::retrieval::search::{self, FlatIndex, Graph, Parameters, Query};
 
 use super::runs::Run;
 
@@ -43,7 +43,7 @@ pub fn curve(run: &Run, queries: &[usize], context: &Context) -> Result<Option<C
     };
     let Some(input) = context.inputs.results.iter().find(of_run) else { return Ok(None) };
     let graph = Graph::load(&input.folder.join(search::INDEX), digest)?;
-    let exact = Gallery::of_rows(embeddings.dimension, &embeddings.values)?;
+    let exact = FlatIndex::of_rows(embeddings.dimension, &embeddings.values)?;
     let asked: Vec<Query> = queries.iter().map(|id| Query::nearest(embeddings.row(*id), K).without(*id)).collect();
     let start = Instant::now();
     let expected = exact.search(&asked)?;

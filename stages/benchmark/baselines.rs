@@ -12,7 +12,7 @@ use similiai::learning::images::read_png;
 use similiai::learning::model::{Model, Preprocessing};
 use similiai::retrieval::embeddings::Embeddings;
 use similiai::retrieval::metrics::{PRECISION_AT_5, Score};
-use similiai::retrieval::search::{Gallery, Neighbour, Query};
+use similiai::retrieval::search::{FlatIndex, Neighbour, Query};
 
 use super::at_k::{AtK, MOST, PrecisionAt};
 use super::protocols::{NEIGHBOURS, Protocol};
@@ -109,7 +109,7 @@ pub fn measure(
                     .zip(rows.chunks_exact(dimension))
                     .filter(|(id, _)| embeddings.splits[*id] == subset)
                     .unzip();
-                let gallery = Gallery::with_ids(dimension, some, Cow::Owned(rows.concat()))?;
+                let gallery = FlatIndex::with_ids(dimension, some, Cow::Owned(rows.concat()))?;
                 let query = |(id, row): (&usize, _)| Query::nearest(row, MOST).without(*id);
                 let asked: Vec<Query> = queries.iter().zip(asked.chunks_exact(dimension)).map(query).collect();
                 for (best, more) in found.iter_mut().zip(gallery.search(&asked)?) {

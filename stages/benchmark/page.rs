@@ -7,7 +7,7 @@ mod parts;
 use anyhow::Result;
 use maud::{Markup, PreEscaped, html};
 use serde_json::{Value, json};
-use similiai::report::page;
+use similiai::report::html;
 use similiai::retrieval::metrics::{METRICS, PRECISION_AT_5};
 use similiai::retrieval::search::Parameters;
 
@@ -61,7 +61,7 @@ pub fn render(
         script type="module" { (PreEscaped(include_str!("page/map.js"))) }
     };
     let style = include_str!("page/style.css").replace("DARK_CHARTS", &similiai::report::charts::dark_style());
-    Ok(page::whole(title, &style, body))
+    Ok(html::page(title, &style, body))
 }
 
 /// JSON that holds no markup.
@@ -190,7 +190,7 @@ fn map(findings: &Findings, figures: &Figures, sheet: &[u8]) -> Markup {
             (figure(&figures.map, html! {}))
             div id="pointed" { p.soft { "The picture pointed at, and its nearest ones, are shown here." } }
         }
-        img id="sheet" hidden alt="" src=(page::source("jpeg", sheet));
+        img id="sheet" hidden alt="" src=(html::source("jpeg", sheet));
     }
 }
 

@@ -7,7 +7,7 @@ use rand::seq::SliceRandom;
 use serde::Serialize;
 use similiai::engine::stage::Context;
 use similiai::retrieval::embeddings::Embeddings;
-use similiai::retrieval::search::{Gallery, Query};
+use similiai::retrieval::search::{FlatIndex, Query};
 
 /// Pictures on the map; of more, as many are drawn at random.
 const MOST: usize = 1000;
@@ -58,7 +58,7 @@ pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Re
 /// From the plane of principal components, as Kobak and Berens 2019 advise, and exact neighbours.
 fn tsne(rows: &[&[f32]], plane: &[[f32; 2]], perplexity: usize) -> Result<Vec<[f32; 2]>> {
     let dimension = rows[0].len();
-    let gallery = Gallery::of_rows(dimension, rows.concat())?;
+    let gallery = FlatIndex::of_rows(dimension, rows.concat())?;
     let queries = rows.iter().enumerate();
     let queries: Vec<Query> = queries.map(|(place, row)| Query::nearest(row, 3 * perplexity).without(place)).collect();
     let neighbours: Vec<Vec<Neighbor<f32>>> = gallery

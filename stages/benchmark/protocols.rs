@@ -10,7 +10,7 @@ use similiai::learning::calibration::{Calibration, Curve, Reliability};
 use similiai::learning::dataset::Subset;
 use similiai::retrieval::embeddings::Embeddings;
 use similiai::retrieval::metrics::{Measured, PRECISION_AT_5, Ranking, Score};
-use similiai::retrieval::search::{Gallery, Neighbour, Query};
+use similiai::retrieval::search::{FlatIndex, Neighbour, Query};
 
 use super::at_k::{AtK, MOST, PrecisionAt};
 use super::confusion::Confusion;
@@ -177,7 +177,7 @@ fn answers(question: Question, embeddings: &Embeddings, test: &[usize], among: &
     let (mut measured, mut nearest, mut precision) = (Vec::new(), Vec::new(), PrecisionAt::default());
     let mut confusion = Confusion::new(&classes(embeddings));
     let mut appeared = vec![hubness::Appeared::default(); embeddings.len()];
-    let gallery = Gallery::of_some(embeddings.dimension, &embeddings.values, among.to_vec())?;
+    let gallery = FlatIndex::of_some(embeddings.dimension, &embeddings.values, among.to_vec())?;
     gallery.stream(asked, |place, neighbours| {
         let (query, label) = (queries[place], embeddings.labels[queries[place]]);
         let ranking = Ranking {

@@ -7,7 +7,7 @@ use similiai::learning::calibration::{Calibration, Curve, NEIGHBOURS};
 use similiai::learning::model::{Configuration, DIMENSION, Network};
 use similiai::learning::nn::triplet_loss;
 use similiai::retrieval::metrics::{METRICS, Ranking};
-use similiai::retrieval::search::{Gallery, Neighbour, Query};
+use similiai::retrieval::search::{FlatIndex, Neighbour, Query};
 
 use super::Train;
 use super::data::Data;
@@ -35,7 +35,7 @@ pub fn measure<N: Network>(
     let (chosen, triplets) = &data.validation;
     let points: Vec<f32> = chosen.iter().flat_map(|place| rows[*place]).copied().collect();
     let loss = triplet_loss(&points, DIMENSION, triplets, train.margin).loss;
-    let gallery = Gallery::of_rows(DIMENSION, &gallery)?;
+    let gallery = FlatIndex::of_rows(DIMENSION, &gallery)?;
     let queries: Vec<Query> = rows.iter().map(|row| Query::nearest(row, JUDGED_BY)).collect();
     let precision = |(query, neighbours): (usize, Vec<Neighbour>)| {
         let ranking = Ranking {
@@ -72,7 +72,7 @@ pub fn calibrate<N: Network>(
     let curve = |gallery: &[f32], labels: &[u8], themselves: bool| {
         let query = |(id, row)| Query { without: themselves.then_some(id), ..Query::nearest(row, NEIGHBOURS) };
         let asked: Vec<Query> = queries.chunks_exact(DIMENSION).enumerate().map(query).collect();
-        let gallery = Gallery::of_rows(DIMENSION, gallery)?;
+        let gallery = FlatIndex::of_rows(DIMENSION, gallery)?;
         let pairs = |places: Vec<usize>, most: usize| {
             let asked: Vec<Query> = places.iter().map(|place| Query { most, ..asked[*place] }).collect();
             let found = gallery.search(&asked)?.into_iter().zip(places).flat_map(|(neighbours, query)| {

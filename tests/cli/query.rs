@@ -5,7 +5,7 @@ use std::path::Path;
 use image::{DynamicImage, ImageFormat, RgbImage};
 use serde_json::Value;
 use similiai::retrieval::embeddings::Embeddings;
-use similiai::retrieval::search::{Gallery, Graph, Query};
+use similiai::retrieval::search::{FlatIndex, Graph, Query};
 
 use crate::fixture::Project;
 use crate::pictures::{encoded, picture, write_classes};
@@ -66,7 +66,7 @@ fn the_pipelines_pictures_are_found() {
     let path = project.path("artifacts/embed/embeddings.parquet");
     let digest = similiai::base::files::digest(&path).unwrap();
     let graph = Graph::load(&project.path("artifacts/index/index.hnsw"), &digest).unwrap();
-    let gallery = Gallery::of_rows(embeddings.dimension, &embeddings.values[..]).unwrap();
+    let gallery = FlatIndex::of_rows(embeddings.dimension, &embeddings.values[..]).unwrap();
     let ids: String = (0..100).map(|id| format!(" --id {id}")).collect();
     let mut otherwise = 0;
     for (id, answer) in

@@ -13,8 +13,8 @@ use super::{Session, Variation, figures};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::text::{legible_name, legible_path};
 use crate::retrieval::collection::{self, Search};
-use crate::retrieval::finder::{COPY, Finder};
 use crate::retrieval::search::Neighbour;
+use crate::retrieval::searcher::{COPY, Searcher};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -66,7 +66,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let groups = match paths.is_empty() {
         true => Vec::new(),
         false => {
-            Finder::new(all.embeddings, trained.model.calibration.clone())?.copies(arguments.threshold, between)?
+            Searcher::new(all.embeddings, trained.model.calibration.clone())?.copies(arguments.threshold, between)?
         }
     };
     if arguments.json {

@@ -5,7 +5,7 @@ use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 use maud::{Markup, html};
 
-use crate::report::page;
+use crate::report::html;
 
 /// Of a picture on a page, in pixels.
 pub const SIDE: u32 = 160;
@@ -22,7 +22,7 @@ img { max-width: 100%; border-radius: 4px; }
 ";
 
 pub fn page(title: &str, about: &str, body: Markup) -> String {
-    page::whole(title, STYLE, html! { h1 { (title) } p.soft { (about) } (body) })
+    html::page(title, STYLE, html! { h1 { (title) } p.soft { (about) } (body) })
 }
 
 /// A picture of at most [`SIDE`], or that it cannot be shown.
@@ -36,7 +36,7 @@ pub fn figure(picture: Result<RgbImage>, name: &str, caption: &[String]) -> Mark
 pub fn shown(picture: &RgbImage, name: &str, caption: &[String]) -> Result<Markup> {
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY).encode_image(picture).context("cannot encode a picture")?;
-    Ok(html! { figure { img alt=(name) src=(page::source("jpeg", &jpeg)); (captions(name, caption)) } })
+    Ok(html! { figure { img alt=(name) src=(html::source("jpeg", &jpeg)); (captions(name, caption)) } })
 }
 
 fn captions(name: &str, caption: &[String]) -> Markup {

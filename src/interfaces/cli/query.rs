@@ -25,8 +25,8 @@ use crate::retrieval::collection::{self, Search};
 #[cfg(feature = "cloud")]
 use crate::retrieval::database::Table;
 use crate::retrieval::embeddings::{self, Embeddings};
-use crate::retrieval::finder::{Answer, Asked, Finder, Wish};
 use crate::retrieval::search::Graph;
+use crate::retrieval::searcher::{Answer, Asked, SearchOptions, Searcher};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -91,7 +91,7 @@ const DATABASES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// What is searched.
 struct Gallery {
-    finder: Finder,
+    searcher: Searcher,
     graph: Option<Graph>,
     /// What its paths name, where that is prepared already.
     pictures: Option<ResultFiles>,
@@ -188,15 +188,15 @@ impl Arguments {
 impl Arguments {
     /// With the digest of the file that it was published from.
     #[cfg(feature = "cloud")]
-    fn published(&self, address: &str, trained: &Trained) -> Result<(Finder, String)> {
+    fn published(&self, address: &str, trained: &Trained) -> Result<(Searcher, String)> {
         let ef = self.approximate.as_ref().map(|_| self.ef.unwrap_or(crate::retrieval::database::EF));
         let table = Table::open(self.table.at(address)?, ef)?;
         let digest = table.about.gallery.clone();
-        Ok((Finder::of_table(table, &trained.model.digest, trained.model.calibration.clone())?, digest))
+        Ok((Searcher::of_table(table, &trained.model.digest, trained.model.calibration.clone())?, digest))
     }
 
     #[cfg(not(feature = "cloud"))]
-    fn published(&self, _: &str, _: &Trained) -> Result<(Finder, String)> {
+    fn published(&self, _: &str, _: &Trained) -> Result<(Searcher, String)> {
         Err(Failure::Usage("this build reaches no database (cargo build --features cloud)".to_owned()).into())
     }
 
@@ -222,11 +222,11 @@ impl Gallery {
         let mut passed_over = PassedOver::default();
         let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
         if let Some(address) = arguments.database() {
-            let (finder, digest) = arguments.published(address, trained)?;
+            let (searcher, digest) = arguments.published(address, trained)?;
             // Paths of a gallery of the pipeline's are those of its pictures.
             let prepared = files::digest(&trained.given.folder.join(embeddings::FILE)).is_ok_and(|own| own == digest);
             let pictures = prepared.then(|| trained.pictures(project)).transpose()?;
-            return Ok(Self { finder, graph: None, pictures, bad, passed_over });
+            return Ok(Self { searcher, graph: None, pictures, bad, passed_over });
         }
         let embeddings = if let Some(path) = &arguments.gallery {
             let embeddings = Embeddings::read_foreign(path)?;
@@ -248,15 +248,15 @@ impl Gallery {
             }
             trained.embeddings(project)?
         };
-        let finder = Finder::new(embeddings, trained.model.calibration.clone())?;
-        Ok(Self { finder, graph, pictures, bad, passed_over })
+        let searcher = Searcher::new(embeddings, trained.model.calibration.clone())?;
+        Ok(Self { searcher, graph, pictures, bad, passed_over })
     }
 
     /// The answer to each question, with the picture to show beside it.
     fn answers(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<(Answer, Option<RgbImage>)>> {
         let questions = self.questions(arguments, trained)?;
         let ef = |graph: &Graph| arguments.ef.unwrap_or(graph.parameters().ef);
-        let wish = Wish {
+        let options = SearchOptions {
             k: arguments.k.map(|k| k as usize),
             distinct: arguments.distinct,
             graph: self.graph.as_ref().map(|graph| (graph, ef(graph))),
@@ -264,7 +264,7 @@ impl Gallery {
         };
         let answer = |question: Question| {
             let asked = Asked { name: question.name.clone(), vector: &question.vector, id: question.id };
-            Ok((self.finder.answer(&asked, &wish)?, question.picture))
+            Ok((self.searcher.answer(&asked, &options)?, question.picture))
         };
         questions.into_iter().map(answer).collect()
     }
@@ -272,7 +272,7 @@ impl Gallery {
     /// All that is asked; a picture that cannot be read goes to the bad ones.
     fn questions(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<Question>> {
         let mut questions = Vec::new();
-        let all = self.finder.embeddings.len();
+        let all = self.searcher.embeddings.len();
         let absent: Vec<String> = arguments.ids.iter().filter(|id| **id >= all).map(usize::to_string).collect();
         if !absent.is_empty() {
             let why = format!("there is no picture {}: ids go from 0 to {}", absent.join(", nor "), all - 1);
@@ -280,7 +280,7 @@ impl Gallery {
         }
         for id in &arguments.ids {
             let picture = self.thumbnail(*id, figures::SIDE).ok();
-            let vector = self.finder.vector(*id)?.into_owned();
+            let vector = self.searcher.vector(*id)?.into_owned();
             questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
         }
         for path in &arguments.images {
@@ -312,7 +312,7 @@ impl Gallery {
     }
 
     fn path(&self, id: usize) -> PathBuf {
-        let path = Path::new(&self.finder.embeddings.paths[id]);
+        let path = Path::new(&self.searcher.embeddings.paths[id]);
         self.pictures.as_ref().map_or(path.to_owned(), |pictures| pictures.folder.join(path))
     }
 
@@ -320,14 +320,14 @@ impl Gallery {
     fn thumbnail(&self, id: usize, side: u32) -> Result<RgbImage> {
         let path = self.path(id);
         let Some(pictures) = &self.pictures else { return thumbnail(&path, side) };
-        let bytes = pictures.read(&self.finder.embeddings.paths[id]);
+        let bytes = pictures.read(&self.searcher.embeddings.paths[id]);
         let bytes = bytes.with_context(|| format!("{} is not as it was prepared", path.display()))?;
         thumbnail_of(&bytes, &path.display().to_string(), side)
     }
 
     /// Where the gallery has this very file, and whether it is a prepared one.
     fn place(&self, path: &Path) -> (Option<usize>, bool) {
-        let (Ok(path), paths) = (path.canonicalize(), &self.finder.embeddings.paths) else { return (None, false) };
+        let (Ok(path), paths) = (path.canonicalize(), &self.searcher.embeddings.paths) else { return (None, false) };
         if let Some(pictures) = &self.pictures {
             let Ok(folder) = pictures.folder.canonicalize() else { return (None, false) };
             let Ok(below) = path.strip_prefix(&folder) else { return (None, false) };
@@ -352,7 +352,7 @@ impl Gallery {
             Some(_) => legible_name(&answer.query),
             None => format!("{}: there is no other picture in the gallery", legible_name(&answer.query)),
         }];
-        let of = |pick: fn(&crate::retrieval::finder::Hit) -> &str| {
+        let of = |pick: fn(&crate::retrieval::searcher::Hit) -> &str| {
             answer.results.iter().map(|hit| pick(hit).chars().count()).max()
         };
         let (class, split) = (of(|hit| &hit.label_name).unwrap_or(0), of(|hit| &hit.split).unwrap_or(0));

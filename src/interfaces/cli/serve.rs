@@ -16,13 +16,13 @@ use crate::engine::manifest::InstanceId;
 use crate::engine::pipeline::Project;
 use crate::interfaces::serve::{Access, Drawn, Limits, Options, Shown, Source, Token, serve};
 use crate::learning::model;
-use crate::report::page;
+use crate::report::html;
 use crate::report::results;
 use crate::retrieval::artifacts;
 #[cfg(feature = "cloud")]
 use crate::retrieval::database::{Address, Table};
 use crate::retrieval::embeddings;
-use crate::retrieval::finder::Finder;
+use crate::retrieval::searcher::Searcher;
 
 /// A token that is shorter can be guessed.
 const SHORTEST: usize = 16;
@@ -245,10 +245,10 @@ impl Source for Pipeline<'_> {
         let digest = project.must_be_unmodified(&given, embeddings::FILE)?;
         let trained = Trained::load(&project, self.of)?;
         let own = digest.clone();
-        let (finder, digest) = self.gallery(&project, &trained, digest)?;
+        let (searcher, digest) = self.gallery(&project, &trained, digest)?;
         let is_own = digest == own;
         let pictures = trained.pictures(&project)?;
-        let mut shown = Shown::new(trained.model, finder, digest, pictures)?;
+        let mut shown = Shown::new(trained.model, searcher, digest, pictures)?;
         if !is_own {
             // The report and its map are of other pictures.
             return Ok(shown);
@@ -263,15 +263,15 @@ impl Source for Pipeline<'_> {
 
 impl Pipeline<'_> {
     /// What is searched, and its digest: the pipeline's own embeddings, which have the one given, or a table.
-    fn gallery(&self, project: &Project, trained: &Trained, digest: String) -> Result<(Finder, String)> {
+    fn gallery(&self, project: &Project, trained: &Trained, digest: String) -> Result<(Searcher, String)> {
         let calibration = trained.model.calibration.clone();
         #[cfg(feature = "cloud")]
         if let Some(Published { address, ef, .. }) = &self.published {
             let table = Table::open(address.clone(), *ef)?;
             let digest = table.about.gallery.clone();
-            return Ok((Finder::of_table(table, &trained.model.digest, calibration)?, digest));
+            return Ok((Searcher::of_table(table, &trained.model.digest, calibration)?, digest));
         }
-        Ok((Finder::new(trained.embeddings(project)?, calibration)?, digest))
+        Ok((Searcher::new(trained.embeddings(project)?, calibration)?, digest))
     }
 }
 
@@ -283,6 +283,6 @@ fn report(project: &Project, id: InstanceId) -> Result<(Vec<u8>, Option<Drawn>)>
     let path = given.folder.join(results::FILE);
     let results: Results =
         serde_json::from_slice(&files::read(&path)?).map_err(|error| damaged!("{}: {error}", path.display()))?;
-    project.must_be_unmodified(&given, page::REPORT)?;
-    Ok((files::read(&given.folder.join(page::REPORT))?, results.map))
+    project.must_be_unmodified(&given, html::REPORT)?;
+    Ok((files::read(&given.folder.join(html::REPORT))?, results.map))
 }

@@ -14,7 +14,7 @@ use super::map::Place;
 use super::problem::Problem;
 use super::shown::Shown;
 use super::telemetry::Telemetry;
-use crate::retrieval::finder::{Answer, Asked, Wish};
+use crate::retrieval::searcher::{Answer, Asked, SearchOptions};
 
 /// Pictures that are embedded together: more would only make the first of them wait.
 const TOGETHER: usize = 4;
@@ -108,12 +108,12 @@ fn answer_all(shown: &Shown, mut jobs: Vec<Job>, telemetry: &Telemetry) {
         Ok(embedded) => embedded,
         Err(error) => return jobs.into_iter().for_each(|job| job.reply(Err(Problem::internal(&error)))),
     };
-    let mut rows = embedded.chunks_exact(shown.finder.embeddings.dimension);
+    let mut rows = embedded.chunks_exact(shown.searcher.embeddings.dimension);
     for job in jobs {
         let searched = Instant::now();
         let id = if let Question::Id(id) = job.question { Some(id) } else { None };
         let vector = match id {
-            Some(id) => shown.finder.vector(id),
+            Some(id) => shown.searcher.vector(id),
             None => rows.next().map(Cow::Borrowed).ok_or_else(|| anyhow!("a picture has no embedding")),
         };
         let found = vector.map_err(|error| Problem::internal(&error)).and_then(|vector| {
@@ -133,16 +133,16 @@ fn search(shown: &Shown, vector: &[f32], id: Option<usize>, wanted: &Wanted) -> 
     let among = shown.members(label_name.as_deref(), split.as_deref())?;
     let among = (label_name.is_some() || split.is_some()).then_some(among);
     let asked = Asked { name: String::new(), vector, id };
-    let mut wish = Wish { k: None, distinct: false, graph: None, among };
-    wish.k = Some(shown.finder.others(&asked, &wish).min(*k));
-    shown.finder.answer(&asked, &wish).map_err(|error| Problem::internal(&error))
+    let mut options = SearchOptions { k: None, distinct: false, graph: None, among };
+    options.k = Some(shown.searcher.others(&asked, &options).min(*k));
+    shown.searcher.answer(&asked, &options).map_err(|error| Problem::internal(&error))
 }
 
 /// On the map: of the query, and of each result.
 fn places(shown: &Shown, vector: &[f32], id: Option<usize>, answer: &Answer) -> Result<Vec<Option<Place>>, Problem> {
     let Some(map) = &shown.map else { return Ok(vec![None; 1 + answer.results.len()]) };
     let ids: Vec<usize> = answer.results.iter().map(|hit| hit.id).collect();
-    let rows = shown.finder.vectors(&ids).map_err(|error| Problem::internal(&error))?;
+    let rows = shown.searcher.vectors(&ids).map_err(|error| Problem::internal(&error))?;
     let results = rows.iter().zip(ids).map(|(row, id)| (&**row, Some(id)));
     let pictures: Vec<_> = std::iter::once((vector, id)).chain(results).collect();
     map.places(&pictures).map_err(|error| Problem::internal(&error))

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::retrieval::finder::Finder;
-use crate::retrieval::search::{Gallery, Neighbour, Query};
+use crate::retrieval::search::{FlatIndex, Neighbour, Query};
+use crate::retrieval::searcher::Searcher;
 
 /// Of these nearest pictures on the map, a picture's place is the mean, the nearer ones counting more.
 const NEAREST: usize = 5;
@@ -38,19 +38,19 @@ pub struct Map {
     pub method: String,
     pub points: BTreeMap<usize, Place>,
     /// The embeddings of those on it.
-    gallery: Gallery<'static>,
+    gallery: FlatIndex<'static>,
 }
 
 impl Map {
     /// # Errors
-    /// If it names pictures that `finder` does not have.
-    pub fn new(drawn: Drawn, finder: &Finder) -> Result<Self> {
+    /// If it names pictures that `searcher` does not have.
+    pub fn new(drawn: Drawn, searcher: &Searcher) -> Result<Self> {
         let points: BTreeMap<usize, Place> = drawn.points.iter().map(|point| (point.id, point.place)).collect();
-        let all = finder.embeddings.len();
+        let all = searcher.embeddings.len();
         ensure!(points.keys().all(|id| *id < all), "the map is of another gallery");
         let ids: Vec<usize> = points.keys().copied().collect();
-        let rows = finder.vectors(&ids)?.iter().flat_map(|row| row.iter()).copied().collect::<Vec<f32>>();
-        let gallery = Gallery::with_ids(finder.embeddings.dimension, ids, rows.into())?;
+        let rows = searcher.vectors(&ids)?.iter().flat_map(|row| row.iter()).copied().collect::<Vec<f32>>();
+        let gallery = FlatIndex::with_ids(searcher.embeddings.dimension, ids, rows.into())?;
         Ok(Self { method: drawn.method, points, gallery })
     }
 

@@ -11,11 +11,11 @@ use super::problem::Problem;
 use crate::engine::cache::ResultFiles;
 use crate::learning::dataset::Subset;
 use crate::learning::model::Model;
-use crate::retrieval::finder::Finder;
+use crate::retrieval::searcher::Searcher;
 
 pub struct Shown {
     pub model: Model,
-    pub finder: Finder,
+    pub searcher: Searcher,
     /// BLAKE3 of the file of embeddings.
     pub digest: String,
     pub pictures: ResultFiles,
@@ -42,9 +42,9 @@ impl From<Vec<u8>> for Report {
 }
 
 impl Shown {
-    /// `finder`: a gallery that `model` embedded; `digest`: of the file of embeddings that it comes from.
-    pub fn new(model: Model, finder: Finder, digest: String, pictures: ResultFiles) -> Result<Self> {
-        let embeddings = &finder.embeddings;
+    /// `searcher`: a gallery that `model` embedded; `digest`: of the file of embeddings that it comes from.
+    pub fn new(model: Model, searcher: Searcher, digest: String, pictures: ResultFiles) -> Result<Self> {
+        let embeddings = &searcher.embeddings;
         let mut classes = BTreeMap::new();
         let mut members: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
         for (id, label) in embeddings.labels.iter().enumerate() {
@@ -58,7 +58,7 @@ impl Shown {
             }
         }
         let classes = classes.into_values().collect();
-        Ok(Self { model, finder, digest, pictures, map: None, report: None, base: String::new(), classes, members })
+        Ok(Self { model, searcher, digest, pictures, map: None, report: None, base: String::new(), classes, members })
     }
 
     /// A report's map, with these embeddings.
@@ -66,7 +66,7 @@ impl Shown {
     /// # Errors
     /// If it is of other ones.
     pub fn map(&self, drawn: Option<Drawn>) -> Result<Option<Map>> {
-        drawn.map(|drawn| Map::new(drawn, &self.finder)).transpose()
+        drawn.map(|drawn| Map::new(drawn, &self.searcher)).transpose()
     }
 
     pub fn splits(&self) -> Vec<&str> {

@@ -81,7 +81,7 @@ impl State {
 
     pub fn show(&self, mut shown: Shown) {
         shown.base.clone_from(&self.base);
-        self.telemetry.pictures.set(shown.finder.embeddings.len() as i64);
+        self.telemetry.pictures.set(shown.searcher.embeddings.len() as i64);
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(shown));
     }
 

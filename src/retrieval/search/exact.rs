@@ -29,7 +29,7 @@ const AT_ONCE: usize = 4096;
 const NEIGHBOURS_AT_ONCE: usize = 1 << 21;
 
 /// The vectors that are searched, each under its id.
-pub struct Gallery<'a> {
+pub struct FlatIndex<'a> {
     dimension: usize,
     ids: Vec<usize>,
     /// (ids, dimension)
@@ -49,7 +49,7 @@ struct Panels {
     longest: f64,
 }
 
-impl<'a> Gallery<'a> {
+impl<'a> FlatIndex<'a> {
     /// All `rows` (count, dimension), with their places as ids.
     ///
     /// # Errors
@@ -131,13 +131,13 @@ impl<'a> Gallery<'a> {
     /// The neighbours of one query among those at some places.
     ///
     /// # Errors
-    /// As [`Gallery::search`].
+    /// As [`FlatIndex::search`].
     pub fn search_among(&self, query: &Query, places: &[usize]) -> Result<Vec<Neighbour>> {
         self.check(query).map_err(|why| anyhow!("the query {why}"))?;
         Ok(self.nearest_of(query, places))
     }
 
-    /// [`Gallery::search`] for any number of queries: `visit` sees the answers in order, and only some of them are held
+    /// [`FlatIndex::search`] for any number of queries: `visit` sees the answers in order, and only some of them are held
     /// at a time.
     pub fn stream<'q>(
         &self,
@@ -315,7 +315,7 @@ mod tests {
     }
 
     fn compare(dimension: usize, rows: &[f32], queries: &[Query]) -> Result<(), TestCaseError> {
-        let gallery = Gallery::of_rows(dimension, rows).unwrap();
+        let gallery = FlatIndex::of_rows(dimension, rows).unwrap();
         let expected: Vec<_> = queries.iter().map(|query| by_sorting(dimension, rows, query)).collect();
         prop_assert_eq!(&gallery.search(queries).unwrap(), &expected);
         for (query, expected) in queries.iter().zip(&expected) {
@@ -367,7 +367,7 @@ mod tests {
     fn neither_batches_nor_threads_nor_units_matter() {
         let value = |place: usize| ((place as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32;
         let rows: Vec<f32> = (0..700 * 24).map(value).collect();
-        let gallery = Gallery::of_rows(24, &rows).unwrap();
+        let gallery = FlatIndex::of_rows(24, &rows).unwrap();
         let queries: Vec<Query> = rows.chunks_exact(24).take(300).map(|row| Query::nearest(row, 10)).collect();
         let expected = gallery.search(&queries).unwrap();
         for threads in [1, 2, 5] {
@@ -391,11 +391,11 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_refused() {
         let rows = [0.0, 1.0, 2.0, 3.0];
-        let gallery = Gallery::of_rows(2, &rows[..]).unwrap();
+        let gallery = FlatIndex::of_rows(2, &rows[..]).unwrap();
         for bad in [f32::NAN, f32::INFINITY] {
             let error = gallery.search(&[Query::nearest(&[0.0, bad], 1)]).unwrap_err().to_string();
             assert_eq!(error, "query 0 has a value that is not finite");
-            let error = Gallery::of_rows(2, vec![0.0, 1.0, bad, 0.0]).err().unwrap().to_string();
+            let error = FlatIndex::of_rows(2, vec![0.0, 1.0, bad, 0.0]).err().unwrap().to_string();
             assert!(error.contains("id 1"), "{error}");
         }
         assert!(gallery.search(&[Query::nearest(&[0.0], 1)]).is_err());
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn distances_are_euclidean() {
-        let gallery = Gallery::of_rows(2, vec![0.0, 0.0, 3.0, 4.0]).unwrap();
+        let gallery = FlatIndex::of_rows(2, vec![0.0, 0.0, 3.0, 4.0]).unwrap();
         assert_eq!(
             gallery.search(&[Query::nearest(&[0.0, 0.0], 2)]).unwrap()[0][1],
             Neighbour { id: 1, distance: 5.0 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use maud::{Markup, html};
-use similiai::report::page;
+use similiai::report::html;
 
 use super::parts::{figure, scrolling};
 use crate::stages::benchmark::figures::Figures;
@@ -127,5 +127,5 @@ fn row(findings: &Findings, example: &Example, pictures: &Pictures) -> Result<Ma
 }
 
 fn picture(findings: &Findings, id: usize, pictures: &Pictures) -> Result<Markup> {
-    Ok(html! { img alt=(findings.main.embeddings.paths[id]) src=(page::source("jpeg", &pictures.jpeg(id)?)); })
+    Ok(html! { img alt=(findings.main.embeddings.paths[id]) src=(html::source("jpeg", &pictures.jpeg(id)?)); })
 }

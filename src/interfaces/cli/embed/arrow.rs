@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::interfaces::cli::Session;
 use crate::learning::model::Model;
-use crate::retrieval::stream::{Options, filter};
+use crate::retrieval::arrow_filter::{Options, filter};
 
 #[derive(clap::Args)]
 pub struct Filter {

@@ -14,7 +14,7 @@ use icy_sixel::{DiffusionMethod, MethodForLargest, MethodForRep, PixelFormat, Qu
 use image::{DynamicImage, RgbImage, imageops};
 
 use crate::learning::images::encode_png;
-use crate::retrieval::finder::Hit;
+use crate::retrieval::searcher::Hit;
 
 const SIDE: u32 = 128;
 const GAP: u32 = 8;

@@ -70,14 +70,14 @@ pub async fn about(State(state): State<state::State>) -> Result<Json<About>, Pro
     let samples = shown.samples().into_iter().map(|id| Picture::of(&shown, id)).collect::<Result<_, _>>()?;
     Ok(Json(About {
         version: env!("CARGO_PKG_VERSION"),
-        pictures: shown.finder.embeddings.len(),
+        pictures: shown.searcher.embeddings.len(),
         classes: shown.classes.clone(),
         splits: shown.splits().into_iter().map(str::to_owned).collect(),
         samples,
         map: shown.map.is_some(),
         report: shown.report.is_some(),
         most: Most { bytes: state.limits.bytes, pixels: state.limits.pixels, k: MOST_NEIGHBOURS, listed: MOST_LISTED },
-        dimension: shown.finder.embeddings.dimension,
+        dimension: shown.searcher.embeddings.dimension,
         model: shown.model.digest.clone(),
         gallery: shown.digest.clone(),
     }))
@@ -125,7 +125,7 @@ pub async fn map(State(state): State<state::State>) -> Result<Json<MapDocument>,
         let ClassMark { shape, color, filled } = ClassMark::of(place);
         ClassDocument { label_name: name.clone(), shape: SHAPES[shape], color: hex(color), filled }
     };
-    let names = &shown.finder.embeddings.label_names;
+    let names = &shown.searcher.embeddings.label_names;
     let point = |(id, place): (&usize, &crate::interfaces::serve::map::Place)| {
         let class = shown.classes.iter().position(|class| *class == names[*id])?;
         Some(PointDocument { point: Point { id: *id, place: *place }, class })

@@ -41,7 +41,7 @@ pub fn gone(path: &str) -> Problem {
 
 impl Picture {
     pub fn of(shown: &Shown, id: usize) -> Result<Self, Problem> {
-        let embeddings = &shown.finder.embeddings;
+        let embeddings = &shown.searcher.embeddings;
         if id >= embeddings.len() {
             let last = embeddings.len() - 1;
             return Err(Problem::missing(format!("there is no picture {id}: ids go from 0 to {last}")));

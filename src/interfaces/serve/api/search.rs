@@ -18,8 +18,8 @@ use crate::interfaces::serve::problem::Problem;
 use crate::interfaces::serve::shown::Shown;
 use crate::interfaces::serve::state;
 use crate::learning::images::{self, decode_for, encode_png};
-use crate::report::page::source;
-use crate::retrieval::finder::Hit;
+use crate::report::html::source;
+use crate::retrieval::searcher::Hit;
 
 const DEFAULT_K: usize = 5;
 
@@ -224,7 +224,7 @@ impl Neighbours {
 
 /// Size, and what enters the network, of a picture of the gallery.
 fn seen(shown: &Shown, id: usize) -> Result<(u32, u32, String), Problem> {
-    let path = &shown.finder.embeddings.paths[id];
+    let path = &shown.searcher.embeddings.paths[id];
     let bytes = shown.pictures.read(path).ok_or_else(|| super::gallery::gone(path))?;
     let wanted = images::Wanted { whole: true, ..Default::default() };
     let image = decode_for(&bytes, path, &wanted)?.whole.ok_or_else(|| super::gallery::gone(path))?;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
 use super::kernels::squared_distance;
-use super::{Gallery, Neighbour, Query};
+use super::{FlatIndex, Neighbour, Query};
 use crate::base::files;
 use crate::damaged;
 
@@ -262,7 +262,7 @@ impl Graph {
     ///
     /// # Errors
     /// If the query has a value that is not finite, or another dimension than the gallery.
-    pub fn search(&self, gallery: &Gallery, query: &Query, ef: usize) -> Result<(Vec<Neighbour>, usize)> {
+    pub fn search(&self, gallery: &FlatIndex, query: &Query, ef: usize) -> Result<(Vec<Neighbour>, usize)> {
         let (has, wants) = (gallery.len(), self.header.vectors);
         ensure!(has == wants, "the index links {wants} vectors, and the gallery has {has}");
         gallery.check(query).map_err(|why| anyhow!("the query {why}"))?;
@@ -278,7 +278,12 @@ impl Graph {
     }
 
     /// [`Graph::search`] for many queries side by side.
-    pub fn search_all(&self, gallery: &Gallery, queries: &[Query], ef: usize) -> Result<Vec<(Vec<Neighbour>, usize)>> {
+    pub fn search_all(
+        &self,
+        gallery: &FlatIndex,
+        queries: &[Query],
+        ef: usize,
+    ) -> Result<Vec<(Vec<Neighbour>, usize)>> {
         queries.par_iter().map(|query| self.search(gallery, query, ef)).collect()
     }
 }
@@ -308,7 +313,7 @@ mod tests {
     fn what_it_finds_is_nearly_what_exact_search_finds() {
         let rows = rows();
         let graph = build(&rows);
-        let exact = Gallery::of_rows(DIMENSION, &rows).unwrap();
+        let exact = FlatIndex::of_rows(DIMENSION, &rows).unwrap();
         let queries: Vec<Query> =
             rows.chunks_exact(DIMENSION).enumerate().map(|(id, row)| Query::nearest(row, 10).without(id)).collect();
         let expected = exact.search(&queries).unwrap();
@@ -334,7 +339,7 @@ mod tests {
         pool.install(|| files::write(&two, &build(&rows).to_bytes().unwrap())).unwrap();
         assert_eq!(files::read(&one).unwrap(), files::read(&two).unwrap());
         let again = Graph::load(&one, "abc").unwrap();
-        let gallery = Gallery::of_rows(DIMENSION, &rows[..]).unwrap();
+        let gallery = FlatIndex::of_rows(DIMENSION, &rows[..]).unwrap();
         let ask =
             |graph: &Graph| graph.search(&gallery, &Query::nearest(&rows[..DIMENSION], 5).without(0), 64).unwrap();
         assert_eq!(ask(&again), ask(&graph));
@@ -358,7 +363,7 @@ mod tests {
         files::write(&path, &good[..good.len() / 2]).unwrap();
         assert!(message("abc").contains("is damaged"));
         // With a right checksum, whatever the links say: an error, or answers from the gallery.
-        let gallery = Gallery::of_rows(DIMENSION, &rows[..50 * DIMENSION]).unwrap();
+        let gallery = FlatIndex::of_rows(DIMENSION, &rows[..50 * DIMENSION]).unwrap();
         for place in 16..good.len() - 32 {
             let mut bad = good[..good.len() - 32].to_vec();
             bad[place] ^= 0x41;

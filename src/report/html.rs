@@ -7,7 +7,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 /// The page of a report.
 pub const REPORT: &str = "index.html";
 
-pub fn whole(title: &str, style: &str, body: Markup) -> String {
+pub fn page(title: &str, style: &str, body: Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {

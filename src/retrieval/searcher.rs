@@ -12,7 +12,7 @@ use crate::learning::dataset::Subset;
 #[cfg(feature = "cloud")]
 use crate::retrieval::database::Table;
 use crate::retrieval::embeddings::Embeddings;
-use crate::retrieval::search::{Gallery, Graph, Neighbour, Query, distance};
+use crate::retrieval::search::{FlatIndex, Graph, Neighbour, Query, distance};
 
 /// Pictures nearer than this to each other are taken for copies of one: resized, recompressed or slightly cropped.
 pub const COPY: f32 = 0.1;
@@ -21,7 +21,7 @@ pub const COPY: f32 = 0.1;
 const AT_ONCE: usize = 64;
 
 /// Embeddings ready to be searched.
-pub struct Finder {
+pub struct Searcher {
     /// Without their values, which the gallery has.
     pub embeddings: Embeddings,
     vectors: Vectors,
@@ -30,7 +30,7 @@ pub struct Finder {
 
 /// Where the vectors are.
 enum Vectors {
-    Here(Gallery<'static>),
+    Here(FlatIndex<'static>),
     #[cfg(feature = "cloud")]
     Database(Box<Table>),
 }
@@ -64,7 +64,7 @@ pub struct Answer {
 
 /// What is asked for each query.
 #[derive(Clone, Copy)]
-pub struct Wish<'a> {
+pub struct SearchOptions<'a> {
     /// Five, or as many as there are, where it does not say.
     pub k: Option<usize>,
     /// Copies of an answer are no answers of their own.
@@ -83,12 +83,12 @@ pub struct Asked<'a> {
     pub id: Option<usize>,
 }
 
-impl Finder {
+impl Searcher {
     pub fn new(mut embeddings: Embeddings, calibration: Calibration) -> Result<Self> {
         if embeddings.is_empty() {
             return Err(Failure::Usage("there are no pictures to search: the gallery is empty".to_owned()).into());
         }
-        let gallery = Gallery::of_rows(embeddings.dimension, std::mem::take(&mut embeddings.values))?;
+        let gallery = FlatIndex::of_rows(embeddings.dimension, std::mem::take(&mut embeddings.values))?;
         Ok(Self { embeddings, vectors: Vectors::Here(gallery), calibration })
     }
 
@@ -98,7 +98,7 @@ impl Finder {
         Ok(Self { embeddings: table.rows(model)?, vectors: Vectors::Database(Box::new(table)), calibration })
     }
 
-    fn here(&self) -> Option<&Gallery<'static>> {
+    fn here(&self) -> Option<&FlatIndex<'static>> {
         match &self.vectors {
             Vectors::Here(gallery) => Some(gallery),
             #[cfg(feature = "cloud")]
@@ -119,9 +119,9 @@ impl Finder {
         }
     }
 
-    pub fn answer(&self, asked: &Asked, wish: &Wish) -> Result<Answer> {
-        let others = self.others(asked, wish);
-        let k = wish.k.unwrap_or(others.min(5));
+    pub fn answer(&self, asked: &Asked, options: &SearchOptions) -> Result<Answer> {
+        let others = self.others(asked, options);
+        let k = options.k.unwrap_or(others.min(5));
         if k > others {
             let why =
                 format!("-k {k} asks for more neighbours than there are: the gallery has {others} other pictures");
@@ -129,9 +129,9 @@ impl Finder {
         }
         let mut most = k;
         loop {
-            let found = self.nearest(asked, most, wish)?;
+            let found = self.nearest(asked, most, options)?;
             let folded =
-                if wish.distinct { self.fold(&found)? } else { found.into_iter().map(|it| (it, vec![])).collect() };
+                if options.distinct { self.fold(&found)? } else { found.into_iter().map(|it| (it, vec![])).collect() };
             if folded.len() >= k || most >= others {
                 let results = folded.into_iter().take(k).enumerate();
                 let results: Vec<Hit> = results.map(|(rank, (it, copies))| self.result(rank + 1, it, copies)).collect();
@@ -143,16 +143,16 @@ impl Finder {
     }
 
     /// How many answers there can be.
-    pub fn others(&self, asked: &Asked, wish: &Wish) -> usize {
-        match wish.among {
+    pub fn others(&self, asked: &Asked, options: &SearchOptions) -> usize {
+        match options.among {
             Some(ids) => ids.len() - usize::from(asked.id.is_some_and(|id| ids.binary_search(&id).is_ok())),
             None => self.embeddings.len() - usize::from(asked.id.is_some()),
         }
     }
 
-    fn nearest(&self, asked: &Asked, most: usize, wish: &Wish) -> Result<Vec<Neighbour>> {
+    fn nearest(&self, asked: &Asked, most: usize, options: &SearchOptions) -> Result<Vec<Neighbour>> {
         let query = Query { without: asked.id, ..Query::nearest(asked.vector, most) };
-        match (&self.vectors, wish.among, wish.graph) {
+        match (&self.vectors, options.among, options.graph) {
             (Vectors::Here(gallery), Some(ids), _) => gallery.search_among(&query, ids),
             (Vectors::Here(gallery), None, Some((graph, ef))) => Ok(graph.search(gallery, &query, ef)?.0),
             (Vectors::Here(gallery), None, None) => Ok(gallery.search(&[query])?.remove(0)),
@@ -190,7 +190,7 @@ impl Finder {
         let own = self.here().context("copies are sought among vectors that are here")?;
         let all = own.len();
         let seconds = between.map(|first| (first..all).flat_map(|id| own.row(id)).copied().collect::<Vec<f32>>());
-        let seconds = seconds.map(|rows| Gallery::of_rows(self.embeddings.dimension, rows)).transpose()?;
+        let seconds = seconds.map(|rows| FlatIndex::of_rows(self.embeddings.dimension, rows)).transpose()?;
         let (gallery, offset) = (seconds.as_ref().unwrap_or(own), between.unwrap_or(0));
         let (mut sets, mut taken) = (Vec::new(), HashSet::new());
         let mut next = 0..between.unwrap_or(all);
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
     use crate::learning::calibration::Curve;
 
-    fn finder(values: &[f32]) -> Finder {
+    fn searcher(values: &[f32]) -> Searcher {
         let count = values.len();
         let pairs = (0..200).map(|i| (i as f32 / 100.0, i < 100)).collect();
         let curve = Curve::fit(pairs, Vec::new());
@@ -234,7 +234,7 @@ mod tests {
             values: values.to_vec(),
             facts: Default::default(),
         };
-        Finder::new(embeddings, Calibration { learned: curve.clone(), unseen: curve }).unwrap()
+        Searcher::new(embeddings, Calibration { learned: curve.clone(), unseen: curve }).unwrap()
     }
 
     fn ids(answer: &Answer) -> Vec<usize> {
@@ -245,45 +245,49 @@ mod tests {
         Asked { name: "q".to_owned(), vector, id }
     }
 
-    const PLAIN: Wish = Wish { k: None, distinct: false, graph: None, among: None };
+    const PLAIN: SearchOptions = SearchOptions { k: None, distinct: false, graph: None, among: None };
 
     #[test]
     fn answers_leave_out_the_query_and_say_whether_they_are_close() {
-        let finder = finder(&[0.0, 0.3, 0.5, 5.0]);
-        let answer = finder.answer(&ask(&[0.0], Some(0)), &Wish { k: Some(2), ..PLAIN }).unwrap();
+        let searcher = searcher(&[0.0, 0.3, 0.5, 5.0]);
+        let answer = searcher.answer(&ask(&[0.0], Some(0)), &SearchOptions { k: Some(2), ..PLAIN }).unwrap();
         assert_eq!((ids(&answer), answer.close), (vec![1, 2], true));
-        assert!(!finder.answer(&ask(&[9.0], None), &PLAIN).unwrap().close);
-        assert_eq!(finder.answer(&ask(&[0.0], Some(0)), &PLAIN).unwrap().results.len(), 3);
-        let error = finder.answer(&ask(&[0.0], Some(0)), &Wish { k: Some(4), ..PLAIN }).unwrap_err().to_string();
+        assert!(!searcher.answer(&ask(&[9.0], None), &PLAIN).unwrap().close);
+        assert_eq!(searcher.answer(&ask(&[0.0], Some(0)), &PLAIN).unwrap().results.len(), 3);
+        let error =
+            searcher.answer(&ask(&[0.0], Some(0)), &SearchOptions { k: Some(4), ..PLAIN }).unwrap_err().to_string();
         assert!(error.contains("-k 4 asks for more") && error.contains("3 other pictures"), "{error}");
     }
 
     #[test]
     fn only_those_wished_for_are_answers() {
-        let finder = finder(&[0.0, 0.3, 0.5, 5.0, 6.0]);
-        let wish = Wish { k: Some(2), among: Some(&[0, 2, 4]), ..PLAIN };
-        assert_eq!(ids(&finder.answer(&ask(&[0.0], Some(0)), &wish).unwrap()), [2, 4]);
-        assert_eq!(ids(&finder.answer(&ask(&[0.0], None), &wish).unwrap()), [0, 2]);
-        assert_eq!(finder.others(&ask(&[0.0], Some(1)), &wish), 3);
-        let error = finder.answer(&ask(&[0.0], Some(0)), &Wish { k: Some(3), ..wish }).unwrap_err().to_string();
+        let searcher = searcher(&[0.0, 0.3, 0.5, 5.0, 6.0]);
+        let options = SearchOptions { k: Some(2), among: Some(&[0, 2, 4]), ..PLAIN };
+        assert_eq!(ids(&searcher.answer(&ask(&[0.0], Some(0)), &options).unwrap()), [2, 4]);
+        assert_eq!(ids(&searcher.answer(&ask(&[0.0], None), &options).unwrap()), [0, 2]);
+        assert_eq!(searcher.others(&ask(&[0.0], Some(1)), &options), 3);
+        let error =
+            searcher.answer(&ask(&[0.0], Some(0)), &SearchOptions { k: Some(3), ..options }).unwrap_err().to_string();
         assert!(error.contains("2 other pictures"), "{error}");
     }
 
     #[test]
     fn copies_of_an_answer_are_folded_into_it() {
-        let finder = finder(&[1.0, 1.01, 1.02, 2.0, 3.0]);
-        let answer = finder.answer(&ask(&[0.9], None), &Wish { k: Some(2), distinct: true, ..PLAIN }).unwrap();
+        let searcher = searcher(&[1.0, 1.01, 1.02, 2.0, 3.0]);
+        let answer =
+            searcher.answer(&ask(&[0.9], None), &SearchOptions { k: Some(2), distinct: true, ..PLAIN }).unwrap();
         assert_eq!((ids(&answer), &answer.results[0].copies), (vec![0, 3], &vec![1, 2]));
         // Fewer than asked for, where there are no more.
-        let answer = finder.answer(&ask(&[0.9], None), &Wish { k: Some(5), distinct: true, ..PLAIN }).unwrap();
+        let answer =
+            searcher.answer(&ask(&[0.9], None), &SearchOptions { k: Some(5), distinct: true, ..PLAIN }).unwrap();
         assert_eq!(ids(&answer), [0, 3, 4]);
     }
 
     #[test]
     fn copies_are_found_within_a_folder_and_between_two() {
-        let finder = finder(&[0.0, 1.0, 0.05, 1.04, 7.0, 1.08]);
+        let searcher = searcher(&[0.0, 1.0, 0.05, 1.04, 7.0, 1.08]);
         let sets = |reach, between| -> Vec<Vec<usize>> {
-            let sets = finder.copies(reach, between).unwrap();
+            let sets = searcher.copies(reach, between).unwrap();
             sets.iter().map(|set| set.iter().map(|it| it.id).collect()).collect()
         };
         assert_eq!(sets(0.06, None), [vec![0, 2], vec![1, 3]]);
