@@ -1,29 +1,29 @@
 //! The command line: arguments, one file a command, and the exit status.
 
-mod account;
-mod asking;
 mod dag;
 mod duplicates;
 mod embed;
 mod exit_status;
 mod explain;
-mod figures;
 mod gc;
 mod hash;
 mod lock;
 mod metrics;
 mod output;
+mod picture_page;
 #[cfg(feature = "cloud")]
 mod publish;
 mod query;
 #[cfg(feature = "cloud")]
 mod remote;
 mod run;
+mod run_report;
 mod schema;
 #[cfg(feature = "serve")]
 mod serve;
 mod status;
-mod stored;
+mod stored_result;
+mod trained;
 mod verify;
 
 use std::io::{IsTerminal, Write};

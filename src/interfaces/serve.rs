@@ -1,9 +1,8 @@
-//! A server that is shown a picture and shows its nearest ones: a page for people, JSON for programs.
+//! A server: it takes a picture and shows the most similar ones, on a page for people and as JSON for programs.
 
 mod api;
 mod connections;
-mod decoding;
-mod engine;
+mod decoder;
 mod etag;
 mod guard;
 mod limits;
@@ -11,7 +10,8 @@ mod map;
 mod openapi;
 mod page;
 mod problem;
-mod shown;
+mod search_queue;
+mod snapshot;
 mod state;
 mod telemetry;
 mod uploads;
@@ -32,27 +32,27 @@ pub use guard::{Access, Token};
 pub use limits::Limits;
 pub use map::Drawn;
 pub use problem::Problem;
-pub use shown::Shown;
+pub use snapshot::Snapshot;
 use state::State;
 pub use uploads::picture_of_form;
 
 /// Between two looks at whether there is something new to show.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
-/// Looks that pass at most before what could not be shown is tried again.
+/// At most so many checks pass before an opening that failed is tried again.
 const MOST_RESTS: u32 = 16;
 /// Connections that wait to be accepted: a burst of them is not turned away by the system.
 const WAITING: u32 = 4096;
 /// For answers under way once the server is to end.
 const FAREWELL: Duration = Duration::from_secs(4);
 
-/// Where that comes from which is shown.
+/// Where snapshots come from.
 pub trait Source {
     /// Changes whenever [`Source::open`] would give something else.
     fn version(&self) -> Result<String>;
 
     /// # Errors
     /// Said to whoever asks, until there is something to show.
-    fn open(&self) -> Result<Shown>;
+    fn open(&self) -> Result<Snapshot>;
 }
 
 pub struct Options {
@@ -120,11 +120,11 @@ fn allow_files(wanted: u64) {
     }
 }
 
-/// Keeps what is shown up to date.
+/// Keeps the snapshot up to date.
 struct Watcher<'a> {
     source: &'a dyn Source,
     state: &'a State,
-    /// Of what is shown, if anything is.
+    /// Of the snapshot, if there is one.
     version: Option<String>,
     /// What could not be opened last: its version, and how many looks rest after a try.
     failed: Option<(String, u32)>,
@@ -142,19 +142,23 @@ impl Watcher<'_> {
             if self.version.as_ref() == Some(&version) || self.resting > 0 {
                 return Ok(None);
             }
-            let shown = self.source.open().inspect_err(|_| {
+            let snapshot = self.source.open().inspect_err(|_| {
                 // The same again would mostly fail the same way.
                 let rest = self.failed.as_ref().filter(|_| known).map_or(1, |(_, rest)| (2 * rest).min(MOST_RESTS));
                 (self.resting, self.failed) = (rest, Some((version.clone(), rest)));
             })?;
             // What changed meanwhile may be half of the one and half of the other.
-            Ok((self.source.version()? == version).then_some((version, shown)))
+            Ok((self.source.version()? == version).then_some((version, snapshot)))
         });
         match opened {
             Ok(None) => {}
-            Ok(Some((version, shown))) => {
-                tracing::info!("{} pictures, model {}…", shown.searcher.embeddings.len(), &shown.model.digest[..12]);
-                self.state.show(shown);
+            Ok(Some((version, snapshot))) => {
+                tracing::info!(
+                    "{} pictures, model {}…",
+                    snapshot.searcher.embeddings.len(),
+                    &snapshot.model.digest[..12]
+                );
+                self.state.show(snapshot);
                 (self.version, self.trouble) = (Some(version), String::new());
             }
             Err(error) => {
@@ -164,9 +168,9 @@ impl Watcher<'_> {
                 }
                 if self.version.is_none() {
                     tracing::warn!("{trouble}");
-                    self.state.cannot_show(&trouble);
+                    self.state.not_ready(&trouble);
                 } else {
-                    tracing::info!("what was shown stays for now: {trouble}");
+                    tracing::info!("the page keeps what it shows: {trouble}");
                 }
                 self.trouble = trouble;
             }

@@ -7,9 +7,9 @@ use maud::html;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::asking::{Trained, judge, thumbnail};
 use super::output::{Kind, Output};
-use super::{Session, Variation, figures};
+use super::trained::{Trained, judge, thumbnail};
+use super::{Session, Variation, picture_page};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::text::{legible_name, legible_path};
 use crate::retrieval::collection::{self, Search};
@@ -145,8 +145,8 @@ fn show(session: &Session, paths: &[String], groups: &[Vec<Neighbour>]) -> Strin
     let bar = session.screen.progress("duplicates").bar("pictures of the page", pictures as u64);
     let figure = |it: &Neighbour| {
         bar.inc(1);
-        figures::figure(
-            thumbnail(Path::new(&paths[it.id]), figures::SIDE),
+        picture_page::figure(
+            thumbnail(Path::new(&paths[it.id]), picture_page::SIDE),
             &paths[it.id],
             &[format!("{:.4}", it.distance)],
         )
@@ -163,7 +163,7 @@ fn show(session: &Session, paths: &[String], groups: &[Vec<Neighbour>]) -> Strin
             div.row { @for figure in figures { (figure) } }
         }
     };
-    figures::page("Copies", "Below each picture: its distance from the first of its group.", body)
+    picture_page::page("Copies", "Below each picture: its distance from the first of its group.", body)
 }
 
 /// Two folders of which one holds the other have every picture twice.

@@ -10,8 +10,8 @@ use anyhow::Result;
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::asking::{self, Trained, judge, must_exist};
 use super::output::{Kind, Output};
+use super::trained::{self, Trained, judge, must_exist};
 use super::{Session, Variation};
 use crate::base::error::{Failure, UsageErrors};
 use crate::engine::cache::Store;
@@ -139,7 +139,7 @@ impl Arguments {
         let network = self.network(session)?;
         let none = search.found.is_empty();
         let facts = self.shard.map(|shard| shard.part(&mut search));
-        let mut collection = asking::embed(session, &network.store, &network.model, search)?;
+        let mut collection = trained::embed(session, &network.store, &network.model, search)?;
         // A part may be empty.
         if none || (collection.embeddings.is_empty() && facts.is_none()) {
             judge(&collection.bad)?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::stored::find;
+use super::stored_result::find;
 use super::{Session, Variation};
 use crate::engine::cache::Reason;
 use crate::engine::diff;

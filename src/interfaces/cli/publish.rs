@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
-use super::asking::Trained;
+use super::trained::Trained;
 use super::{Session, Variation};
 use crate::base::files;
 use crate::retrieval::database::{Address, Published, publish};

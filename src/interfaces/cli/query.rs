@@ -9,9 +9,9 @@ use image::RgbImage;
 use maud::html;
 use serde::Serialize;
 
-use super::asking::{Trained, judge, must_exist, thumbnail, thumbnail_of};
 use super::output::{Kind, Output};
-use super::{Session, Variation, figures};
+use super::trained::{Trained, judge, must_exist, thumbnail, thumbnail_of};
+use super::{Session, Variation, picture_page};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::base::signal;
@@ -147,7 +147,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         if arguments.open
             && let Err(error) = opener::open(page.path())
         {
-            tracing::warn!("the page cannot be shown here ({error}); open it yourself");
+            tracing::warn!("the page cannot be shown here ({error}); open the page yourself");
         }
     }
     judge(&gallery.bad)
@@ -279,7 +279,7 @@ impl Gallery {
             return Err(Failure::Usage(why).into());
         }
         for id in &arguments.ids {
-            let picture = self.thumbnail(*id, figures::SIDE).ok();
+            let picture = self.thumbnail(*id, picture_page::SIDE).ok();
             let vector = self.searcher.vector(*id)?.into_owned();
             questions.push(Question { name: format!("id {id}"), vector, id: Some(*id), picture });
         }
@@ -306,7 +306,7 @@ impl Gallery {
         };
         let (id, is_prepared) = self.place(path);
         let preparation = (!is_prepared).then(|| trained.model.configuration.preparation.clone());
-        let wanted = Wanted { preparation, thumbnail: Some(figures::SIDE), whole: is_prepared };
+        let wanted = Wanted { preparation, thumbnail: Some(picture_page::SIDE), whole: is_prepared };
         let decoded = decode_for(&bytes, &name, &wanted)?;
         Ok((name, id, decoded))
     }
@@ -376,13 +376,13 @@ impl Gallery {
                     format!("{:.3} · {:.0} %", hit.distance, 100.0 * hit.chance),
                     format!("{} {}", hit.label_name, hit.split).trim().to_owned(),
                 ];
-                Ok(figures::figure(self.thumbnail(hit.id, figures::SIDE), &hit.path, &caption))
+                Ok(picture_page::figure(self.thumbnail(hit.id, picture_page::SIDE), &hit.path, &caption))
             });
             let hits = hits.collect::<Result<Vec<_>>>()?;
             Ok(html! {
                 h2 { (answer.query) @if !answer.close { span.soft { " no close match" } } }
                 div.row {
-                    @if let Some(picture) = picture { (figures::shown(picture, "query", &["the query".to_owned()])?) }
+                    @if let Some(picture) = picture { (picture_page::shown(picture, "query", &["the query".to_owned()])?) }
                     @for hit in hits { (hit) }
                 }
             })
@@ -390,6 +390,6 @@ impl Gallery {
         let rows = rows.collect::<Result<Vec<_>>>()?;
         let about =
             "Below each picture: its distance, and the chance by that distance that it is of the query's class.";
-        Ok(figures::page("Nearest pictures", about, html! { @for row in rows { (row) } }))
+        Ok(picture_page::page("Nearest pictures", about, html! { @for row in rows { (row) } }))
     }
 }

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::account::{self, judge};
 use super::output::{Kind, Output};
+use super::run_report::{self, judge};
 use super::{Session, Variation};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
@@ -107,7 +107,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             heartbeat.ended(&report.name);
             tell(&json!({"event": "ended", "stage": report}));
             if !arguments.json {
-                session.screen.print(&account::line(report, width));
+                session.screen.print(&run_report::line(report, width));
             }
         }
     };
@@ -115,15 +115,15 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     tell(&json!({"event": "finished", "stages": reports}));
     let noted = events.close();
     if !arguments.json {
-        if let Some(estimate) = account::estimate(&reports) {
+        if let Some(estimate) = run_report::estimate(&reports) {
             session.screen.print(&estimate);
         }
         if let Some(lock) = &options.lock {
-            session.screen.print(&account::compared(&reports, lock));
+            session.screen.print(&run_report::compared(&reports, lock));
         }
     }
     let summarized = match &arguments.summarize {
-        Some(path) => append(path, &account::summary(&reports, options.lock.as_ref())),
+        Some(path) => append(path, &run_report::summary(&reports, options.lock.as_ref())),
         None => Ok(()),
     };
     judge(&reports)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use serde::Deserialize;
 
-use super::asking::{ONE, Trained};
+use super::trained::{ONE, Trained};
 use super::{Session, Variation};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
@@ -14,7 +14,7 @@ use crate::damaged;
 use crate::engine::cache::Store;
 use crate::engine::manifest::InstanceId;
 use crate::engine::pipeline::Project;
-use crate::interfaces::serve::{Access, Drawn, Limits, Options, Shown, Source, Token, serve};
+use crate::interfaces::serve::{Access, Drawn, Limits, Options, Snapshot, Source, Token, serve};
 use crate::learning::model;
 use crate::report::html;
 use crate::report::results;
@@ -33,7 +33,7 @@ const OWN: [&str; 4] = ["api", "report", "metrics", "healthz"];
 #[derive(clap::Args)]
 #[command(after_help = "\
 The page shows the pictures that look like yours: choose, drop, paste or photograph one. Programs ask /api/search, as
-/api/openapi.json describes; /metrics is for Prometheus, /healthz for whoever watches. What a new run makes is shown
+/api/openapi.json describes; /metrics is for Prometheus, /healthz for whoever watches. What a new run makes is snapshot
 without a restart. No picture is kept.
 
 Examples:
@@ -135,7 +135,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         if arguments.open
             && let Err(error) = arguments.show(&address)
         {
-            tracing::warn!("the page cannot be shown here ({error:#}); open it yourself");
+            tracing::warn!("the browser cannot be opened here ({error:#}); open the page yourself");
         }
     })
 }
@@ -220,7 +220,7 @@ struct Published {
     watch: Table,
 }
 
-/// The part of a report's results that is shown.
+/// The part of a report's results that the page shows.
 #[derive(Deserialize)]
 struct Results {
     map: Option<Drawn>,
@@ -236,7 +236,7 @@ impl Source for Pipeline<'_> {
         Ok(checked_out)
     }
 
-    fn open(&self) -> Result<Shown> {
+    fn open(&self) -> Result<Snapshot> {
         let project = self.session.project(&Variation::default())?;
         let (network, given) = Trained::given(&project, self.of)?;
         // Before they are read: what is replaced afterwards is another version.
@@ -248,16 +248,16 @@ impl Source for Pipeline<'_> {
         let (searcher, digest) = self.gallery(&project, &trained, digest)?;
         let is_own = digest == own;
         let pictures = trained.pictures(&project)?;
-        let mut shown = Shown::new(trained.model, searcher, digest, pictures)?;
+        let mut snapshot = Snapshot::new(trained.model, searcher, digest, pictures)?;
         if !is_own {
             // The report and its map are of other pictures.
-            return Ok(shown);
+            return Ok(snapshot);
         }
-        match report(&project, trained.given.id).and_then(|(page, drawn)| Ok((page, shown.map(drawn)?))) {
-            Ok((page, map)) => (shown.report, shown.map) = (Some(page.into()), map),
-            Err(error) => tracing::debug!("no report is shown: {error:#}"),
+        match report(&project, trained.given.id).and_then(|(page, drawn)| Ok((page, snapshot.map(drawn)?))) {
+            Ok((page, map)) => (snapshot.report, snapshot.map) = (Some(page.into()), map),
+            Err(error) => tracing::debug!("the page shows no report: {error:#}"),
         }
-        Ok(shown)
+        Ok(snapshot)
     }
 }
 

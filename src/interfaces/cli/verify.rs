@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use super::account::{self, judge};
+use super::run_report::{self, judge};
 use super::{Session, Variation, duration};
 use crate::base::error::{Failure, first_of};
 use crate::engine::cache::{CheckedOut, Checkout, Contents, Damage, FileIssue, OutputDir, Reason};
@@ -171,7 +171,7 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
     let screen = if json { session.screen.for_machines() } else { session.screen.clone() };
     let reports = project.run(&options, &screen, &|event| {
         if let (Event::Ended(report), false) = (event, json) {
-            session.screen.print(&account::line(report, width));
+            session.screen.print(&run_report::line(report, width));
         }
     })?;
     judge(&reports)?;

@@ -6,11 +6,11 @@ use anyhow::Result;
 use axum::http::StatusCode;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::decoding::Decoding;
-use super::engine::Engine;
+use super::decoder::Decoder;
 use super::limits::{Limits, QUEUE};
 use super::problem::Problem;
-use super::shown::Shown;
+use super::search_queue::SearchQueue;
+use super::snapshot::Snapshot;
 use super::telemetry::Telemetry;
 use super::uploads::Uploads;
 
@@ -19,9 +19,9 @@ pub struct State(Arc<Shared>);
 
 pub struct Shared {
     /// Or why there is nothing.
-    shown: RwLock<Result<Arc<Shown>, String>>,
-    pub engine: Engine,
-    pub decoding: Decoding,
+    snapshot: RwLock<Result<Arc<Snapshot>, String>>,
+    pub search_queue: SearchQueue,
+    pub decoder: Decoder,
     pub uploads: Uploads,
     searches: Semaphore,
     pub telemetry: Arc<Telemetry>,
@@ -52,9 +52,9 @@ impl State {
     pub fn new(limits: Limits, base: String) -> Result<Self> {
         let telemetry = Arc::new(Telemetry::new()?);
         Ok(Self(Arc::new(Shared {
-            shown: RwLock::new(Err("there is nothing to show yet".to_owned())),
-            engine: Engine::start(telemetry.clone())?,
-            decoding: Decoding::new(limits.pixels),
+            snapshot: RwLock::new(Err("there is nothing to show yet".to_owned())),
+            search_queue: SearchQueue::start(telemetry.clone())?,
+            decoder: Decoder::new(limits.pixels),
             uploads: Uploads::new(&limits),
             searches: Semaphore::new(QUEUE),
             telemetry,
@@ -63,10 +63,10 @@ impl State {
         })))
     }
 
-    /// What is shown now; whoever holds it keeps it as it is.
-    pub fn shown(&self) -> Result<Arc<Shown>, Problem> {
-        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
-        shown.clone().map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", why))
+    /// The current snapshot. A request that holds it is not affected by a later one.
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Problem> {
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        snapshot.clone().map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", why))
     }
 
     /// A place among those that search, until it is dropped.
@@ -79,15 +79,15 @@ impl State {
         Ok(Turn { telemetry: &self.telemetry, _permit: permit })
     }
 
-    pub fn show(&self, mut shown: Shown) {
-        shown.base.clone_from(&self.base);
-        self.telemetry.pictures.set(shown.searcher.embeddings.len() as i64);
-        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(shown));
+    pub fn show(&self, mut snapshot: Snapshot) {
+        snapshot.base.clone_from(&self.base);
+        self.telemetry.pictures.set(snapshot.searcher.embeddings.len() as i64);
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(snapshot));
     }
 
     /// Before there is anything to show.
-    pub fn cannot_show(&self, why: &str) {
-        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Err(why.to_owned());
+    pub fn not_ready(&self, why: &str) {
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Err(why.to_owned());
     }
 }
 

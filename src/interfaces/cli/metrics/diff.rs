@@ -11,7 +11,7 @@ use crate::base::error::Failure;
 use crate::base::files;
 use crate::engine::manifest::{InstanceId, Manifest};
 use crate::engine::pipeline::Project;
-use crate::interfaces::cli::stored::find;
+use crate::interfaces::cli::stored_result::find;
 use crate::interfaces::cli::{Session, Variation};
 use crate::retrieval::artifacts;
 use crate::retrieval::metrics::{Difference, METRICS, PRECISION_AT_5, QUERIES, Scored, differences, parse};

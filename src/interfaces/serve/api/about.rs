@@ -16,7 +16,7 @@ use crate::interfaces::serve::etag::unless_known;
 use crate::interfaces::serve::limits::{MOST_LISTED, MOST_NEIGHBOURS};
 use crate::interfaces::serve::map::Point;
 use crate::interfaces::serve::problem::Problem;
-use crate::interfaces::serve::shown::Report;
+use crate::interfaces::serve::snapshot::Report;
 use crate::interfaces::serve::state;
 use crate::report::charts::{ClassMark, SHAPES, hex};
 
@@ -66,20 +66,20 @@ struct Most {
     (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn about(State(state): State<state::State>) -> Result<Json<About>, Problem> {
-    let shown = state.shown()?;
-    let samples = shown.samples().into_iter().map(|id| Picture::of(&shown, id)).collect::<Result<_, _>>()?;
+    let snapshot = state.snapshot()?;
+    let samples = snapshot.samples().into_iter().map(|id| Picture::of(&snapshot, id)).collect::<Result<_, _>>()?;
     Ok(Json(About {
         version: env!("CARGO_PKG_VERSION"),
-        pictures: shown.searcher.embeddings.len(),
-        classes: shown.classes.clone(),
-        splits: shown.splits().into_iter().map(str::to_owned).collect(),
+        pictures: snapshot.searcher.embeddings.len(),
+        classes: snapshot.classes.clone(),
+        splits: snapshot.splits().into_iter().map(str::to_owned).collect(),
         samples,
-        map: shown.map.is_some(),
-        report: shown.report.is_some(),
+        map: snapshot.map.is_some(),
+        report: snapshot.report.is_some(),
         most: Most { bytes: state.limits.bytes, pixels: state.limits.pixels, k: MOST_NEIGHBOURS, listed: MOST_LISTED },
-        dimension: shown.searcher.embeddings.dimension,
-        model: shown.model.digest.clone(),
-        gallery: shown.digest.clone(),
+        dimension: snapshot.searcher.embeddings.dimension,
+        model: snapshot.model.digest.clone(),
+        gallery: snapshot.digest.clone(),
     }))
 }
 
@@ -119,22 +119,22 @@ struct PointDocument {
     (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn map(State(state): State<state::State>) -> Result<Json<MapDocument>, Problem> {
-    let shown = state.shown()?;
-    let map = shown.map.as_ref().ok_or_else(no_report)?;
+    let snapshot = state.snapshot()?;
+    let map = snapshot.map.as_ref().ok_or_else(no_report)?;
     let class = |(place, name): (usize, &String)| {
         let ClassMark { shape, color, filled } = ClassMark::of(place);
         ClassDocument { label_name: name.clone(), shape: SHAPES[shape], color: hex(color), filled }
     };
-    let names = &shown.searcher.embeddings.label_names;
+    let names = &snapshot.searcher.embeddings.label_names;
     let point = |(id, place): (&usize, &crate::interfaces::serve::map::Place)| {
-        let class = shown.classes.iter().position(|class| *class == names[*id])?;
+        let class = snapshot.classes.iter().position(|class| *class == names[*id])?;
         Some(PointDocument { point: Point { id: *id, place: *place }, class })
     };
     Ok(Json(MapDocument {
         method: map.method.clone(),
-        classes: shown.classes.iter().enumerate().map(class).collect(),
+        classes: snapshot.classes.iter().enumerate().map(class).collect(),
         points: map.points.iter().filter_map(point).collect(),
-        gallery: shown.digest.clone(),
+        gallery: snapshot.digest.clone(),
     }))
 }
 
@@ -145,8 +145,8 @@ fn no_report() -> Problem {
 /// The report's page, in pieces: a client that takes nothing holds no more than one of them.
 pub async fn report(State(state): State<state::State>, headers: HeaderMap) -> Result<Response, Problem> {
     const PIECE: usize = 32 << 10;
-    let shown = state.shown()?;
-    let Report { page, tag } = shown.report.as_ref().ok_or_else(no_report)?;
+    let snapshot = state.snapshot()?;
+    let Report { page, tag } = snapshot.report.as_ref().ok_or_else(no_report)?;
     let mut response = unless_known(&headers, tag, "text/html; charset=utf-8", || {
         let (page, length) = (page.clone(), page.len());
         let piece = move |at: usize| Ok::<_, Infallible>(page.slice(at..length.min(at + PIECE)));
@@ -170,7 +170,7 @@ pub struct Health {
 pub async fn health(State(state): State<state::State>) -> Result<Json<Health>, Problem> {
     // Whoever has no token learns no more than that; `/api/about` tells the others why.
     let not_ready = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "there is nothing to show yet");
-    state.shown().map(|_| Json(Health { status: "ok" })).map_err(not_ready)
+    state.snapshot().map(|_| Json(Health { status: "ok" })).map_err(not_ready)
 }
 
 /// Counts and times for Prometheus

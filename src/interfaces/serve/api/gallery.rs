@@ -12,7 +12,7 @@ use super::Query;
 use crate::interfaces::serve::etag::{is_known, unless_known};
 use crate::interfaces::serve::limits::MOST_LISTED;
 use crate::interfaces::serve::problem::Problem;
-use crate::interfaces::serve::shown::Shown;
+use crate::interfaces::serve::snapshot::Snapshot;
 use crate::interfaces::serve::state;
 
 const DEFAULT_LISTED: usize = 60;
@@ -30,8 +30,8 @@ pub struct Picture {
     pub image: String,
 }
 
-pub fn address(shown: &Shown, id: usize) -> String {
-    format!("{}/api/images/{id}.png", shown.base)
+pub fn address(snapshot: &Snapshot, id: usize) -> String {
+    format!("{}/api/images/{id}.png", snapshot.base)
 }
 
 pub fn gone(path: &str) -> Problem {
@@ -40,8 +40,8 @@ pub fn gone(path: &str) -> Problem {
 }
 
 impl Picture {
-    pub fn of(shown: &Shown, id: usize) -> Result<Self, Problem> {
-        let embeddings = &shown.searcher.embeddings;
+    pub fn of(snapshot: &Snapshot, id: usize) -> Result<Self, Problem> {
+        let embeddings = &snapshot.searcher.embeddings;
         if id >= embeddings.len() {
             let last = embeddings.len() - 1;
             return Err(Problem::missing(format!("there is no picture {id}: ids go from 0 to {last}")));
@@ -51,7 +51,7 @@ impl Picture {
             path: embeddings.paths[id].clone(),
             label_name: embeddings.label_names[id].clone(),
             split: embeddings.splits[id].clone(),
-            image: address(shown, id),
+            image: address(snapshot, id),
         })
     }
 }
@@ -98,11 +98,11 @@ pub async fn list(
     if !(1..=MOST_LISTED).contains(&limit) {
         return Err(Problem::invalid(format!("limit is {limit}, and must be from 1 to {MOST_LISTED}")));
     }
-    let shown = state.shown()?;
-    let members = shown.members(label_name.as_deref(), split.as_deref())?;
+    let snapshot = state.snapshot()?;
+    let members = snapshot.members(label_name.as_deref(), split.as_deref())?;
     let page = members.iter().skip(offset).take(limit);
-    let pictures = page.map(|id| Picture::of(&shown, *id)).collect::<Result<_, _>>()?;
-    Ok(Json(Listing { total: members.len(), offset, pictures, gallery: shown.digest.clone() }))
+    let pictures = page.map(|id| Picture::of(&snapshot, *id)).collect::<Result<_, _>>()?;
+    Ok(Json(Listing { total: members.len(), offset, pictures, gallery: snapshot.digest.clone() }))
 }
 
 /// A picture of the gallery, as it was prepared
@@ -120,13 +120,14 @@ pub async fn picture(
 ) -> Result<Response, Problem> {
     let missing = || Problem::missing("pictures are called by their ids, such as 7.png");
     let id = file.ok().and_then(|file| file.strip_suffix(".png")?.parse().ok()).ok_or_else(missing)?;
-    let shown = state.shown()?;
-    let Picture { path, .. } = Picture::of(&shown, id)?;
-    let tag = shown.pictures.digest(&path).map(|digest| format!("\"{}\"", &digest[..32])).ok_or_else(|| gone(&path))?;
+    let snapshot = state.snapshot()?;
+    let Picture { path, .. } = Picture::of(&snapshot, id)?;
+    let tag =
+        snapshot.pictures.digest(&path).map(|digest| format!("\"{}\"", &digest[..32])).ok_or_else(|| gone(&path))?;
     let bytes = if is_known(&headers, &tag) {
         Vec::new()
     } else {
-        let read = tokio::task::spawn_blocking(move || shown.pictures.read(&path).ok_or_else(|| gone(&path)));
+        let read = tokio::task::spawn_blocking(move || snapshot.pictures.read(&path).ok_or_else(|| gone(&path)));
         read.await.map_err(|error| Problem::internal(&error.into()))??
     };
     Ok(unless_known(&headers, &tag, "image/png", || bytes))

@@ -11,11 +11,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Query;
 use super::gallery::{Picture, address};
-use crate::interfaces::serve::engine::{Found, Question, Wanted};
 use crate::interfaces::serve::limits::MOST_NEIGHBOURS;
 use crate::interfaces::serve::map::Place;
 use crate::interfaces::serve::problem::Problem;
-use crate::interfaces::serve::shown::Shown;
+use crate::interfaces::serve::search_queue::{Found, Question, Wanted};
+use crate::interfaces::serve::snapshot::Snapshot;
 use crate::interfaces::serve::state;
 use crate::learning::images::{self, decode_for, encode_png};
 use crate::report::html::source;
@@ -123,18 +123,18 @@ pub async fn by_id(
     Query(ById { id, k, label_name, split }): Query<ById>,
 ) -> Result<Json<Neighbours>, Problem> {
     let wanted = Wishes { k, label_name, split }.wanted()?;
-    let shown = state.shown()?;
+    let snapshot = state.snapshot()?;
     let id = id as usize;
-    let picture = Picture::of(&shown, id)?;
+    let picture = Picture::of(&snapshot, id)?;
     let _turn = state.turn()?;
     let read = {
-        let shown = shown.clone();
-        tokio::task::spawn_blocking(move || seen(&shown, id))
+        let snapshot = snapshot.clone();
+        tokio::task::spawn_blocking(move || seen(&snapshot, id))
     };
-    let found = state.engine.ask(shown.clone(), Question::Id(id), wanted).await?;
+    let found = state.search_queue.ask(snapshot.clone(), Question::Id(id), wanted).await?;
     let (width, height, seen) = read.await.map_err(|error| Problem::internal(&error.into()))??;
     let asked = Asked { picture: Some(picture), width, height, seen, place: None };
-    Ok(Json(Neighbours::new(&shown, asked, Duration::ZERO, found)))
+    Ok(Json(Neighbours::new(&snapshot, asked, Duration::ZERO, found)))
 }
 
 /// Neighbours of a picture of your own
@@ -161,17 +161,17 @@ pub async fn by_picture(
     request: Request,
 ) -> Result<Json<Neighbours>, Problem> {
     let wanted = wishes.wanted()?;
-    let shown = state.shown()?;
+    let snapshot = state.snapshot()?;
     // What cannot be answered is said before the picture is sent.
-    shown.members(wanted.label_name.as_deref(), wanted.split.as_deref())?;
+    snapshot.members(wanted.label_name.as_deref(), wanted.split.as_deref())?;
     let upload = state.uploads.receive(request).await?;
     let _turn = state.turn()?;
-    let prepared = state.decoding.prepare(upload, shown.clone()).await?;
+    let prepared = state.decoder.prepare(upload, snapshot.clone()).await?;
     state.telemetry.decoded(prepared.took);
-    let seen = png(&shown.model.seen(&prepared.image))?;
+    let seen = png(&snapshot.model.seen(&prepared.image))?;
     let asked = Asked { picture: None, width: prepared.width, height: prepared.height, seen, place: None };
-    let found = state.engine.ask(shown.clone(), Question::Picture(prepared.image), wanted).await?;
-    Ok(Json(Neighbours::new(&shown, asked, prepared.took, found)))
+    let found = state.search_queue.ask(snapshot.clone(), Question::Picture(prepared.image), wanted).await?;
+    Ok(Json(Neighbours::new(&snapshot, asked, prepared.took, found)))
 }
 
 /// A form with a picture
@@ -195,14 +195,14 @@ impl Wishes {
 }
 
 impl Neighbours {
-    fn new(shown: &Arc<Shown>, mut query: Asked, decoding: Duration, found: Found) -> Self {
+    fn new(snapshot: &Arc<Snapshot>, mut query: Asked, decoding: Duration, found: Found) -> Self {
         let mut places = found.places.into_iter();
         query.place = places.next().flatten();
         let class = query.picture.as_ref().map(|picture| picture.label_name.clone()).filter(|name| !name.is_empty());
         let neighbour = |(hit, place): (Hit, Option<Place>)| {
             let Hit { rank, id, path, label_name, split, distance, chance, .. } = hit;
             let same_class = class.as_ref().map(|class| *class == label_name);
-            let picture = Picture { id, path, label_name, split, image: address(shown, id) };
+            let picture = Picture { id, path, label_name, split, image: address(snapshot, id) };
             Neighbour { rank, picture, distance, chance, same_class, place }
         };
         let milliseconds = |time: Duration| (1e6 * time.as_secs_f64()).round() / 1e3;
@@ -216,19 +216,19 @@ impl Neighbours {
                 embed: milliseconds(found.embedding),
                 search: milliseconds(found.searching),
             },
-            model: shown.model.digest.clone(),
-            gallery: shown.digest.clone(),
+            model: snapshot.model.digest.clone(),
+            gallery: snapshot.digest.clone(),
         }
     }
 }
 
 /// Size, and what enters the network, of a picture of the gallery.
-fn seen(shown: &Shown, id: usize) -> Result<(u32, u32, String), Problem> {
-    let path = &shown.searcher.embeddings.paths[id];
-    let bytes = shown.pictures.read(path).ok_or_else(|| super::gallery::gone(path))?;
+fn seen(snapshot: &Snapshot, id: usize) -> Result<(u32, u32, String), Problem> {
+    let path = &snapshot.searcher.embeddings.paths[id];
+    let bytes = snapshot.pictures.read(path).ok_or_else(|| super::gallery::gone(path))?;
     let wanted = images::Wanted { whole: true, ..Default::default() };
     let image = decode_for(&bytes, path, &wanted)?.whole.ok_or_else(|| super::gallery::gone(path))?;
-    Ok((image.width(), image.height(), png(&shown.model.seen(&image))?))
+    Ok((image.width(), image.height(), png(&snapshot.model.seen(&image))?))
 }
 
 fn png(image: &RgbImage) -> Result<String, Problem> {

@@ -1,4 +1,4 @@
-//! What is shown: one network and the gallery that it embedded, never a mixture of two.
+//! A network and the gallery that it embedded: always a pair that belongs together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::learning::dataset::Subset;
 use crate::learning::model::Model;
 use crate::retrieval::searcher::Searcher;
 
-pub struct Shown {
+pub struct Snapshot {
     pub model: Model,
     pub searcher: Searcher,
     /// BLAKE3 of the file of embeddings.
@@ -41,7 +41,7 @@ impl From<Vec<u8>> for Report {
     }
 }
 
-impl Shown {
+impl Snapshot {
     /// `searcher`: a gallery that `model` embedded; `digest`: of the file of embeddings that it comes from.
     pub fn new(model: Model, searcher: Searcher, digest: String, pictures: ResultFiles) -> Result<Self> {
         let embeddings = &searcher.embeddings;

@@ -12,14 +12,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::limits::QUEUE;
 use super::map::Place;
 use super::problem::Problem;
-use super::shown::Shown;
+use super::snapshot::Snapshot;
 use super::telemetry::Telemetry;
 use crate::retrieval::searcher::{Answer, Asked, SearchOptions};
 
 /// Pictures that are embedded together: more would only make the first of them wait.
 const TOGETHER: usize = 4;
 
-pub struct Engine {
+pub struct SearchQueue {
     jobs: mpsc::Sender<Job>,
 }
 
@@ -50,14 +50,14 @@ pub struct Found {
 }
 
 struct Job {
-    shown: Arc<Shown>,
+    snapshot: Arc<Snapshot>,
     question: Question,
     wanted: Wanted,
     since: Instant,
     reply: oneshot::Sender<Result<Found, Problem>>,
 }
 
-impl Engine {
+impl SearchQueue {
     pub fn start(telemetry: Arc<Telemetry>) -> Result<Self> {
         let (jobs, waiting) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new().name("engine".to_owned());
@@ -65,10 +65,10 @@ impl Engine {
         Ok(Self { jobs })
     }
 
-    pub async fn ask(&self, shown: Arc<Shown>, question: Question, wanted: Wanted) -> Result<Found, Problem> {
+    pub async fn ask(&self, snapshot: Arc<Snapshot>, question: Question, wanted: Wanted) -> Result<Found, Problem> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Problem::internal(&anyhow!("the engine gave no answer"));
-        let job = Job { shown, question, wanted, since: Instant::now(), reply };
+        let gone = || Problem::internal(&anyhow!("the search gave no answer"));
+        let job = Job { snapshot, question, wanted, since: Instant::now(), reply };
         self.jobs.send(job).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
@@ -86,63 +86,68 @@ fn work(mut waiting: mpsc::Receiver<Job>, telemetry: &Telemetry) {
         // Nobody waits any more for an answer to a connection that is closed.
         jobs.retain(|job| !job.reply.is_closed());
         while let Some(job) = jobs.first() {
-            let shown = job.shown.clone();
-            let (same, others) = jobs.into_iter().partition(|job: &Job| Arc::ptr_eq(&job.shown, &shown));
+            let snapshot = job.snapshot.clone();
+            let (same, others) = jobs.into_iter().partition(|job: &Job| Arc::ptr_eq(&job.snapshot, &snapshot));
             jobs = others;
             // Whoever waits for a job that is lost in a panic is told so; the next ones go on.
-            if catch_unwind(AssertUnwindSafe(|| answer_all(&shown, same, telemetry))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| answer_all(&snapshot, same, telemetry))).is_err() {
                 tracing::error!("a search panicked");
             }
         }
     }
 }
 
-fn answer_all(shown: &Shown, mut jobs: Vec<Job>, telemetry: &Telemetry) {
+fn answer_all(snapshot: &Snapshot, mut jobs: Vec<Job>, telemetry: &Telemetry) {
     let start = Instant::now();
     let pictures: Vec<RgbImage> = jobs.iter_mut().filter_map(|job| job.question.take_picture()).collect();
     let together = pictures.len();
-    let embedded = if together > 0 { shown.model.embed(pictures) } else { Ok(Vec::new()) };
+    let embedded = if together > 0 { snapshot.model.embed(pictures) } else { Ok(Vec::new()) };
     let embedding = if together > 0 { start.elapsed() } else { Duration::ZERO };
     telemetry.embedded(together, embedding);
     let embedded = match embedded {
         Ok(embedded) => embedded,
         Err(error) => return jobs.into_iter().for_each(|job| job.reply(Err(Problem::internal(&error)))),
     };
-    let mut rows = embedded.chunks_exact(shown.searcher.embeddings.dimension);
+    let mut rows = embedded.chunks_exact(snapshot.searcher.embeddings.dimension);
     for job in jobs {
         let searched = Instant::now();
         let id = if let Question::Id(id) = job.question { Some(id) } else { None };
         let vector = match id {
-            Some(id) => shown.searcher.vector(id),
+            Some(id) => snapshot.searcher.vector(id),
             None => rows.next().map(Cow::Borrowed).ok_or_else(|| anyhow!("a picture has no embedding")),
         };
         let found = vector.map_err(|error| Problem::internal(&error)).and_then(|vector| {
             let vector = &*vector;
-            let answer = search(shown, vector, id, &job.wanted)?;
+            let answer = search(snapshot, vector, id, &job.wanted)?;
             let searching = searched.elapsed();
             telemetry.searched(searching);
             let (waited, embedding) = (start - job.since, if id.is_some() { Duration::ZERO } else { embedding });
-            Ok(Found { places: places(shown, vector, id, &answer)?, answer, waited, embedding, searching })
+            Ok(Found { places: places(snapshot, vector, id, &answer)?, answer, waited, embedding, searching })
         });
         job.reply(found);
     }
 }
 
-fn search(shown: &Shown, vector: &[f32], id: Option<usize>, wanted: &Wanted) -> Result<Answer, Problem> {
+fn search(snapshot: &Snapshot, vector: &[f32], id: Option<usize>, wanted: &Wanted) -> Result<Answer, Problem> {
     let Wanted { k, label_name, split } = wanted;
-    let among = shown.members(label_name.as_deref(), split.as_deref())?;
+    let among = snapshot.members(label_name.as_deref(), split.as_deref())?;
     let among = (label_name.is_some() || split.is_some()).then_some(among);
     let asked = Asked { name: String::new(), vector, id };
     let mut options = SearchOptions { k: None, distinct: false, graph: None, among };
-    options.k = Some(shown.searcher.others(&asked, &options).min(*k));
-    shown.searcher.answer(&asked, &options).map_err(|error| Problem::internal(&error))
+    options.k = Some(snapshot.searcher.others(&asked, &options).min(*k));
+    snapshot.searcher.answer(&asked, &options).map_err(|error| Problem::internal(&error))
 }
 
 /// On the map: of the query, and of each result.
-fn places(shown: &Shown, vector: &[f32], id: Option<usize>, answer: &Answer) -> Result<Vec<Option<Place>>, Problem> {
-    let Some(map) = &shown.map else { return Ok(vec![None; 1 + answer.results.len()]) };
+fn places(
+    snapshot: &Snapshot,
+    vector: &[f32],
+    id: Option<usize>,
+    answer: &Answer,
+) -> Result<Vec<Option<Place>>, Problem> {
+    let Some(map) = &snapshot.map else { return Ok(vec![None; 1 + answer.results.len()]) };
     let ids: Vec<usize> = answer.results.iter().map(|hit| hit.id).collect();
-    let rows = shown.searcher.vectors(&ids).map_err(|error| Problem::internal(&error))?;
+    let rows = snapshot.searcher.vectors(&ids).map_err(|error| Problem::internal(&error))?;
     let results = rows.iter().zip(ids).map(|(row, id)| (&**row, Some(id)));
     let pictures: Vec<_> = std::iter::once((vector, id)).chain(results).collect();
     map.places(&pictures).map_err(|error| Problem::internal(&error))

@@ -1,4 +1,4 @@
-//! From the bytes of an upload to the picture that the network is shown, away from the threads that serve.
+//! Decoding: from the bytes of an upload to the input of the network, away from the threads that serve.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,14 +10,14 @@ use tokio::time::timeout;
 
 use super::limits::DECODING;
 use super::problem::Problem;
-use super::shown::Shown;
+use super::snapshot::Snapshot;
 use super::uploads::Upload;
 use crate::learning::images::{Decoded, Unreadable, Wanted, decode_large, decode_small};
 
 /// How an upload is called in messages.
 const NAME: &str = "the upload";
 
-pub struct Decoding {
+pub struct Decoder {
     most_pixels: u64,
     /// Small pictures do not wait behind large ones.
     small: Arc<Semaphore>,
@@ -32,7 +32,7 @@ pub struct Prepared {
     pub took: Duration,
 }
 
-impl Decoding {
+impl Decoder {
     pub fn new(most_pixels: u64) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         Self { most_pixels, small: Arc::new(Semaphore::new(cores)), large: Arc::new(Semaphore::new(1)) }
@@ -40,9 +40,9 @@ impl Decoding {
 
     /// # Errors
     /// If the upload is no picture, or one that is broken or too large, or if it takes too long.
-    pub async fn prepare(&self, upload: Upload, shown: Arc<Shown>) -> Result<Prepared, Problem> {
+    pub async fn prepare(&self, upload: Upload, snapshot: Arc<Snapshot>) -> Result<Prepared, Problem> {
         let (upload, most_pixels) = (Arc::new(upload), self.most_pixels);
-        let preparation = Some(shown.model.configuration.preparation.clone());
+        let preparation = Some(snapshot.model.configuration.preparation.clone());
         let wanted = Arc::new(Wanted { preparation, ..Wanted::default() });
         let (bytes, of) = (upload.clone(), wanted.clone());
         let small = self.step(&self.small, move || {
