@@ -73,8 +73,8 @@ impl Stage for Benchmark {
         Ok(reads)
     }
 
-    fn foresee(&self, ready: &Inputs) -> Result<()> {
-        runs::foresee(ready)?;
+    fn precheck(&self, ready: &Inputs) -> Result<()> {
+        runs::precheck(ready)?;
         artifacts::split_must_fit(
             ready,
             ready.needs.iter().filter(|need| need.stage == "embed").flat_map(|need| &need.needs),

@@ -51,7 +51,7 @@ impl Stage for Compare {
     }
 
     /// Before any variant is trained.
-    fn foresee(&self, ready: &Inputs) -> Result<()> {
+    fn precheck(&self, ready: &Inputs) -> Result<()> {
         let run = |need: &Need| {
             let (variant, run) = parts(&need.instance)?;
             Ok(Run { variant: variant.to_owned(), run: run.to_owned(), precision: 0.0 })

@@ -51,7 +51,7 @@ impl Stage for Embed {
         require((1..=8192).contains(&self.batch), "batch", "must be 1 to 8192")
     }
 
-    fn foresee(&self, ready: &Inputs) -> Result<()> {
+    fn precheck(&self, ready: &Inputs) -> Result<()> {
         artifacts::split_must_fit(ready, ready.needs.iter().map(|need| &need.instance))
     }
 

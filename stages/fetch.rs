@@ -115,7 +115,7 @@ impl Stage for Fetch {
         Ok([(ARCHIVE.to_owned(), content)].into())
     }
 
-    fn outside(&self, project: &Path) -> Vec<PathBuf> {
+    fn external_inputs(&self, project: &Path) -> Vec<PathBuf> {
         match self.source(project) {
             Ok(Source::File(path)) => vec![path],
             _ => Vec::new(),

@@ -33,7 +33,7 @@ impl Stage for Index {
         let bar = context.bar("vectors", embeddings.len() as u64);
         let step = || {
             bar.inc(1);
-            context.go_on()
+            context.check_signal()
         };
         let graph = Graph::build(&files::digest(&path)?, embeddings.dimension, &embeddings.values, self.0, step)?;
         context.outputs.write(search::INDEX, &graph.to_bytes()?)

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use similiai::base::error::first_of;
 use similiai::damaged;
-use similiai::engine::cache::Made;
+use similiai::engine::cache::ItemResult;
 use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
 use similiai::learning::dataset::{self, Listed, SKIPPED, SOURCES, Skipped};
 use similiai::learning::images::{
@@ -110,7 +110,7 @@ impl Stage for Prepare {
             let label_name = classes[usize::from(original.label)].clone();
             let path =
                 image_path(&label_name, original.place).to_str().context("a path that is not Unicode")?.to_owned();
-            context.place(path.clone(), picture)?;
+            context.add_item(path.clone(), picture)?;
             if !original.name().is_empty() {
                 sources.push(Source { path: path.clone(), source: original.name() });
             }
@@ -136,10 +136,10 @@ impl Stage for Prepare {
 /// What is made of a picture that cannot be read begins so, and goes on with the reason; no PNG does.
 const BAD: &str = "bad: ";
 
-fn fault(picture: &Made) -> Option<&str> {
+fn fault(picture: &ItemResult) -> Option<&str> {
     match picture {
-        Made::Bytes(bytes) => std::str::from_utf8(bytes).ok()?.strip_prefix(BAD),
-        Made::Blob { .. } => None,
+        ItemResult::Bytes(bytes) => std::str::from_utf8(bytes).ok()?.strip_prefix(BAD),
+        ItemResult::Blob { .. } => None,
     }
 }
 

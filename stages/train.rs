@@ -233,7 +233,7 @@ impl Stage for Train {
         Ok([("pictures".to_owned(), pictures)].into())
     }
 
-    fn foresee(&self, ready: &Inputs) -> Result<()> {
+    fn precheck(&self, ready: &Inputs) -> Result<()> {
         artifacts::split_must_fit(ready, ready.needs.iter().map(|need| &need.instance))
     }
 

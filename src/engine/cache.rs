@@ -47,7 +47,7 @@ pub use digest_cache::DigestCache;
 pub use gc::{Budget, Collected};
 pub use history::Finished;
 pub use inspection::Inspection;
-pub use items::{Made, Table};
+pub use items::{ItemResult, ItemTable};
 pub use key::KeyDocument;
 pub use output_dir::OutputDir;
 pub use reason::{FileIssue, Reason};

@@ -108,13 +108,13 @@ impl Project {
     }
 
     /// Asks all of `later` whether they would fail, by what is there of what they come from.
-    fn foresee(&self, later: &[InstanceId], results: &PerInstance<Option<StoredResult>>) -> Result<()> {
+    fn precheck(&self, later: &[InstanceId], results: &PerInstance<Option<StoredResult>>) -> Result<()> {
         for id in later {
             let ready = |need: &InstanceId| results[*need].is_some() && self.manifest.is_needed_by(*need, *id);
             let ready: Vec<InstanceId> = self.manifest.instances.ids().filter(|need| need < id).filter(ready).collect();
             let Instance { name, stage, .. } = &self.manifest.instances[*id];
             let inputs = self.inputs_among(*id, &ready, results)?;
-            stage.foresee(&inputs).with_context(|| format!("`{name}` would fail, so what it needs is not made"))?;
+            stage.precheck(&inputs).with_context(|| format!("`{name}` would fail, so what it needs is not made"))?;
         }
         Ok(())
     }

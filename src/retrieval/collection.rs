@@ -19,7 +19,7 @@ use crate::base::files;
 use crate::base::progress::Progress;
 use crate::base::signal;
 use crate::base::text::legible_path;
-use crate::engine::cache::{DigestCache, Made, PEOPLE, Store, Table};
+use crate::engine::cache::{DigestCache, ItemResult, ItemTable, PEOPLE, Store};
 use crate::learning::images::{
     MOST_BYTES, PassedOver, Wanted, Why, decode_for, is_no_fault_of_it, is_picture, read_picture,
 };
@@ -247,15 +247,15 @@ fn labels(names: &[String]) -> Vec<i32> {
 pub struct Memory {
     folder: PathBuf,
     digests: DigestCache,
-    table: Table,
+    table: ItemTable,
 }
 
 impl Memory {
     /// Beside what `store` has of the pipeline.
     pub fn open(store: &Store, model: &Model) -> Result<Self> {
         let folder = store.namespace(PEOPLE);
-        let way = blake3::hash(format!("{VERSION} {}", model.digest).as_bytes()).to_hex();
-        Ok(Self { digests: DigestCache::new(&folder), table: Table::read(&folder, &way)?, folder })
+        let recipe = blake3::hash(format!("{VERSION} {}", model.digest).as_bytes()).to_hex();
+        Ok(Self { digests: DigestCache::new(&folder), table: ItemTable::read(&folder, &recipe)?, folder })
     }
 
     /// The digest of a picture, and the picture as `model` wants it where its embedding is not known.
@@ -271,14 +271,16 @@ impl Memory {
 
     fn get(&self, picture: &blake3::Hash) -> Option<Vec<f32>> {
         match self.table.get(picture.as_bytes())? {
-            Made::Bytes(bytes) => Some(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect()),
-            Made::Blob { .. } => None,
+            ItemResult::Bytes(bytes) => {
+                Some(bytes.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect())
+            }
+            ItemResult::Blob { .. } => None,
         }
     }
 
     fn insert(&mut self, picture: &blake3::Hash, row: &[f32]) {
         let bytes = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.table.insert(*picture.as_bytes(), Made::Bytes(bytes));
+        self.table.insert(*picture.as_bytes(), ItemResult::Bytes(bytes));
     }
 
     /// For the next time; where that cannot be written, the next time just takes longer.

@@ -98,7 +98,7 @@ pub fn measure(
         let ids: Vec<usize> = (start..embeddings.len().min(start + CHUNK)).collect();
         let images = read(&ids)?;
         for ((way, asked), found) in ways.iter().zip(&asked).zip(&mut found) {
-            context.go_on()?;
+            context.check_signal()?;
             let rows = (way.embed)(&images)?;
             let dimension = rows.len() / ids.len();
             for (protocol, found) in protocols.iter().zip(found) {

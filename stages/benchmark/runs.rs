@@ -37,7 +37,7 @@ pub struct Comparison {
 }
 
 /// Refuses before any training what [`all`] would refuse after it.
-pub fn foresee(ready: &Inputs) -> Result<()> {
+pub fn precheck(ready: &Inputs) -> Result<()> {
     let needs = |stage: &'static str| ready.needs.iter().filter(move |need| need.stage == stage);
     for training in needs("train") {
         must_be_used(&training.instance, needs("embed").any(|need| need.needs.contains(&training.instance)))?;

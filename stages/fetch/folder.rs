@@ -299,7 +299,7 @@ pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Resul
     let bar = context.bar("pictures", found.pictures.len() as u64);
     let mut digest = Digest::default();
     for picture in std::mem::take(&mut found.pictures) {
-        context.go_on()?;
+        context.check_signal()?;
         match std::fs::read(&picture.path) {
             Ok(bytes) => {
                 digest.add(&picture.name, blake3::hash(&bytes).to_hex().as_str());

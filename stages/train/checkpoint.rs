@@ -70,7 +70,7 @@ impl Checkpoint {
 
     /// The one that `context`'s training goes on from; what is said of it is for people.
     pub fn find(train: &Train, context: &Context) -> Result<Option<Self>> {
-        if context.is_anew() {
+        if context.is_from_scratch() {
             return Ok(None);
         }
         let (mut best, mut unfit): (Option<Self>, Option<String>) = (None, None);

@@ -47,7 +47,7 @@ pub fn fit<N: Network>(
         for number in done + 1..=train.epochs {
             let mut watch = Watch::default();
             for step in 0..steps {
-                context.go_on()?;
+                context.check_signal()?;
                 let (batch, images) = ahead.recv().context("no batch came")?;
                 let rate = train.learning_rate_at((number - 1) * steps + step, steps * train.epochs);
                 let seed = rng(context.seed, &format!("dropout {number} {step}")).gen_range(0..=u64::MAX);

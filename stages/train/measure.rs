@@ -62,7 +62,7 @@ pub fn calibrate<N: Network>(
     let embed = |images: &[RgbImage]| -> Result<Vec<f32>> {
         let mut rows = Vec::with_capacity(images.len() * DIMENSION);
         for images in images.chunks(AT_ONCE) {
-            context.go_on()?;
+            context.check_signal()?;
             rows.extend(configuration.embed(network, images));
             bar.inc(images.len() as u64);
         }

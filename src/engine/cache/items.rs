@@ -17,12 +17,12 @@ type Digest = [u8; 32];
 
 /// What was made of one item.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Made {
+pub enum ItemResult {
     Bytes(Vec<u8>),
     Blob { bytes: u64, digest: String },
 }
 
-impl Made {
+impl ItemResult {
     /// Stored where it is large.
     pub fn store(bytes: Vec<u8>, blobs: &Blobs) -> Result<Self> {
         if bytes.len() <= INLINE {
@@ -55,40 +55,40 @@ impl Made {
     }
 }
 
-/// What was made of items by one way of making it, by the digest of each item.
+/// What was made of items by one recipe of making it, by the digest of each item.
 #[derive(Default)]
-pub struct Table {
+pub struct ItemTable {
     path: PathBuf,
-    made: HashMap<Digest, Made>,
+    made: HashMap<Digest, ItemResult>,
     changed: bool,
 }
 
-impl Table {
-    /// `way`: the digest of all that matters besides the item. A damaged table is as good as none.
-    pub fn read(root: &Path, way: &str) -> Result<Self> {
-        let path = Self::path(root, way);
-        let made = Self::find(root, way)?.or_warn(&path).unwrap_or_default();
+impl ItemTable {
+    /// `recipe`: the digest of all that matters besides the item. A damaged table is as good as none.
+    pub fn read(root: &Path, recipe: &str) -> Result<Self> {
+        let path = Self::path(root, recipe);
+        let made = Self::find(root, recipe)?.or_warn(&path).unwrap_or_default();
         Ok(Self { path, made, changed: false })
     }
 
-    fn path(root: &Path, way: &str) -> PathBuf {
-        root.join("items").join(way)
+    fn path(root: &Path, recipe: &str) -> PathBuf {
+        root.join("items").join(recipe)
     }
 
-    fn find(root: &Path, way: &str) -> Result<Found<HashMap<Digest, Made>>> {
-        sealed::read(&Self::path(root, way), |bytes| parse(sealed::open(&name(way), bytes)?))
+    fn find(root: &Path, recipe: &str) -> Result<Found<HashMap<Digest, ItemResult>>> {
+        sealed::read(&Self::path(root, recipe), |bytes| parse(sealed::open(&name(recipe), bytes)?))
     }
 
     /// Whether there is a table that is not as it was written.
-    pub(super) fn is_damaged(root: &Path, way: &str) -> Result<bool> {
-        Ok(matches!(Self::find(root, way)?, Found::Damaged))
+    pub(super) fn is_damaged(root: &Path, recipe: &str) -> Result<bool> {
+        Ok(matches!(Self::find(root, recipe)?, Found::Damaged))
     }
 
-    pub fn get(&self, item: &Digest) -> Option<&Made> {
+    pub fn get(&self, item: &Digest) -> Option<&ItemResult> {
         self.made.get(item)
     }
 
-    pub fn insert(&mut self, item: Digest, made: Made) {
+    pub fn insert(&mut self, item: Digest, made: ItemResult) {
         self.made.insert(item, made);
         self.changed = true;
     }
@@ -97,24 +97,24 @@ impl Table {
         if !std::mem::take(&mut self.changed) {
             return Ok(());
         }
-        let mut rows: Vec<(&Digest, &Made)> = self.made.iter().collect();
+        let mut rows: Vec<(&Digest, &ItemResult)> = self.made.iter().collect();
         rows.sort_unstable_by_key(|(item, _)| **item);
         let mut bytes = Vec::new();
         for (item, made) in rows {
             bytes.extend(item);
             match made {
-                Made::Bytes(value) => {
+                ItemResult::Bytes(value) => {
                     bytes.extend((value.len() as u64).to_le_bytes());
                     bytes.extend(value);
                 }
-                Made::Blob { bytes: length, digest } => {
+                ItemResult::Blob { bytes: length, digest } => {
                     bytes.extend((length | BLOB).to_le_bytes());
                     bytes.extend(blake3::Hash::from_hex(digest)?.as_bytes());
                 }
             }
         }
-        let way = self.path.file_name().unwrap_or_default().to_string_lossy();
-        files::write_atomically(&self.path, &sealed::seal(&name(&way), bytes))?;
+        let recipe = self.path.file_name().unwrap_or_default().to_string_lossy();
+        files::write_atomically(&self.path, &sealed::seal(&name(&recipe), bytes))?;
         failpoint::point("items-written");
         Ok(())
     }
@@ -123,11 +123,11 @@ impl Table {
 /// Set in the length of what is a blob.
 const BLOB: u64 = 1 << 63;
 
-fn name(way: &str) -> String {
-    format!("items/{way}")
+fn name(recipe: &str) -> String {
+    format!("items/{recipe}")
 }
 
-fn parse(mut rest: &[u8]) -> Option<HashMap<Digest, Made>> {
+fn parse(mut rest: &[u8]) -> Option<HashMap<Digest, ItemResult>> {
     let mut made = HashMap::new();
     while !rest.is_empty() {
         let (item, after) = rest.split_first_chunk::<32>()?;
@@ -135,11 +135,11 @@ fn parse(mut rest: &[u8]) -> Option<HashMap<Digest, Made>> {
         let length = u64::from_le_bytes(*length);
         let (value, after) = if length & BLOB == 0 {
             let (value, after) = after.split_at_checked(length as usize)?;
-            (Made::Bytes(value.to_vec()), after)
+            (ItemResult::Bytes(value.to_vec()), after)
         } else {
             let (digest, after) = after.split_first_chunk::<32>()?;
             let digest = blake3::Hash::from_bytes(*digest).to_hex().to_string();
-            (Made::Blob { bytes: length & !BLOB, digest }, after)
+            (ItemResult::Blob { bytes: length & !BLOB, digest }, after)
         };
         made.insert(*item, value);
         rest = after;
@@ -156,24 +156,24 @@ mod tests {
         #[test]
         fn what_is_written_is_read(values in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20)) {
             let folder = tempfile::tempdir().unwrap();
-            let mut table = Table::read(folder.path(), "way").unwrap();
+            let mut table = ItemTable::read(folder.path(), "recipe").unwrap();
             for value in &values {
                 let made = match value.len() {
-                    30.. => Made::Blob { bytes: 7, digest: blake3::hash(value).to_hex().to_string() },
-                    _ => Made::Bytes(value.clone()),
+                    30.. => ItemResult::Blob { bytes: 7, digest: blake3::hash(value).to_hex().to_string() },
+                    _ => ItemResult::Bytes(value.clone()),
                 };
                 table.insert(*blake3::hash(value).as_bytes(), made);
             }
             table.write().unwrap();
-            let read = Table::read(folder.path(), "way").unwrap();
+            let read = ItemTable::read(folder.path(), "recipe").unwrap();
             prop_assert_eq!(&read.made, &table.made);
             if !values.is_empty() {
                 let mut bytes = files::read(&table.path).unwrap();
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
                 files::write(&table.path, &bytes).unwrap();
-                prop_assert!(Table::read(folder.path(), "way").unwrap().made.is_empty());
-                prop_assert!(Table::is_damaged(folder.path(), "way").unwrap());
+                prop_assert!(ItemTable::read(folder.path(), "recipe").unwrap().made.is_empty());
+                prop_assert!(ItemTable::is_damaged(folder.path(), "recipe").unwrap());
             }
         }
     }

@@ -15,7 +15,7 @@ use super::blobs::Blobs;
 use super::digest_cache::DigestCache;
 use super::sealed::{self, Found, is_digest};
 use super::work::{Work, same_file};
-use super::{Contents, KeyDocument, Table, Written};
+use super::{Contents, ItemTable, KeyDocument, Written};
 use crate::base::error::Failure;
 use crate::base::failpoint;
 use crate::base::files;
@@ -209,9 +209,9 @@ impl Store {
         Some(contents)
     }
 
-    /// What was made of single items in one way.
-    pub fn items(&self, way: &str) -> Result<Table> {
-        Table::read(&self.root, way)
+    /// What was made of single items in one recipe.
+    pub fn items(&self, recipe: &str) -> Result<ItemTable> {
+        ItemTable::read(&self.root, recipe)
     }
 
     /// A folder to work in; nothing of it is seen before [`Store::commit`].
@@ -279,7 +279,7 @@ impl StoredResult {
     pub fn parse(key: &str, bytes: &[u8]) -> Option<Self> {
         let stored: Self = sealed::from_json(&name(key), bytes)?;
         let fits = stored.key == key && stored.document.key().ok()? == key;
-        let sound = is_digest(&stored.digest) && stored.items.iter().all(|way| is_digest(way));
+        let sound = is_digest(&stored.digest) && stored.items.iter().all(|recipe| is_digest(recipe));
         // A result without files is none.
         let sound = sound && stored.digest != blake3::hash(b"").to_hex().as_str();
         (fits && sound).then_some(stored)

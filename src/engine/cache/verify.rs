@@ -13,7 +13,7 @@ use super::file_stamp::FileStamp;
 use super::folders::NoFolders;
 use super::sealed::{self, Found};
 use super::work::own_folder;
-use super::{Contents, DigestCache, FileIssue, NAMESPACES, OutputDir, Store, StoredResult, Table};
+use super::{Contents, DigestCache, FileIssue, ItemTable, NAMESPACES, OutputDir, Store, StoredResult};
 use crate::base::files;
 use crate::base::signal;
 
@@ -116,8 +116,8 @@ impl Store {
         for root in std::iter::once(self.root.clone()).chain(NAMESPACES.map(|name| self.namespace(name))) {
             damaged.extend(DigestCache::new(&root).damaged()?);
             let items = root.join("items");
-            for way in files::names(&items)?.into_iter().filter(|way| sealed::is_digest(way)) {
-                damaged.extend(Table::is_damaged(&root, &way)?.then(|| items.join(&way)));
+            for recipe in files::names(&items)?.into_iter().filter(|recipe| sealed::is_digest(recipe)) {
+                damaged.extend(ItemTable::is_damaged(&root, &recipe)?.then(|| items.join(&recipe)));
             }
         }
         if self.history_lines().iter().any(Option::is_none) {

@@ -80,16 +80,16 @@ impl Job<'_> {
             locked.vouch_for(&document).map_err(Failure::NotReproducible)?;
         }
         let vouched = |stored: &StoredResult| locked.is_none_or(|locked| locked.digest == stored.digest);
-        let mut anew = options.force && part.named && part.may_run;
+        let mut from_scratch = options.force && part.named && part.may_run;
         let found = match project.store.result(&key)? {
-            None if !anew => self.fetch(&key, None)?,
+            None if !from_scratch => self.fetch(&key, None)?,
             found => found,
         };
         match found {
-            Some(_) if anew => report.reasons = vec![Reason::Forced],
+            Some(_) if from_scratch => report.reasons = vec![Reason::Forced],
             Some(stored) if !vouched(&stored) => {
                 // The items and the checkpoint that it was made from are no better.
-                anew = true;
+                from_scratch = true;
                 report.reasons = vec![Reason::NotLocked];
             }
             Some(stored) => match self.take_or_fetch(&stored)? {
@@ -112,14 +112,14 @@ impl Job<'_> {
             bail!("`{name}` has no result that is up to date ({why}); run it, or leave out --from");
         }
         if !inputs.not_checked_out {
-            project.foresee(&self.later, known)?;
+            project.precheck(&self.later, known)?;
         }
         if options.dry_run {
             report.state = Ran::Pending;
             return Ok(None);
         }
         report.state = Ran::Ran;
-        let stored = self.make(inputs.clone(), document.clone(), anew, report)?;
+        let stored = self.make(inputs.clone(), document.clone(), from_scratch, report)?;
         if let Some(locked) = locked
             && locked.digest != stored.digest
         {
@@ -203,15 +203,22 @@ impl Job<'_> {
         })
     }
 
-    /// `anew`: goes on from nothing that earlier runs left.
-    fn make(&self, inputs: Inputs, document: KeyDocument, anew: bool, report: &mut Report) -> Result<StoredResult> {
+    /// `from_scratch`: uses nothing that earlier runs left.
+    fn make(
+        &self,
+        inputs: Inputs,
+        document: KeyDocument,
+        from_scratch: bool,
+        report: &mut Report,
+    ) -> Result<StoredResult> {
         let Project { manifest, store, .. } = self.project;
         let instance = &manifest.instances[self.id];
         let start = Instant::now();
         let slot = store.slot()?;
         let scratch = store.scratch(&instance.name, &document.key()?);
         let progress = self.screen.progress(&instance.name);
-        let context = Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !anew);
+        let context =
+            Context::new(inputs, document.clone(), (slot.path().to_owned(), scratch), progress, !from_scratch);
         instance.stage.run(&context)?;
         signal::check()?;
         if !self.inputs_are_the_same(&context.inputs)? || self.project.document(self.id, &context.inputs)? != document {
@@ -221,7 +228,7 @@ impl Job<'_> {
         report.notes = context.notes();
         report.items = (mapped.items > 0).then_some(Items { made: mapped.made, all: mapped.items });
         let written = context.outputs.written();
-        let stored = store.commit(document, (slot.path(), &written), mapped.placed, mapped.tables)?;
+        let stored = store.commit(document, (slot.path(), &written), mapped.files, mapped.tables)?;
         match store.check_out(&manifest.output_dir(self.id), &stored, true)? {
             Checkout::Done(reasons) => {
                 // That the id had to be mended goes without saying.

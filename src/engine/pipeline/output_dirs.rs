@@ -43,7 +43,7 @@ impl Project {
             }
         }
         for instance in &manifest.instances {
-            for path in instance.stage.outside(&manifest.project) {
+            for path in instance.stage.external_inputs(&manifest.project) {
                 let source = resolved(&path)?;
                 let within = source.ancestors().find_map(|above| outs.get_key_value(above));
                 // Paths are sorted by their parts: those below one stand right behind it.

@@ -63,7 +63,7 @@ impl Project {
         instance.stage.run(&context)?;
         let written = context.outputs.written().into_iter();
         let mut all: Vec<(String, u64, String)> = written.map(|(path, it)| (path, it.bytes, it.digest)).collect();
-        let mapped = context.mapped().placed;
+        let mapped = context.mapped().files;
         let placed = mapped.iter().map(|(path, _, digest)| (path.clone(), self.store.blobs.path(digest))).collect();
         all.extend(mapped);
         Ok(Apart { contents: Contents::new(all)?, folder, placed })

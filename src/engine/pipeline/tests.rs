@@ -42,7 +42,7 @@ impl Stage for Shout {
         let made = context.map(("lines", 2), &"capitals", &lines, digest, |lines| {
             Ok(lines.iter().map(|line| line.to_uppercase().repeat(5000).into_bytes()).collect())
         })?;
-        lines.iter().zip(&made).try_for_each(|(line, made)| context.place(format!("{line}.txt"), made))
+        lines.iter().zip(&made).try_for_each(|(line, made)| context.add_item(format!("{line}.txt"), made))
     }
 }
 
