@@ -3,9 +3,9 @@
 mod approximate;
 mod at_k;
 mod baselines;
+mod charts;
 mod confusion;
 mod distances;
-mod figures;
 mod findings;
 mod hubness;
 mod page;
@@ -24,7 +24,7 @@ use similiai::damaged;
 use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
 use similiai::learning::dataset;
 use similiai::learning::dataset::{Split, Subset};
-use similiai::report::charts;
+use similiai::report::charts::png;
 use similiai::report::html::REPORT;
 use similiai::report::results;
 use similiai::report::training_log;
@@ -32,7 +32,7 @@ use similiai::retrieval::artifacts;
 use similiai::retrieval::metrics;
 use similiai::retrieval::metrics::QUERIES;
 
-use figures::Figures;
+use charts::Charts;
 use findings::Findings;
 use pictures::Pictures;
 use protocols::Protocol;
@@ -109,10 +109,10 @@ impl Stage for Benchmark {
         let results = serde_json::to_string_pretty(&results)? + "\n";
         outputs.write(results::FILE, results.as_bytes())?;
         outputs.write(QUERIES, &metrics::queries_to_bytes(&findings.scored)?)?;
-        let figures = Figures::draw(&findings)?;
-        for figure in figures.files() {
-            let png = charts::png(&figure.svg, &[], &findings.provenance)?;
-            outputs.write(&format!("{}.png", figure.name), &png)?;
+        let charts = Charts::draw(&findings)?;
+        for chart in charts.files() {
+            let png = png(&chart.svg, &[], &findings.provenance)?;
+            outputs.write(&format!("{}.png", chart.name), &png)?;
         }
         let embeddings = &findings.main.embeddings;
         let hubs = findings.protocols.iter().flat_map(|protocol| protocol.hubness.hubs.iter().map(|hub| hub.id));
@@ -127,7 +127,7 @@ impl Stage for Benchmark {
         }
         let on_map: Vec<&str> = findings.map.points.iter().map(|it| embeddings.paths[it.id].as_str()).collect();
         let sheet = pictures::sheet(pictures, &on_map)?;
-        let page = page::render(&findings, &figures, &shown, &sheet, &results)?;
+        let page = page::render(&findings, &charts, &shown, &sheet, &results)?;
         outputs.write(REPORT, page.as_bytes())
     }
 }

@@ -147,10 +147,10 @@ impl Stage for Fetch {
         };
         let bar = context.progress.bytes("downloading and unpacking", length);
         let mut archive = Watched { reader, bar, sha256: sha2::Sha256::new(), md5: md5::Md5::new() };
-        let passed_over = unpack::unpack(&mut archive, &self.source, self.on_bad_image, &context.outputs)?;
+        let skipped = unpack::unpack(&mut archive, &self.source, self.on_bad_image, &context.outputs)?;
         archive.compare(self)?;
         self.compare_contents(&context.outputs)?;
-        folder::leave(passed_over, Path::new(""), context)
+        folder::leave(skipped, Path::new(""), context)
     }
 }
 

@@ -1,13 +1,13 @@
 //! train: a network learns to place images of a class near each other.
 
-mod augment;
+mod augmentation;
 pub mod checkpoint;
 mod data;
-mod fit;
+mod epoch_statistics;
 mod loss;
-mod measure;
 mod training;
-mod watch;
+mod training_loop;
+mod validation;
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ pub struct Train {
     /// Measure precision on the held-out pictures after so many epochs, and after the last.
     evaluate_every: usize,
     keep: Keep,
-    augment: augment::Augment,
+    augment: augmentation::Augment,
 }
 
 /// Which triplets are learned from.
@@ -172,7 +172,7 @@ impl Default for Train {
             validation: 0.05,
             evaluate_every: 5,
             keep: Keep::Last,
-            augment: augment::Augment::default(),
+            augment: augmentation::Augment::default(),
         }
     }
 }
@@ -252,11 +252,11 @@ impl Stage for Train {
         };
         let data = data::load(self, context, configuration.preprocessing.clone())?;
         let epochs = match self.network {
-            NetworkName::Original => fit::fit::<Original>(self, context, &data, &configuration)?,
-            NetworkName::Residual => fit::fit::<Residual>(self, context, &data, &configuration)?,
-            NetworkName::Residual48 => fit::fit::<Residual48>(self, context, &data, &configuration)?,
-            NetworkName::Residual64 => fit::fit::<Residual64>(self, context, &data, &configuration)?,
-            NetworkName::ResidualDeep => fit::fit::<ResidualDeep>(self, context, &data, &configuration)?,
+            NetworkName::Original => training_loop::fit::<Original>(self, context, &data, &configuration)?,
+            NetworkName::Residual => training_loop::fit::<Residual>(self, context, &data, &configuration)?,
+            NetworkName::Residual48 => training_loop::fit::<Residual48>(self, context, &data, &configuration)?,
+            NetworkName::Residual64 => training_loop::fit::<Residual64>(self, context, &data, &configuration)?,
+            NetworkName::ResidualDeep => training_loop::fit::<ResidualDeep>(self, context, &data, &configuration)?,
         };
         context.outputs.write(training_log::FILE, &training_log::to_bytes(&epochs)?)?;
         context.outputs.write(CURVES, &training_log::draw(&context.provenance()?, &epochs)?)

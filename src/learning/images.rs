@@ -4,9 +4,9 @@ mod archive;
 mod containers;
 mod decoding;
 mod jpeg;
-mod passed_over;
 mod picture;
 mod preparation;
+mod skipped_files;
 mod unreadable;
 
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 pub use archive::{LAYOUTS, Layout, Record};
 pub use containers::known_as;
 pub use decoding::{Decoded, TASK as DECODING, Wanted, decode_for, decode_large, decode_small};
-pub use passed_over::{Counted, PassedOver, Why};
 pub use picture::{MOST_BYTES, decode, encode_png, is_picture, read_from, read_picture, read_png};
 pub use preparation::{Filter, Ground, Preparation, Sharpen};
+pub use skipped_files::{SkipReason, SkippedCount, SkippedFiles};
 pub use unreadable::{Unreadable, is_no_fault_of_it};
 
 /// What is done about a picture that cannot be read.

@@ -21,7 +21,7 @@ use crate::base::signal;
 use crate::base::text::legible_path;
 use crate::engine::cache::{DigestCache, ItemResult, ItemTable, PEOPLE, Store};
 use crate::learning::images::{
-    MOST_BYTES, PassedOver, Wanted, Why, decode_for, is_no_fault_of_it, is_picture, read_picture,
+    MOST_BYTES, SkipReason, SkippedFiles, Wanted, decode_for, is_no_fault_of_it, is_picture, read_picture,
 };
 use crate::learning::model::Model;
 use crate::retrieval::embeddings::{self, Embeddings};
@@ -51,7 +51,7 @@ pub struct Search {
     /// What should be read and cannot be, each with the reason.
     pub bad: Vec<String>,
     /// What is no picture that is read here.
-    pub passed_over: PassedOver,
+    pub skipped: SkippedFiles,
 }
 
 /// Every file named, and all pictures below every folder named. What hides is left alone.
@@ -68,7 +68,7 @@ pub fn find(sources: &[PathBuf]) -> Result<Search> {
     sources.iter().for_each(|source| search.source(source));
     let mut found: Vec<Found> = search.files.into_values().collect();
     found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Search { found, bad: search.bad, passed_over: search.passed_over })
+    Ok(Search { found, bad: search.bad, skipped: search.skipped })
 }
 
 #[derive(Default)]
@@ -76,7 +76,7 @@ struct PictureSearch {
     /// By where they really lie.
     files: BTreeMap<PathBuf, Found>,
     bad: Vec<String>,
-    passed_over: PassedOver,
+    skipped: SkippedFiles,
 }
 
 impl PictureSearch {
@@ -85,7 +85,7 @@ impl PictureSearch {
             Err(error) => self.bad.push(format!("cannot read {}: {error}", source.display())),
             Ok(metadata) if metadata.is_dir() => self.folder(source),
             Ok(metadata) if metadata.is_file() => self.add(source, ""),
-            Ok(_) => self.bad.push(format!("{}: {}", source.display(), Why::Special)),
+            Ok(_) => self.bad.push(format!("{}: {}", source.display(), SkipReason::Special)),
         }
     }
 
@@ -120,13 +120,13 @@ impl PictureSearch {
                 Err(error) if is_picture(path) || path.extension().is_none() || error.kind() != ErrorKind::NotFound => {
                     self.bad.push(format!("cannot read {}: {error}", path.display()));
                 }
-                Err(_) => self.passed_over.add(path, Why::of_name(path)),
+                Err(_) => self.skipped.add(path, SkipReason::of_name(path)),
                 Ok(kind) if kind.is_dir() && entry.path_is_symlink() && entry.depth() > 0 => {
-                    self.passed_over.add(path, Why::LinkedFolder);
+                    self.skipped.add(path, SkipReason::LinkedFolder);
                 }
                 Ok(kind) if kind.is_dir() => {}
-                Ok(_) if !is_picture(path) => self.passed_over.add(path, Why::of_name(path)),
-                Ok(kind) if !kind.is_file() => self.passed_over.add(path, Why::Special),
+                Ok(_) if !is_picture(path) => self.skipped.add(path, SkipReason::of_name(path)),
+                Ok(kind) if !kind.is_file() => self.skipped.add(path, SkipReason::Special),
                 // Whether it can be read is seen when it is.
                 Ok(_) => {
                     let class = path.parent().filter(|_| entry.depth() > 1).and_then(Path::file_name);
@@ -134,12 +134,12 @@ impl PictureSearch {
                 }
             }
         }
-        hidden.iter().for_each(|path| self.passed_over.add(path, Why::Hidden));
+        hidden.iter().for_each(|path| self.skipped.add(path, SkipReason::Hidden));
     }
 
     fn add(&mut self, path: &Path, class: &str) {
         let Some(name) = path.to_str() else {
-            self.bad.push(format!("{}: {}", path.display(), Why::NotUnicode));
+            self.bad.push(format!("{}: {}", path.display(), SkipReason::NotUnicode));
             return;
         };
         let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -157,14 +157,14 @@ pub struct Collection {
     /// Pictures that cannot be read, each with the reason.
     pub bad: Vec<String>,
     /// What is no picture that is read here.
-    pub passed_over: PassedOver,
+    pub skipped: SkippedFiles,
     /// How many of the others had to be embedded now.
     pub made: usize,
 }
 
 /// Embeds pictures. What `memory` has, by content, is taken from there.
 pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Progress) -> Result<Collection> {
-    let Search { found, mut bad, passed_over } = search;
+    let Search { found, mut bad, skipped } = search;
     let bar = progress.bar("pictures", found.len() as u64);
     let known = found.par_iter().map(|picture| {
         signal::check()?;
@@ -233,7 +233,7 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
         values: rows.into_iter().flatten().flatten().collect(),
         facts: embeddings::facts_of(model)?,
     };
-    Ok(Collection { embeddings, bad, passed_over, made })
+    Ok(Collection { embeddings, bad, skipped, made })
 }
 
 /// The place of each name among those there are, sorted; -1 where it is empty.

@@ -1,8 +1,8 @@
 //! `index.html`: one file that needs nothing else, from how good it is to how it was made.
 
+mod elements;
 mod failures;
-mod made;
-mod parts;
+mod provenance;
 
 use anyhow::Result;
 use maud::{Markup, PreEscaped, html};
@@ -12,15 +12,15 @@ use similiai::retrieval::metrics::{METRICS, PRECISION_AT_5};
 use similiai::retrieval::search::Parameters;
 
 use super::approximate::{Curve, K};
-use super::figures::{Figures, SPRITE_COLUMNS};
+use super::charts::{Charts, SPRITE_COLUMNS};
 use super::findings::Findings;
 use super::pictures::Pictures;
 use super::protocols::{Protocol, UNSEEN};
-use parts::{figure, interval, scrolling, term};
+use elements::{figure, interval, scrolling, term};
 
 pub fn render(
     findings: &Findings,
-    figures: &Figures,
+    charts: &Charts,
     pictures: &Pictures,
     sheet: &[u8],
     results: &str,
@@ -47,13 +47,13 @@ pub fn render(
                 (embeddings.dimension) " dimensions; seed " (findings.document.seed)
             }
             nav aria-label="Contents" { ul { @for (id, name) in SECTIONS { li { a href=(format!("#{id}")) { (name) } } } } }
-            (section(0, html! { (headline(findings, figures)) (comparison(findings)) }))
-            (section(1, failures::section(findings, figures, pictures)?))
-            (section(2, map(findings, figures, sheet)))
-            (section(3, made::training(findings, figures)))
-            (section(4, distance(findings, figures)))
-            (section(5, made::section(findings, figures)?))
-            (parts::definitions())
+            (section(0, html! { (headline(findings, charts)) (comparison(findings)) }))
+            (section(1, failures::section(findings, charts, pictures)?))
+            (section(2, map(findings, charts, sheet)))
+            (section(3, provenance::training(findings, charts)))
+            (section(4, distance(findings, charts)))
+            (section(5, provenance::section(findings, charts)?))
+            (elements::definitions())
             p.soft { "The same inputs, parameters and seed give the same bytes of this page. All its figures stand in it as JSON, too: " code { "script#results" } "." }
         }
         script type="application/json" id="results" { (PreEscaped(embedded(results))) }
@@ -69,7 +69,7 @@ fn embedded(json: &str) -> String {
     json.replace('<', "\\u003c")
 }
 
-fn headline(findings: &Findings, figures: &Figures) -> Markup {
+fn headline(findings: &Findings, charts: &Charts) -> Markup {
     html! {
         div.headlines {
             @for protocol in &findings.protocols {
@@ -97,11 +97,11 @@ fn headline(findings: &Findings, figures: &Figures) -> Markup {
             }
         }
         div.figures {
-            (figure(&figures.headline, html! {
+            (figure(&charts.headline, html! {
                 "Filled: among pictures whose classes were learned. Framed: among pictures never seen. Short line across: 95 % interval. "
                 @for baseline in &findings.baselines { b { (baseline.name) } ": " (baseline.definition) " (" (baseline.reached[0].queries) " queries). " }
             }))
-            (figure(&figures.scores, html! { "All metrics; a tap on a name in the tables says what it is." }))
+            (figure(&charts.scores, html! { "All metrics; a tap on a name in the tables says what it is." }))
         }
         @for (place, protocol) in findings.protocols.iter().enumerate() { (table(findings, place, protocol)) }
     }
@@ -173,7 +173,7 @@ fn comparison(findings: &Findings) -> Markup {
     }
 }
 
-fn map(findings: &Findings, figures: &Figures, sheet: &[u8]) -> Markup {
+fn map(findings: &Findings, charts: &Charts, sheet: &[u8]) -> Markup {
     let map = &findings.map;
     let some = if map.points.len() < map.of {
         format!(", {} drawn at random of {}", map.points.len(), map.of)
@@ -187,7 +187,7 @@ fn map(findings: &Findings, figures: &Figures, sheet: &[u8]) -> Markup {
             " dimensions, but far says little, and the axes mean nothing. Point at a mark, or use the arrow keys; Page Up and Page Down go through all of them in order."
         }
         div.map {
-            (figure(&figures.map, html! {}))
+            (figure(&charts.map, html! {}))
             div id="pointed" { p.soft { "The picture pointed at, and its nearest ones, are shown here." } }
         }
         img id="sheet" hidden alt="" src=(html::source("jpeg", sheet));
@@ -213,10 +213,10 @@ fn map_data(findings: &Findings) -> Value {
     json!({"columns": SPRITE_COLUMNS, "classes": classes, "points": points})
 }
 
-fn distance(findings: &Findings, figures: &Figures) -> Markup {
+fn distance(findings: &Findings, charts: &Charts) -> Markup {
     html! {
         div.figures {
-            (figure(&figures.calibration, html! { "Discs: learned galleries; rings: unseen ones. A dot's size is its share of the neighbours. On the dotted line the chance was right; below it too sure." }))
+            (figure(&charts.calibration, html! { "Discs: learned galleries; rings: unseen ones. A dot's size is its share of the neighbours. On the dotted line the chance was right; below it too sure." }))
             p {
             "The chance that a neighbour at some distance is of the query's class was fitted to held-out training pictures. "
             "Here it is held against the test pictures, which had no part in it: "
@@ -229,7 +229,7 @@ fn distance(findings: &Findings, figures: &Figures) -> Markup {
         }
         h3 { "Distances" }
         p { "Where both histograms overlap, distance alone cannot tell whether two pictures are of one class." }
-        div.figures { @for failures in &figures.failures { (figure(&failures.distances, html! {})) } }
+        div.figures { @for failures in &charts.failures { (figure(&failures.distances, html! {})) } }
         @if let Some(curve) = &findings.curve { (approximate(curve)) }
     }
 }

@@ -15,7 +15,7 @@ use similiai::learning::images::read_png;
 use similiai::report::charts::{self, Area, GREEN, INK, MARGIN, ORANGE, Placed, TITLE};
 use similiai::retrieval::embeddings::Embeddings;
 
-use super::figures::{SPRITE_COLUMNS, TILE};
+use super::charts::{SPRITE_COLUMNS, TILE};
 use super::protocols::NEIGHBOURS;
 use super::queries::Example;
 

@@ -32,7 +32,7 @@ impl Lost {
     }
 }
 
-/// Why a download does not go on.
+/// SkipReason a download does not go on.
 enum Trouble {
     Passing(anyhow::Error),
     /// Another try would end the same.

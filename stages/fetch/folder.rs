@@ -11,7 +11,7 @@ use similiai::base::text::legible_name;
 use similiai::damaged;
 use similiai::engine::stage::{Context, Inputs};
 use similiai::learning::dataset::{self, Skipped, is_list, part};
-use similiai::learning::images::{MOST_BYTES, OnBadImage, PassedOver, Why, is_picture};
+use similiai::learning::images::{MOST_BYTES, OnBadImage, SkipReason, SkippedFiles, is_picture};
 use unicode_normalization::UnicodeNormalization;
 
 use super::ARCHIVE;
@@ -38,7 +38,7 @@ impl Picture {
 struct Found {
     /// By name.
     pictures: Vec<Picture>,
-    passed_over: PassedOver,
+    skipped: SkippedFiles,
     /// Classes of which something cannot be taken.
     spoilt: BTreeSet<String>,
 }
@@ -86,19 +86,19 @@ impl Found {
                 continue;
             }
             match path.metadata() {
-                Err(error) => self.passed_over.add(&path, Why::Unreadable(error.to_string())),
+                Err(error) => self.skipped.add(&path, SkipReason::Unreadable(error.to_string())),
                 Ok(metadata) if metadata.is_dir() => match name.to_str() {
-                    None => self.passed_over.add(&path, Why::NotUnicode),
+                    None => self.skipped.add(&path, SkipReason::NotUnicode),
                     Some(class) => {
                         let before = self.pictures.len();
                         self.class(&path, &part.map_or(class.to_owned(), |part| format!("{part}/{class}")));
                         if self.pictures.len() == before {
-                            self.passed_over.add(&path, Why::EmptyClass);
+                            self.skipped.add(&path, SkipReason::EmptyClass);
                         }
                     }
                 },
-                Ok(_) if is_picture(&path) => self.passed_over.add(&path, Why::Misplaced),
-                Ok(_) => self.passed_over.add(&path, Why::of_name(&path)),
+                Ok(_) if is_picture(&path) => self.skipped.add(&path, SkipReason::Misplaced),
+                Ok(_) => self.skipped.add(&path, SkipReason::of_name(&path)),
             }
         }
         Ok(())
@@ -114,10 +114,10 @@ impl Found {
             }
             match path.metadata() {
                 // Perhaps another part.
-                Err(error) => self.passed_over.add(&path, Why::Unreadable(error.to_string())),
+                Err(error) => self.skipped.add(&path, SkipReason::Unreadable(error.to_string())),
                 Ok(metadata) if metadata.is_dir() => {}
-                Ok(_) if is_picture(&path) => self.passed_over.add(&path, Why::Misplaced),
-                Ok(_) => self.passed_over.add(&path, Why::of_name(&path)),
+                Ok(_) if is_picture(&path) => self.skipped.add(&path, SkipReason::Misplaced),
+                Ok(_) => self.skipped.add(&path, SkipReason::of_name(&path)),
             }
         }
         Ok(())
@@ -160,15 +160,15 @@ impl Found {
                 Err(error) if is_picture(&path) || error.kind() != std::io::ErrorKind::NotFound => {
                     self.spoil(class, &path, &error.to_string());
                 }
-                Err(_) => self.passed_over.add(&path, Why::of_name(&path)),
-                Ok(metadata) if metadata.is_dir() => self.passed_over.add(&path, Why::Subfolder),
-                Ok(_) if !is_picture(&path) => self.passed_over.add(&path, Why::of_name(&path)),
-                Ok(metadata) if !metadata.is_file() => self.passed_over.add(&path, Why::Special),
+                Err(_) => self.skipped.add(&path, SkipReason::of_name(&path)),
+                Ok(metadata) if metadata.is_dir() => self.skipped.add(&path, SkipReason::Subfolder),
+                Ok(_) if !is_picture(&path) => self.skipped.add(&path, SkipReason::of_name(&path)),
+                Ok(metadata) if !metadata.is_file() => self.skipped.add(&path, SkipReason::Special),
                 Ok(metadata) if metadata.len() > MOST_BYTES => {
                     self.spoil(class, &path, &format!("it has more than {} MiB", MOST_BYTES >> 20));
                 }
                 Ok(_) => match name.to_str() {
-                    None => self.passed_over.add(&path, Why::NotUnicode),
+                    None => self.skipped.add(&path, SkipReason::NotUnicode),
                     Some(name) => match plain(class, name) {
                         Ok(name) => self.pictures.push(Picture { path, name }),
                         Err(why) => self.spoil(class, &path, &why),
@@ -181,19 +181,19 @@ impl Found {
     /// Pictures and folders that are hidden may have been meant.
     fn hidden(&mut self, path: &Path) {
         if is_picture(path) || path.is_dir() {
-            self.passed_over.add(path, Why::Hidden);
+            self.skipped.add(path, SkipReason::Hidden);
         }
     }
 
     fn spoil(&mut self, class: &str, path: &Path, why: &str) {
         self.spoilt.insert(class.nfc().collect());
-        self.passed_over.add(path, Why::Unreadable(why.to_owned()));
+        self.skipped.add(path, SkipReason::Unreadable(why.to_owned()));
     }
 
     /// Fails where something cannot be taken, unless that is to be left out, and where nothing is left.
     fn judge(&self, source: &Path, on_bad_image: OnBadImage) -> Result<()> {
-        let is_bad = |why: &Why| matches!(why, Why::Unreadable(_) | Why::NotUnicode);
-        let bad = self.passed_over.each().into_iter().filter(|(_, why)| is_bad(why));
+        let is_bad = |why: &SkipReason| matches!(why, SkipReason::Unreadable(_) | SkipReason::NotUnicode);
+        let bad = self.skipped.each().into_iter().filter(|(_, why)| is_bad(why));
         let bad: Vec<String> = bad.map(|(path, why)| format!("{}: {why}", legible_name(path))).collect();
         if !bad.is_empty() && on_bad_image == OnBadImage::Fail {
             let (count, named) = (bad.len(), first_of(NAMED, &bad));
@@ -212,7 +212,7 @@ impl Found {
         let classes = self.pictures.iter().filter_map(|picture| picture.class().rsplit('/').next());
         dataset::check_class_count(classes.collect::<BTreeSet<_>>().len())?;
         if self.pictures.is_empty() {
-            self.passed_over.tell();
+            self.skipped.tell();
             let source = source.display();
             return Err(damaged!(
                 "{source}: there is no picture at <class>/<name>.png, .jpg or .webp: each class needs a folder of its \
@@ -270,7 +270,7 @@ pub fn digest(source: &Path, on_bad_image: OnBadImage, inputs: &Inputs) -> Resul
         }
     }
     found.judge(source, on_bad_image)?;
-    Ok(digest.finish(&found.passed_over, source))
+    Ok(digest.finish(&found.skipped, source))
 }
 
 #[derive(Default)]
@@ -282,8 +282,8 @@ impl Digest {
     }
 
     /// Where the folder itself lies does not matter.
-    fn finish(mut self, passed_over: &PassedOver, source: &Path) -> String {
-        for (path, why) in passed_over.each() {
+    fn finish(mut self, skipped: &SkippedFiles, source: &Path) -> String {
+        for (path, why) in skipped.each() {
             self.add(below(path, source), &why.to_string());
         }
         self.0.finalize().to_hex().to_string()
@@ -313,20 +313,21 @@ pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Resul
     found.judge(source, on_bad_image)?;
     // A result stands for what its key names.
     let expected = context.document.reads.get(ARCHIVE);
-    if expected.is_none_or(|expected| *expected != digest.finish(&found.passed_over, source)) {
+    if expected.is_none_or(|expected| *expected != digest.finish(&found.skipped, source)) {
         bail!("{} has changed while it was copied; run again", source.display());
     }
-    leave(found.passed_over, source, context)
+    leave(found.skipped, source, context)
 }
 
 /// Tells what was passed over below `source`, and lists it.
-pub fn leave(passed_over: PassedOver, source: &Path, context: &Context) -> Result<()> {
-    if passed_over.is_empty() {
+pub fn leave(skipped: SkippedFiles, source: &Path, context: &Context) -> Result<()> {
+    if skipped.is_empty() {
         return Ok(());
     }
-    passed_over.tell();
-    let row = |(path, why): (&str, &Why)| Skipped { source: below(path, source).to_owned(), why: why.to_string() };
-    let rows: Vec<Skipped> = passed_over.each().into_iter().map(row).collect();
+    skipped.tell();
+    let row =
+        |(path, why): (&str, &SkipReason)| Skipped { source: below(path, source).to_owned(), why: why.to_string() };
+    let rows: Vec<Skipped> = skipped.each().into_iter().map(row).collect();
     context.outputs.write(dataset::SKIPPED, &dataset::to_bytes(&rows)?)?;
-    context.note("passed_over", &passed_over.counted())
+    context.note("passed_over", &skipped.counted())
 }

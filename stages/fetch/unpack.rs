@@ -12,7 +12,7 @@ use similiai::damaged;
 use similiai::engine::stage::Outputs;
 use similiai::learning::dataset::part;
 use similiai::learning::images::{
-    LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, OnBadImage, PassedOver, Why, is_picture,
+    LAYOUTS, Layout, MOST_BYTES as MOST_PICTURE_BYTES, OnBadImage, SkipReason, SkippedFiles, is_picture,
 };
 use tar::{Archive, Entry, EntryType};
 
@@ -46,21 +46,26 @@ enum Verdict {
     Take(String, Wanted),
     /// Nothing that people would miss.
     Leave,
-    PassOver(Why),
+    PassOver(SkipReason),
     /// It should be taken and cannot be, for this reason.
     Refuse(String),
 }
 
 /// Unpacks the gzip-compressed tar `archive`, called `name` in messages, into `outputs`; gives what it passed over.
-pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, outputs: &Outputs) -> Result<PassedOver> {
+pub fn unpack(
+    archive: &mut impl Read,
+    name: &str,
+    on_bad_image: OnBadImage,
+    outputs: &Outputs,
+) -> Result<SkippedFiles> {
     let packed = Cell::new(0);
     let counted = Counted { reader: archive, count: &packed };
     let mut gzip = Members::new(BufReader::with_capacity(1 << 18, counted));
     let mut found: HashSet<String> = HashSet::new();
     let mut pictures = Pictures { outputs, archive: name, packed: &packed, linked: 0, linkable: HashMap::new() };
-    let mut passed_over = PassedOver::default();
+    let mut skipped = SkippedFiles::default();
     let refuse = |path: &Path, why: String| match on_bad_image {
-        OnBadImage::Skip => Ok(Why::Unreadable(why)),
+        OnBadImage::Skip => Ok(SkipReason::Unreadable(why)),
         OnBadImage::Fail => {
             let path = shown(path);
             Err(damaged!("{name}: the member {path}: {why}; leave it out with on_bad_image: skip"))
@@ -101,11 +106,11 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
                 Verdict::Take(member, wanted) => (member, wanted),
                 Verdict::Leave => continue,
                 Verdict::PassOver(why) => {
-                    passed_over.add(&path, why);
+                    skipped.add(&path, why);
                     continue;
                 }
                 Verdict::Refuse(why) => {
-                    passed_over.add(&path, refuse(&path, why)?);
+                    skipped.add(&path, refuse(&path, why)?);
                     continue;
                 }
             };
@@ -129,7 +134,7 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
                         None => depths.add(depth, &member, &path),
                         Some(why) => {
                             found.remove(&own.to_lowercase());
-                            passed_over.add(&path, refuse(&path, why)?);
+                            skipped.add(&path, refuse(&path, why)?);
                         }
                     }
                 }
@@ -145,7 +150,7 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
     }
     for path in depths.settle(outputs)? {
         let why = "it is at another folder depth than most pictures".to_owned();
-        passed_over.add(&path, refuse(&path, why)?);
+        skipped.add(&path, refuse(&path, why)?);
     }
     match layout.flatten() {
         Some(names) if !found.contains(names) => {
@@ -155,12 +160,12 @@ pub fn unpack(archive: &mut impl Read, name: &str, on_bad_image: OnBadImage, out
             Err(damaged!("{name}: there is no batch of images in it, only their names in {names}"))
         }
         None if found.is_empty() => {
-            passed_over.tell();
+            skipped.tell();
             Err(damaged!("{name}: there are neither batches of CIFAR-10 or CIFAR-100 in it nor <class>/<picture>"))
         }
         // A binary archive has other files too, such as a page about it.
-        Some(_) => Ok(PassedOver::default()),
-        None => Ok(passed_over),
+        Some(_) => Ok(SkippedFiles::default()),
+        None => Ok(skipped),
     }
 }
 
@@ -180,7 +185,7 @@ fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
         return Ok(Verdict::Leave);
     }
     if parts.iter().any(|part| part.as_encoded_bytes().starts_with(b".")) {
-        return Ok(if is_picture(path) { Verdict::PassOver(Why::Hidden) } else { Verdict::Leave });
+        return Ok(if is_picture(path) { Verdict::PassOver(SkipReason::Hidden) } else { Verdict::Leave });
     }
     if kind == EntryType::GNUSparse || parts.iter().any(|part| part.to_string_lossy().starts_with(SPARSE)) {
         return Ok(Verdict::Refuse(HOLES.to_owned()));
@@ -198,13 +203,13 @@ fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
         }
     }
     if !is_picture(path) {
-        return Ok(Verdict::PassOver(Why::of_name(path)));
+        return Ok(Verdict::PassOver(SkipReason::of_name(path)));
     }
     let Some((class, above)) = folders.split_last() else {
         return Ok(Verdict::Refuse("it is in no folder that names its class".to_owned()));
     };
     let (Some(class), Some(file_name)) = (class.to_str(), file_name.to_str()) else {
-        return Ok(Verdict::Refuse(Why::NotUnicode.to_string()));
+        return Ok(Verdict::Refuse(SkipReason::NotUnicode.to_string()));
     };
     let above = above.last().and_then(|above| above.to_str()).filter(|above| part(above).is_some());
     let class = above.map_or(class.to_owned(), |part| format!("{part}/{class}"));

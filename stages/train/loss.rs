@@ -7,7 +7,7 @@ use super::Train;
 use super::data::Batch;
 
 /// What a step has shown.
-pub struct Seen {
+pub struct StepLoss {
     pub loss: f64,
     pub triplet: TripletLoss,
     /// 0 where the term is not asked for.
@@ -17,22 +17,22 @@ pub struct Seen {
 }
 
 /// The loss of `points`, (pictures, [`DIMENSION`]), and its gradient.
-pub fn judge(train: &Train, batch: &Batch, proxies: &[f32], points: &[f32]) -> (f64, Vec<f32>, Seen) {
+pub fn judge(train: &Train, batch: &Batch, proxies: &[f32], points: &[f32]) -> (f64, Vec<f32>, StepLoss) {
     let mut gradient = vec![0.0; points.len()];
     let from = batch.from * DIMENSION;
     let triplet = triplet_loss(&points[from..], DIMENSION, &batch.triplets, train.margin);
     add(&mut gradient[from..], &triplet.gradient, 1.0);
-    let mut seen = Seen { loss: triplet.loss, triplet, cross_entropy: 0.0, for_proxies: vec![0.0; proxies.len()] };
+    let mut step = StepLoss { loss: triplet.loss, triplet, cross_entropy: 0.0, for_proxies: vec![0.0; proxies.len()] };
     if !batch.targets.is_empty() {
         let to = batch.targets.len() * DIMENSION;
         let terms = &train.cross_entropy;
         let entropy = cross_entropy(&points[..to], proxies, DIMENSION, &batch.targets, terms.scale);
         add(&mut gradient, &entropy.for_embeddings, terms.weight);
-        add(&mut seen.for_proxies, &entropy.for_proxies, terms.weight);
-        seen.cross_entropy = entropy.loss;
-        seen.loss += terms.weight * entropy.loss;
+        add(&mut step.for_proxies, &entropy.for_proxies, terms.weight);
+        step.cross_entropy = entropy.loss;
+        step.loss += terms.weight * entropy.loss;
     }
-    (seen.loss, gradient, seen)
+    (step.loss, gradient, step)
 }
 
 fn add(to: &mut [f32], more: &[f32], weight: f64) {

@@ -10,8 +10,8 @@ use similiai::learning::nn::{AdamW, FeatureMap, normalize_taped, tape};
 
 use super::checkpoint::Checkpoint;
 use super::data::{Batch, Data};
-use super::loss::{Seen, judge};
-use super::measure::measure;
+use super::loss::{StepLoss, judge};
+use super::validation::measure;
 use super::{Keep, Train};
 use similiai::report::training_log::Epoch;
 
@@ -60,7 +60,7 @@ impl<N: Network> Training<N> {
     }
 
     /// Learns from one batch; dropout draws from `seed`.
-    pub fn step(&mut self, train: &Train, batch: &Batch, images: FeatureMap, rate: f64, seed: u64) -> Result<Seen> {
+    pub fn step(&mut self, train: &Train, batch: &Batch, images: FeatureMap, rate: f64, seed: u64) -> Result<StepLoss> {
         let gradients = std::mem::replace(&mut self.gradients, Gradients::leaky());
         let mut embeddings = self.network.train(images.into(), gradients, &Cpu::seed_from_u64(seed))?;
         if train.normalize {

@@ -60,7 +60,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         let others = trained.embed(session, &project, second)?;
         all.embeddings.append(others.embeddings);
         all.bad.extend(others.bad);
-        all.passed_over.append(others.passed_over);
+        all.skipped.append(others.skipped);
     }
     let paths = all.embeddings.paths.clone();
     let groups = match paths.is_empty() {
@@ -75,7 +75,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         };
         session.print_json(&json!({
             "pictures": paths.len(), "groups": groups.iter().map(group).collect::<Vec<_>>(), "bad": all.bad,
-            "passed_over": all.passed_over.counted(),
+            "passed_over": all.skipped.counted(),
         }))?;
     } else {
         for group in &groups {
@@ -123,7 +123,7 @@ impl Arguments {
 fn pictures(folder: &Path) -> Result<Search> {
     let search = collection::find(&[folder.to_owned()])?;
     if search.found.is_empty() && search.bad.is_empty() {
-        search.passed_over.tell();
+        search.skipped.tell();
         let folder = legible_path(folder);
         let why = format!("there is no PNG, JPEG or WebP picture in {folder}, so there is nothing to compare");
         return Err(Failure::Usage(why).into());

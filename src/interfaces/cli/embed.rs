@@ -15,7 +15,7 @@ use super::trained::{self, Trained, judge, must_exist};
 use super::{Session, Variation};
 use crate::base::error::{Failure, UsageErrors};
 use crate::engine::cache::Store;
-use crate::learning::images::{PassedOver, is_picture};
+use crate::learning::images::{SkippedFiles, is_picture};
 use crate::learning::model::Model;
 use crate::retrieval::collection::{self, Search, Shard, seal};
 use crate::retrieval::embeddings::Embeddings;
@@ -90,8 +90,8 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     }
     wrong.tell()?;
     let Some((output, search)) = output.zip(search) else { return Ok(()) };
-    let (embeddings, bad, passed_over) = match arguments.join {
-        true => (arguments.join()?, Vec::new(), PassedOver::default()),
+    let (embeddings, bad, skipped) = match arguments.join {
+        true => (arguments.join()?, Vec::new(), SkippedFiles::default()),
         false => arguments.embed(session, search)?,
     };
     let count = embeddings.len();
@@ -99,7 +99,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     match output.is_stdout() {
         true => tracing::info!("{count} pictures"),
         false if arguments.json => session.print_json(&json!({
-            "pictures": count, "output": path.display().to_string(), "bad": bad, "passed_over": passed_over.counted(),
+            "pictures": count, "output": path.display().to_string(), "bad": bad, "passed_over": skipped.counted(),
         }))?,
         false => session.screen.print(&format!("{count} pictures in {}", path.display())),
     }
@@ -135,7 +135,7 @@ impl Arguments {
         collection::find(&self.sources)
     }
 
-    fn embed(&self, session: &Session, mut search: Search) -> Result<(Embeddings, Vec<String>, PassedOver)> {
+    fn embed(&self, session: &Session, mut search: Search) -> Result<(Embeddings, Vec<String>, SkippedFiles)> {
         let network = self.network(session)?;
         let none = search.found.is_empty();
         let facts = self.shard.map(|shard| shard.part(&mut search));
@@ -149,7 +149,7 @@ impl Arguments {
             collection.embeddings.facts.extend(facts);
             seal(&mut collection.embeddings);
         }
-        Ok((collection.embeddings, collection.bad, collection.passed_over))
+        Ok((collection.embeddings, collection.bad, collection.skipped))
     }
 
     fn join(&self) -> Result<Embeddings> {

@@ -12,7 +12,7 @@ use crate::base::files;
 use crate::base::signal;
 use crate::base::text::legible_path;
 use crate::engine::cache::Store;
-use crate::learning::images::{Why, is_picture, known_as};
+use crate::learning::images::{SkipReason, is_picture, known_as};
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -185,7 +185,7 @@ impl Output {
             Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
         }
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
-        let of_picture = is_picture(path) || matches!(Why::of_name(path), Why::Kind(_));
+        let of_picture = is_picture(path) || matches!(SkipReason::of_name(path), SkipReason::Kind(_));
         let of_another = of_picture || ENDINGS.contains(&ending.as_str());
         if of_another && !kind.endings().contains(&ending.as_str()) && !force {
             let (what, right, or_force) = (kind.name(), kind.endings()[0], kind.or_force());

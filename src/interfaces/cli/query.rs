@@ -19,7 +19,7 @@ use crate::base::text::{legible_name, legible_path};
 use crate::engine::cache::ResultFiles;
 use crate::engine::pipeline::Project;
 use crate::learning::images::{
-    Counted, Decoded, PassedOver, Wanted, decode_for, is_no_fault_of_it, read_from, read_picture,
+    Decoded, SkippedCount, SkippedFiles, Wanted, decode_for, is_no_fault_of_it, read_from, read_picture,
 };
 use crate::retrieval::collection::{self, Search};
 #[cfg(feature = "cloud")]
@@ -96,7 +96,7 @@ struct Gallery {
     /// What its paths name, where that is prepared already.
     pictures: Option<ResultFiles>,
     bad: Vec<String>,
-    passed_over: PassedOver,
+    skipped: SkippedFiles,
 }
 
 /// A picture that is asked about.
@@ -118,7 +118,8 @@ struct Row<'a> {
     bad: &'a [String],
     /// In the folders searched.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    passed_over: &'a [Counted],
+    #[serde(rename = "passed_over")]
+    skipped: &'a [SkippedCount],
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
@@ -132,10 +133,10 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             tracing::warn!("{bad:#}");
         }
     })?;
-    let passed_over = gallery.passed_over.counted();
+    let skipped = gallery.skipped.counted();
     for (answer, picture) in &answers {
         if arguments.json {
-            session.print_json(&Row { answer, bad: &gallery.bad, passed_over: &passed_over })?;
+            session.print_json(&Row { answer, bad: &gallery.bad, skipped: &skipped })?;
         } else {
             session.screen.print(&gallery.table(answer));
             draw::strip(picture.as_ref(), &answer.results, |hit, side| gallery.thumbnail(hit.id, side));
@@ -219,14 +220,14 @@ impl Gallery {
         search: Search,
     ) -> Result<Self> {
         let (mut pictures, mut bad, mut graph) = (None, Vec::new(), None);
-        let mut passed_over = PassedOver::default();
+        let mut skipped = SkippedFiles::default();
         let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
         if let Some(address) = arguments.database() {
             let (searcher, digest) = arguments.published(address, trained)?;
             // Paths of a gallery of the pipeline's are those of its pictures.
             let prepared = files::digest(&trained.given.folder.join(embeddings::FILE)).is_ok_and(|own| own == digest);
             let pictures = prepared.then(|| trained.pictures(project)).transpose()?;
-            return Ok(Self { searcher, graph: None, pictures, bad, passed_over });
+            return Ok(Self { searcher, graph: None, pictures, bad, skipped });
         }
         let embeddings = if let Some(path) = &arguments.gallery {
             let embeddings = Embeddings::read_foreign(path)?;
@@ -239,7 +240,7 @@ impl Gallery {
             if collection.embeddings.is_empty() {
                 judge(&collection.bad)?;
             }
-            (bad, passed_over) = (collection.bad, collection.passed_over);
+            (bad, skipped) = (collection.bad, collection.skipped);
             collection.embeddings
         } else {
             pictures = Some(trained.pictures(project)?);
@@ -249,7 +250,7 @@ impl Gallery {
             trained.embeddings(project)?
         };
         let searcher = Searcher::new(embeddings, trained.model.calibration.clone())?;
-        Ok(Self { searcher, graph, pictures, bad, passed_over })
+        Ok(Self { searcher, graph, pictures, bad, skipped })
     }
 
     /// The answer to each question, with the picture to show beside it.

@@ -83,7 +83,7 @@ impl Trained {
 pub fn embed(session: &Session, store: &Store, model: &Model, search: Search) -> Result<Collection> {
     let mut memory = Memory::open(store, model)?;
     let collection = collection::embed(search, model, &mut memory, &session.screen.progress("embed"))?;
-    collection.passed_over.tell();
+    collection.skipped.tell();
     tracing::info!("{} pictures, {} of them embedded now", collection.embeddings.len(), collection.made);
     Ok(collection)
 }

@@ -1,9 +1,9 @@
-//! Why bytes are not read as a picture.
+//! SkipReason bytes are not read as a picture.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Why bytes are not taken for a picture, in words that say which.
+/// SkipReason bytes are not taken for a picture, in words that say which.
 #[derive(Debug, Clone, PartialEq, Error, Serialize, Deserialize)]
 pub enum Unreadable {
     /// Neither PNG nor JPEG nor WebP.

@@ -4,19 +4,19 @@ use anyhow::Result;
 use maud::{Markup, html};
 use similiai::report::html;
 
-use super::parts::{figure, scrolling};
-use crate::stages::benchmark::figures::Figures;
+use super::elements::{figure, scrolling};
+use crate::stages::benchmark::charts::Charts;
 use crate::stages::benchmark::findings::Findings;
 use crate::stages::benchmark::pictures::Pictures;
 use crate::stages::benchmark::protocols::Protocol;
 use crate::stages::benchmark::queries::Example;
 
-pub fn section(findings: &Findings, figures: &Figures, pictures: &Pictures) -> Result<Markup> {
-    let protocols = || findings.protocols.iter().zip(&figures.failures);
+pub fn section(findings: &Findings, charts: &Charts, pictures: &Pictures) -> Result<Markup> {
+    let protocols = || findings.protocols.iter().zip(&charts.failures);
     Ok(html! {
         h3 { "Classes" }
         div.figures {
-            (figure(&figures.classes, html! { "Line across: 95 % interval; upright line: chance." }))
+            (figure(&charts.classes, html! { "Line across: 95 % interval; upright line: chance." }))
             ul {
                 @for protocol in &findings.protocols {
                     @if let Some((row, column, share)) = protocol.confusion.worst() {

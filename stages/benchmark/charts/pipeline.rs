@@ -6,10 +6,10 @@ use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
 use similiai::report::charts::{self, BLUE, GREY, INK, MARGIN};
 
-use super::{Figure, SIZE};
+use super::{Chart, SIZE};
 use crate::stages::benchmark::Findings;
 
-pub fn draw(findings: &Findings) -> Result<Figure> {
+pub fn draw(findings: &Findings) -> Result<Chart> {
     const LINE: i32 = 30;
     let steps = findings.steps();
     let place_of = |name: &str| steps.iter().position(|step| step.instance == name);
@@ -59,7 +59,7 @@ pub fn draw(findings: &Findings) -> Result<Figure> {
         true => step.instance.to_owned(),
         false => format!("{} reads {}", step.instance, step.needs.join(", ")),
     });
-    Ok(Figure {
+    Ok(Chart {
         name: "benchmark_pipeline".to_owned(),
         alt: format!("The pipeline: {}.", told.collect::<Vec<String>>().join("; ")),
         svg,

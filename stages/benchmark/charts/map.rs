@@ -3,7 +3,7 @@
 use maud::html;
 use similiai::report::charts::{self, ClassMark, INK, SHAPES, hex};
 
-use super::Figure;
+use super::Chart;
 use crate::stages::benchmark::Findings;
 use crate::stages::benchmark::projection::Point;
 
@@ -15,7 +15,7 @@ const IN_A_ROW: usize = 5;
 pub const COLUMNS: usize = 32;
 pub const TILE: u32 = 32;
 
-pub fn draw(findings: &Findings) -> Figure {
+pub fn draw(findings: &Findings) -> Chart {
     let (map, embeddings) = (&findings.map, &findings.main.embeddings);
     let labels: Vec<i32> = findings.classes.keys().copied().collect();
     let place_of = |label: i32| labels.iter().position(|other| *other == label).unwrap_or(0);
@@ -69,5 +69,5 @@ pub fn draw(findings: &Findings) -> Figure {
         map.points.len(),
         map.method
     );
-    Figure { name: "benchmark_map".to_owned(), alt, svg: svg.into_string() }
+    Chart { name: "benchmark_map".to_owned(), alt, svg: svg.into_string() }
 }

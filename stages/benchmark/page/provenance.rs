@@ -4,15 +4,15 @@ use anyhow::Result;
 use maud::{Markup, html};
 use similiai::retrieval::embeddings::{COLUMNS, FILE};
 
-use super::parts::{figure, preformatted, scrolling};
-use crate::stages::benchmark::figures::Figures;
+use super::elements::{figure, preformatted, scrolling};
+use crate::stages::benchmark::charts::Charts;
 use crate::stages::benchmark::findings::Findings;
 
 /// The README shows the same lines, and a test runs them there.
 const DUCKDB: &str = include_str!("duckdb.sql");
 const POLARS: &str = include_str!("polars.py");
 
-pub fn training(findings: &Findings, figures: &Figures) -> Markup {
+pub fn training(findings: &Findings, charts: &Charts) -> Markup {
     let (map, dimension) = (&findings.map, findings.main.embeddings.dimension);
     html! {
         @if let (Some(first), Some(last)) = (findings.epochs.first(), findings.epochs.last()) {
@@ -26,7 +26,7 @@ pub fn training(findings: &Findings, figures: &Figures) -> Markup {
                 " dimensions (participation ratio). A training whose distances become all alike, with the loss at the margin, is stopped."
             }
         }
-        div.figures { @for panel in &figures.training { (figure(panel, html! {})) } }
+        div.figures { @for panel in &charts.training { (figure(panel, html! {})) } }
         details {
             summary { "The log as a table: " (findings.epochs.len()) " epochs" }
             (scrolling("Training log", html! {
@@ -48,7 +48,7 @@ pub fn training(findings: &Findings, figures: &Figures) -> Markup {
     }
 }
 
-pub fn section(findings: &Findings, figures: &Figures) -> Result<Markup> {
+pub fn section(findings: &Findings, charts: &Charts) -> Result<Markup> {
     let (steps, instance) = (findings.steps(), &findings.instance);
     let program = findings.provenance.get("similiai.program").map(String::as_str).unwrap_or_default();
     let commands = format!(
@@ -65,7 +65,7 @@ pub fn section(findings: &Findings, figures: &Figures) -> Result<Markup> {
             "Each step is known by its key: the digest of its code's version, its parameters, its seed and the content that it read. "
             "Who has the same keys has the same results. ItemResult by " (program) ", with seed " (findings.document.seed) "."
         }
-        (figure(&figures.pipeline, html! { "From top to bottom; a line leads from what is read to what reads it. Right: the beginning of each key." }))
+        (figure(&charts.pipeline, html! { "From top to bottom; a line leads from what is read to what reads it. Right: the beginning of each key." }))
         @for (step, parameters) in steps.iter().zip(parameters) {
             details {
                 summary { b { (step.instance) } @if !step.needs.is_empty() { span.soft { " reads " (step.needs.join(", ")) } } }

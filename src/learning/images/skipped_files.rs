@@ -29,9 +29,9 @@ const KINDS: [(&str, &[&str]); 11] = [
     ),
 ];
 
-/// Why something is passed over.
+/// SkipReason something is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Why {
+pub enum SkipReason {
     /// A kind of picture that is not read here.
     Kind(&'static str),
     /// A link to a folder: it might lead round in a circle.
@@ -53,7 +53,7 @@ pub enum Why {
     Unreadable(String),
 }
 
-impl Why {
+impl SkipReason {
     /// For a file by its name, which is not that of a picture read here.
     pub fn of_name(path: &Path) -> Self {
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
@@ -91,7 +91,7 @@ impl Why {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kind(kind) => write!(f, "{kind} pictures are not read here; convert them to JPEG or PNG"),
@@ -110,19 +110,19 @@ impl fmt::Display for Why {
 
 /// All that was passed over, by reason, in the order of its discovery.
 #[derive(Debug, Default, Clone)]
-pub struct PassedOver(BTreeMap<Why, Vec<String>>);
+pub struct SkippedFiles(BTreeMap<SkipReason, Vec<String>>);
 
 /// One reason, for programs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Counted {
+pub struct SkippedCount {
     pub reason: &'static str,
     pub text: String,
     pub count: usize,
     pub first: String,
 }
 
-impl PassedOver {
-    pub fn add(&mut self, path: &Path, why: Why) {
+impl SkippedFiles {
+    pub fn add(&mut self, path: &Path, why: SkipReason) {
         self.0.entry(why).or_default().push(path.display().to_string());
     }
 
@@ -135,15 +135,15 @@ impl PassedOver {
     }
 
     /// By path.
-    pub fn each(&self) -> Vec<(&str, &Why)> {
+    pub fn each(&self) -> Vec<(&str, &SkipReason)> {
         let mut all: Vec<_> =
             self.0.iter().flat_map(|(why, paths)| paths.iter().map(move |path| (&**path, why))).collect();
         all.sort_unstable();
         all
     }
 
-    pub fn counted(&self) -> Vec<Counted> {
-        let one = |(why, paths): (&Why, &Vec<String>)| Counted {
+    pub fn counted(&self) -> Vec<SkippedCount> {
+        let one = |(why, paths): (&SkipReason, &Vec<String>)| SkippedCount {
             reason: why.name(),
             text: why.to_string(),
             count: paths.len(),
@@ -172,9 +172,9 @@ mod tests {
 
     #[test]
     fn kinds_are_told_by_their_endings_and_counted() {
-        let mut all = PassedOver::default();
+        let mut all = SkippedFiles::default();
         for name in ["b/IMG_2.HEIC", "b/IMG_1.heif", "b/notes.txt", "b/c.CR3"] {
-            all.add(Path::new(name), Why::of_name(Path::new(name)));
+            all.add(Path::new(name), SkipReason::of_name(Path::new(name)));
         }
         let counts: Vec<_> = all.counted().iter().map(|it| (it.reason, it.count, it.first.clone())).collect();
         let expected = [("kind", 2, "b/IMG_2.HEIC"), ("kind", 1, "b/c.CR3"), ("no-picture", 1, "b/notes.txt")];

@@ -13,10 +13,10 @@ use similiai::learning::nn::FeatureMap;
 
 use super::checkpoint::Checkpoint;
 use super::data::{Batch, Data};
-use super::loss::Seen;
-use super::measure::{JUDGED_BY, calibrate};
+use super::epoch_statistics::EpochStatistics;
+use super::loss::StepLoss;
 use super::training::Training;
-use super::watch::Watch;
+use super::validation::{JUDGED_BY, calibrate};
 use super::{Schedule, Train};
 use similiai::report::training_log::Epoch;
 
@@ -45,7 +45,7 @@ pub fn fit<N: Network>(
     std::thread::scope(|scope| {
         let ahead = batches_ahead(train, context, data, done + 1, scope);
         for number in done + 1..=train.epochs {
-            let mut watch = Watch::default();
+            let mut statistics = EpochStatistics::default();
             for step in 0..steps {
                 context.check_signal()?;
                 let (batch, images) = ahead.recv().context("no batch came")?;
@@ -59,9 +59,9 @@ pub fn fit<N: Network>(
                 speed.inputs += batch.pictures.len();
                 bar.message(live(train, &training.epochs, &seen, &speed));
                 bar.inc(1);
-                watch.see(seen, rate);
+                statistics.add(seen, rate);
             }
-            training.epochs.push(watch.epoch(train, number)?);
+            training.epochs.push(statistics.epoch(train, number)?);
             if number.is_multiple_of(train.evaluate_every) {
                 training.measure(train, data, configuration)?;
             }
@@ -106,7 +106,7 @@ struct Speed {
 }
 
 /// The live line: times stand nowhere else.
-fn live(train: &Train, epochs: &[Epoch], seen: &Seen, speed: &Speed) -> String {
+fn live(train: &Train, epochs: &[Epoch], seen: &StepLoss, speed: &Speed) -> String {
     let precision = epochs.iter().rev().find_map(|epoch| epoch.validation_precision);
     let precision = precision.map(|value| format!(" precision@{JUDGED_BY} {value:.3}")).unwrap_or_default();
     format!(

@@ -7,7 +7,7 @@ use plotters::style::{Color, RGBColor};
 use similiai::report::charts::{self, Axes, BLUE, Band, FAINT, GREEN, GREY, INK, Line, Look, MARGIN, ORANGE, Series};
 use similiai::retrieval::metrics::PRECISION_AT_5;
 
-use super::{Failures, Figure, LOOKS, SIZE};
+use super::{Chart, Failures, LOOKS, SIZE};
 use crate::stages::benchmark::Findings;
 use crate::stages::benchmark::distances::Distances;
 use crate::stages::benchmark::protocols::Protocol;
@@ -24,11 +24,11 @@ pub fn draw(findings: &Findings) -> Result<Vec<Failures>> {
     findings.protocols.iter().enumerate().map(one).collect()
 }
 
-fn figure(what: &str, protocol: &Protocol, alt: String, svg: String) -> Figure {
-    Figure { name: format!("benchmark_{what}_{}", protocol.question.name), alt, svg }
+fn figure(what: &str, protocol: &Protocol, alt: String, svg: String) -> Chart {
+    Chart { name: format!("benchmark_{what}_{}", protocol.question.name), alt, svg }
 }
 
-fn at_k(findings: &Findings, place: usize, protocol: &Protocol) -> Result<Figure> {
+fn at_k(findings: &Findings, place: usize, protocol: &Protocol) -> Result<Chart> {
     let points = &protocol.at_k;
     let band = points.iter().map(|point| (point.k as f64, (point.low, point.high))).collect();
     let line = |name, color: RGBColor, look, points: Vec<(f64, f64)>| Series::Line(Line { name, color, look, points });
@@ -52,7 +52,7 @@ fn at_k(findings: &Findings, place: usize, protocol: &Protocol) -> Result<Figure
 }
 
 /// A cell for each pair of classes: as dark as its share of the row, with its count where there is room.
-fn confusion(protocol: &Protocol) -> Result<Figure> {
+fn confusion(protocol: &Protocol) -> Result<Chart> {
     const NAMES: i32 = 84;
     const TOP: i32 = MARGIN + charts::TITLE + 12;
     /// Below these pixels a cell has no room for a number.
@@ -100,7 +100,7 @@ fn confusion(protocol: &Protocol) -> Result<Figure> {
     Ok(figure("confusion", protocol, alt, svg))
 }
 
-fn hubness(place: usize, protocol: &Protocol) -> Result<Figure> {
+fn hubness(place: usize, protocol: &Protocol) -> Result<Chart> {
     let hubness = &protocol.hubness;
     let color = LOOKS[place % 2].0;
     // A step for each number of times.
@@ -128,7 +128,7 @@ fn hubness(place: usize, protocol: &Protocol) -> Result<Figure> {
     Ok(figure("hubness", protocol, alt, svg))
 }
 
-fn distances(protocol: &Protocol) -> Result<Figure> {
+fn distances(protocol: &Protocol) -> Result<Chart> {
     let Distances { width, same, different, overlap, .. } = &protocol.distances;
     let steps = |counts: &[u64]| -> Vec<(f64, f64)> {
         let shares = Distances::shares(counts).enumerate();

@@ -1,4 +1,4 @@
-//! The figures of the report, as SVG for its page and for `benchmark_*.png`.
+//! The charts of the report, as SVG for its page and for `benchmark_*.png`.
 
 mod failures;
 mod map;
@@ -19,7 +19,7 @@ pub use map::{COLUMNS as SPRITE_COLUMNS, TILE};
 /// Of a chart, in pixels: narrow enough to be read on a phone.
 const SIZE: (u32, u32) = (460, 330);
 
-pub struct Figure {
+pub struct Chart {
     /// Of its file, without the ending.
     pub name: String,
     /// What it shows, for those who do not see it.
@@ -28,28 +28,28 @@ pub struct Figure {
 }
 
 /// Every figure that is drawn as a chart.
-pub struct Figures {
-    pub headline: Figure,
-    pub scores: Figure,
-    pub classes: Figure,
-    pub calibration: Figure,
-    pub map: Figure,
-    pub pipeline: Figure,
+pub struct Charts {
+    pub headline: Chart,
+    pub scores: Chart,
+    pub classes: Chart,
+    pub calibration: Chart,
+    pub map: Chart,
+    pub pipeline: Chart,
     /// In the order of the protocols.
     pub failures: Vec<Failures>,
     /// One for each panel of the training's own picture, which has no other file.
-    pub training: Vec<Figure>,
+    pub training: Vec<Chart>,
 }
 
 /// Where one protocol fails.
 pub struct Failures {
-    pub at_k: Figure,
-    pub confusion: Figure,
-    pub hubness: Figure,
-    pub distances: Figure,
+    pub at_k: Chart,
+    pub confusion: Chart,
+    pub hubness: Chart,
+    pub distances: Chart,
 }
 
-impl Figures {
+impl Charts {
     pub fn draw(findings: &Findings) -> Result<Self> {
         Ok(Self {
             headline: headline(findings)?,
@@ -64,7 +64,7 @@ impl Figures {
     }
 
     /// Those with a file of their own.
-    pub fn files(&self) -> impl Iterator<Item = &Figure> {
+    pub fn files(&self) -> impl Iterator<Item = &Chart> {
         let Self { headline, scores, classes, calibration, map, pipeline, failures, .. } = self;
         let failures = failures.iter().flat_map(|it| [&it.at_k, &it.confusion, &it.hubness, &it.distances]);
         [headline, scores, classes, calibration, map, pipeline].into_iter().chain(failures)
@@ -85,7 +85,7 @@ fn bar(place: usize, score: &Score) -> Bar {
 }
 
 /// Precision@5 beside what is reached without learning, and by the original.
-fn headline(findings: &Findings) -> Result<Figure> {
+fn headline(findings: &Findings) -> Result<Chart> {
     let own =
         findings.protocols.iter().enumerate().map(|(place, protocol)| bar(place, &protocol.scores[PRECISION_AT_5]));
     let mut rows = vec![Row { name: "this network", bars: own.collect() }];
@@ -102,7 +102,7 @@ fn headline(findings: &Findings) -> Result<Figure> {
         format!("{} {}", row.name, values.join(" and "))
     });
     let values = values.collect::<Vec<String>>().join(", ");
-    Ok(Figure {
+    Ok(Chart {
         name: "benchmark_headline".to_owned(),
         alt: format!("Bars of precision@5, test-vs-train and test-vs-test: {values}."),
         svg: charts::bars(SIZE.0, "Precision@5; upright line: chance", &marks(), &rows)?,
@@ -110,13 +110,13 @@ fn headline(findings: &Findings) -> Result<Figure> {
 }
 
 /// Every metric.
-fn scores(findings: &Findings) -> Result<Figure> {
+fn scores(findings: &Findings) -> Result<Chart> {
     let row = |(column, metric): (usize, &'static Metric)| {
         let bars = findings.protocols.iter().enumerate().map(|(place, it)| bar(place, &it.scores[column]));
         Row { name: metric.name, bars: bars.collect() }
     };
     let rows: Vec<Row> = METRICS.iter().enumerate().map(row).collect();
-    Ok(Figure {
+    Ok(Chart {
         name: "benchmark_scores".to_owned(),
         alt: "Bars of all metrics for both protocols, with intervals and chance levels; the tables give the same."
             .to_owned(),
@@ -125,7 +125,7 @@ fn scores(findings: &Findings) -> Result<Figure> {
 }
 
 /// Precision@5 of each class's queries.
-fn classes(findings: &Findings) -> Result<Figure> {
+fn classes(findings: &Findings) -> Result<Chart> {
     let of = |protocol: &Protocol, place: usize, name: &str| {
         let class = protocol.classes.iter().find(|class| class.label_name == name)?;
         Some(bar(place, &class.score))
@@ -139,7 +139,7 @@ fn classes(findings: &Findings) -> Result<Figure> {
     let first = &findings.protocols[0];
     let by_value = |a: &&Class, b: &&Class| a.score.value.total_cmp(&b.score.value);
     let told = |class: Option<&Class>| class.map(|it| format!("{} ({:.3})", it.label_name, it.score.value));
-    Ok(Figure {
+    Ok(Chart {
         name: "benchmark_classes".to_owned(),
         alt: format!(
             "Bars of precision@5 by class of the query, with intervals. {}, best: {}; worst: {}.",
@@ -152,7 +152,7 @@ fn classes(findings: &Findings) -> Result<Figure> {
 }
 
 /// Chance foretold against share that was right, a dot a group; on the diagonal where they are the same.
-fn calibration(findings: &Findings) -> Result<Figure> {
+fn calibration(findings: &Findings) -> Result<Chart> {
     let diagonal = vec![(0.0, 0.0), (1.0, 1.0)];
     let mut series =
         vec![Series::Line(Line { name: "as foretold", color: GREY, look: Look::Dotted, points: diagonal })];
@@ -168,7 +168,7 @@ fn calibration(findings: &Findings) -> Result<Figure> {
     let errors = findings.protocols.iter().map(|protocol| {
         format!("{} off by {:.3} on average", protocol.question.name, protocol.reliability.expected_error)
     });
-    Ok(Figure {
+    Ok(Chart {
         name: "benchmark_calibration".to_owned(),
         alt: format!(
             "Chance foretold by distance against the share that was right, by tenths: {}.",
@@ -180,14 +180,14 @@ fn calibration(findings: &Findings) -> Result<Figure> {
     })
 }
 
-fn training(findings: &Findings) -> Result<Vec<Figure>> {
+fn training(findings: &Findings) -> Result<Vec<Chart>> {
     let panels = panels(&findings.epochs);
     let figure = |(place, panel): (usize, &Panel)| {
         let last = panel.series.iter().filter_map(|series| match series {
             Series::Line(line) => Some(format!("{} ends at {:.4}", line.name, line.points.last()?.1)),
             _ => None,
         });
-        Ok(Figure {
+        Ok(Chart {
             name: format!("training_{place}"),
             alt: format!("{} by epoch: {}.", panel.title, last.collect::<Vec<String>>().join(", ")),
             svg: charts::svg((SIZE.0, 280), |area| panel.draw(area))?,

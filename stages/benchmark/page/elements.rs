@@ -3,10 +3,10 @@
 use maud::{Markup, PreEscaped, html};
 use similiai::retrieval::metrics::METRICS;
 
-use crate::stages::benchmark::figures::Figure;
+use crate::stages::benchmark::charts::Chart;
 
 /// A chart as an image that says what it shows.
-pub fn figure(figure: &Figure, caption: Markup) -> Markup {
+pub fn figure(figure: &Chart, caption: Markup) -> Markup {
     let alt = html! { svg role="img" aria-label=(figure.alt) {} }.into_string();
     let start = alt.trim_end_matches("></svg>");
     let svg = figure.svg.replacen("<svg", start, 1);

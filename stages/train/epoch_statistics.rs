@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::Train;
-use super::loss::Seen;
+use super::loss::StepLoss;
 use similiai::report::training_log::Epoch;
 
 /// Distances are alike if their standard deviation is below this share of the margin, and the loss is at the margin if
@@ -11,14 +11,14 @@ use similiai::report::training_log::Epoch;
 const ALIKE: f64 = 0.01;
 
 #[derive(Default)]
-pub struct Watch {
-    steps: Vec<Seen>,
+pub struct EpochStatistics {
+    steps: Vec<StepLoss>,
     rate: f64,
 }
 
-impl Watch {
-    pub fn see(&mut self, seen: Seen, rate: f64) {
-        self.steps.push(seen);
+impl EpochStatistics {
+    pub fn add(&mut self, step: StepLoss, rate: f64) {
+        self.steps.push(step);
         self.rate = rate;
     }
 
@@ -41,7 +41,7 @@ impl Watch {
             }
         }
         let count = self.steps.len().max(1) as f64;
-        let mean = |of: fn(&Seen) -> f64| self.steps.iter().map(of).sum::<f64>() / count;
+        let mean = |of: fn(&StepLoss) -> f64| self.steps.iter().map(of).sum::<f64>() / count;
         let mut epoch = Epoch {
             epoch: number,
             learning_rate: self.rate,
@@ -51,7 +51,7 @@ impl Watch {
             active_triplets: mean(|seen| seen.triplet.active),
             ..Epoch::default()
         };
-        let mut gather = |of: fn(&mut Seen) -> &mut Vec<f32>| -> Vec<f32> {
+        let mut gather = |of: fn(&mut StepLoss) -> &mut Vec<f32>| -> Vec<f32> {
             self.steps.iter_mut().flat_map(|seen| std::mem::take(of(seen))).collect()
         };
         let positives = gather(|seen| &mut seen.triplet.positives);
@@ -86,16 +86,16 @@ mod tests {
 
     use super::*;
 
-    fn seen(loss: f64, positives: &[f32], negatives: &[f32]) -> Seen {
+    fn seen(loss: f64, positives: &[f32], negatives: &[f32]) -> StepLoss {
         let triplet =
             TripletLoss { loss, positives: positives.into(), negatives: negatives.into(), ..TripletLoss::default() };
-        Seen { loss, triplet, cross_entropy: 0.0, for_proxies: Vec::new() }
+        StepLoss { loss, triplet, cross_entropy: 0.0, for_proxies: Vec::new() }
     }
 
-    fn watched(train: &Train, steps: Vec<Seen>) -> Result<Epoch> {
-        let mut watch = Watch::default();
-        steps.into_iter().for_each(|seen| watch.see(seen, 0.1));
-        watch.epoch(train, 3)
+    fn watched(train: &Train, steps: Vec<StepLoss>) -> Result<Epoch> {
+        let mut statistics = EpochStatistics::default();
+        steps.into_iter().for_each(|seen| statistics.add(seen, 0.1));
+        statistics.epoch(train, 3)
     }
 
     #[test]
