@@ -1,11 +1,12 @@
 //! Progress: bars on a terminal, a plain line now and then elsewhere; always on stderr.
 
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 
 use crate::base::text::{legible, legible_json};
 
@@ -47,8 +48,8 @@ impl Screen {
             let (spoken, running, stopped) = (self.spoken.clone(), running.clone(), stop.1);
             std::thread::spawn(move || {
                 while stopped.recv_timeout(LONGEST_SILENCE / 10) == Err(mpsc::RecvTimeoutError::Timeout) {
-                    let silent = spoken.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-                    let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+                    let silent = spoken.lock().elapsed();
+                    let running = running.lock();
                     if silent >= LONGEST_SILENCE * 9 / 10 && !running.is_empty() {
                         let all =
                             running.iter().map(|(name, since)| format!("{name} ({} s)", since.elapsed().as_secs()));
@@ -76,7 +77,7 @@ impl Screen {
 
     /// Text that this program itself made.
     pub fn print_exactly(&self, line: &str) {
-        *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.spoken.lock() = Instant::now();
         if let Err(error) = self.bars.suspend(|| writeln!(std::io::stdout(), "{line}")) {
             // A failure only once the work is done; a closed pipe, the reader's choice, is none.
             drop(self.lost.set(error));
@@ -100,7 +101,7 @@ impl Screen {
 impl Write for Screen {
     /// A line that cannot be written, as nobody reads it any more or the disk is full, is lost; the work goes on.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.spoken.lock() = Instant::now();
         drop(self.bars.suspend(|| std::io::stderr().write_all(bytes)));
         Ok(bytes.len())
     }
@@ -119,11 +120,11 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     pub fn started(&self, name: &str) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), Instant::now()));
+        self.running.lock().push((name.to_owned(), Instant::now()));
     }
 
     pub fn ended(&self, name: &str) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).retain(|(running, _)| running != name);
+        self.running.lock().retain(|(running, _)| running != name);
     }
 }
 
@@ -181,7 +182,7 @@ impl Bar {
     pub fn inc(&self, steps: u64) {
         self.bar.inc(steps);
         let Some(spoken) = &self.spoken else { return };
-        let mut last = spoken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = spoken.lock();
         if last.elapsed() >= BETWEEN_PLAIN_LINES {
             *last = Instant::now();
             let left = self.bar.eta().as_secs();

@@ -13,8 +13,9 @@ use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
@@ -95,14 +96,14 @@ pub fn call(task: &Task, header: &[u8], body: &[u8], allowance: Allowance) -> Re
     let mut lost = Lost::Nonsense;
     // One that somebody else ended, while it was idle or at work, says nothing of the file: another one tries.
     for _ in 0..TRIES {
-        let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = IDLE.lock().pop();
         let mut worker = match idle {
             Some(worker) => worker,
             None => Worker::start(program).map_err(|error| Lost::Unavailable(error.to_string()))?,
         };
         match worker.ask(task, header, body, allowance) {
             Ok(reply) => {
-                IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+                IDLE.lock().push(worker);
                 return Ok(reply);
             }
             Err(error) => lost = worker.why_it_died(&error, allowance),

@@ -3,9 +3,9 @@
 mod address;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
+use parking_lot::Mutex;
 use pgvector::Vector;
 use postgres::binary_copy::BinaryCopyInWriter;
 use postgres::types::{ToSql, Type};
@@ -168,7 +168,7 @@ pub struct Table {
 impl Drop for Table {
     /// On a thread of its own: a client waits for its connection to end, which no thread of a server may.
     fn drop(&mut self) {
-        let client = self.client.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let client = self.client.get_mut().take();
         std::thread::spawn(move || drop(client));
     }
 }
@@ -268,7 +268,7 @@ impl Table {
 
     /// Once more where the connection was lost.
     fn ask(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
-        let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.client.lock();
         let mut client = match held.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => connect(&mut self.address.clone(), self.ef)?,

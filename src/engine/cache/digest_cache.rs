@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::file_stamp::{FileStamp, time_after};
@@ -57,15 +57,15 @@ impl DigestCache {
 
     /// From now on every file is read again.
     pub fn ignore(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).ignored = true;
+        self.state.lock().ignored = true;
     }
 
     pub fn is_ignored(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).ignored
+        self.state.lock().ignored
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Table) -> (T, bool)) -> T {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.table.is_none() {
             let known = if state.ignored { None } else { self.find().ok() };
             state.table = Some(known.and_then(|found| found.or_warn(&self.path())).unwrap_or_default());
@@ -130,7 +130,7 @@ impl DigestCache {
 
     /// Writes what is new, for the next process.
     pub fn save(&self) -> Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if std::mem::take(&mut state.changed) {
             let table = state.table.as_ref().context("nothing is known")?;
             files::write_atomically(&self.path(), &sealed::seal(FILE, serde_json::to_vec(table)?))?;

@@ -6,14 +6,15 @@ mod redaction;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload, WriteMultipart};
+use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
@@ -197,11 +198,11 @@ impl Bucket {
     }
 
     fn mark_refused(&self, what: &Key) {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_string());
+        self.refused.lock().insert(what.to_string());
     }
 
     fn is_refused(&self, what: &Key) -> bool {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(what.as_ref())
+        self.refused.lock().contains(what.as_ref())
     }
 
     /// What of it is not as it should be is sent anew where this machine may.

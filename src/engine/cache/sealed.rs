@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -67,7 +67,7 @@ impl<T> Found<T> {
             Self::Absent => None,
             Self::Damaged => {
                 static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-                if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned()) {
+                if TOLD.lock().insert(path.to_owned()) {
                     tracing::warn!(
                         "{} is damaged and ignored, or an earlier version wrote it; `similiai verify --repair` removes it",
                         path.display()

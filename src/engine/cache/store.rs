@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -131,7 +132,7 @@ impl Store {
 
     fn hold(&self, file: File) -> Result<()> {
         write_holder(&self.lock_path())?;
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        *self.held.lock() = Some(file);
         Ok(())
     }
 
@@ -139,7 +140,7 @@ impl Store {
     /// may be at work. A lock file that is only gone is put back.
     pub fn must_be_held(&self) -> Result<()> {
         let path = self.lock_path();
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock();
         if held.as_ref().is_none_or(|held| same_file(held, &path)) {
             return Ok(());
         }
@@ -196,7 +197,7 @@ impl Store {
 
     /// The files of the result with this digest; `None` where its list is no longer there or damaged.
     pub fn contents(&self, digest: &str) -> Option<Arc<Contents>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         if let Some(contents) = known.get(digest) {
             return Some(contents.clone());
         }
@@ -261,7 +262,7 @@ impl Store {
         let bytes = contents.iter().map(|file| file.bytes).sum();
         let (key, files) = (document.key()?, contents.len());
         let stored = StoredResult { key, digest: digest.clone(), document, files, bytes, items };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, Arc::new(contents));
+        self.known.lock().insert(digest, Arc::new(contents));
         self.must_be_held()?;
         self.put_result(&stored)?;
         failpoint::point("result-written");
@@ -312,7 +313,7 @@ pub struct Lock<'a>(&'a Store);
 
 impl Drop for Lock<'_> {
     fn drop(&mut self) {
-        *self.0.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.held.lock() = None;
     }
 }
 

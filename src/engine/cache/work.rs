@@ -2,9 +2,9 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use super::file_stamp::FileStamp;
@@ -34,7 +34,7 @@ impl Work {
 
     /// This process's folder; made at the first use, and again if somebody removed it.
     pub fn folder(&self) -> Result<PathBuf> {
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = self.own.lock();
         if let Some(own) = own.as_ref().filter(|own| own.folder.path().is_dir()) {
             return Ok(own.folder.path().to_owned());
         }

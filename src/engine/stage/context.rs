@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use parking_lot::Mutex;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -109,7 +109,7 @@ impl Context {
         if self.reuse {
             table.write()?;
         }
-        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mapped = self.mapped.lock();
         mapped.tables.push(recipe);
         mapped.made += missing.len();
         mapped.items += items.len();
@@ -119,7 +119,7 @@ impl Context {
     /// Adds what [`Self::map`] returned for an item to the result, as the file `path`.
     pub fn add_item(&self, path: String, item: &ItemResult) -> Result<()> {
         let (bytes, digest) = item.blob(&self.inputs.store.blobs)?;
-        self.mapped.lock().unwrap_or_else(PoisonError::into_inner).files.push((path, bytes, digest));
+        self.mapped.lock().files.push((path, bytes, digest));
         Ok(())
     }
 
@@ -170,7 +170,7 @@ impl Context {
     }
 
     pub(crate) fn mapped(&self) -> Mapped {
-        std::mem::take(&mut *self.mapped.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.mapped.lock())
     }
 
     pub fn input(&self, stage: &str) -> Result<&Path> {
@@ -193,12 +193,12 @@ impl Context {
 
     /// Adds a field called `name` to what `run --json` reports of this instance.
     pub fn note(&self, name: &'static str, value: &impl Serialize) -> Result<()> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).insert(name, serde_json::to_value(value)?);
+        self.notes.lock().insert(name, serde_json::to_value(value)?);
         Ok(())
     }
 
     pub(crate) fn notes(&self) -> Notes {
-        std::mem::take(&mut *self.notes.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.notes.lock())
     }
 
     pub(crate) fn items(&self) -> u64 {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::base::files;
 use crate::engine::cache::{Written, is_below};
@@ -82,7 +82,7 @@ impl Outputs {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Written>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+        self.written.lock()
     }
 
     /// What was written so far, by name.

@@ -3,9 +3,10 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::output::{Kind, Output};
@@ -189,7 +190,7 @@ impl Events {
 
     fn note(&self, event: &Value) {
         if let Some(events) = &self.0 {
-            let (file, state) = &mut *events.lock().unwrap_or_else(PoisonError::into_inner);
+            let (file, state) = &mut *events.lock();
             let written = writeln!(file, "{}", legible_json(&event.to_string()));
             if state.is_ok() {
                 *state = written;
@@ -199,7 +200,7 @@ impl Events {
 
     fn close(self) -> Result<()> {
         let Some(events) = self.0 else { return Ok(()) };
-        let (_, state) = events.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (_, state) = events.into_inner();
         state.context("cannot write the events")
     }
 }

@@ -1,9 +1,10 @@
 //! What all requests share.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use anyhow::Result;
 use axum::http::StatusCode;
+use parking_lot::RwLock;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::decoder::Decoder;
@@ -65,7 +66,7 @@ impl State {
 
     /// The current snapshot. A request that holds it is not affected by a later one.
     pub fn snapshot(&self) -> Result<Arc<Snapshot>, Problem> {
-        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.snapshot.read();
         snapshot.clone().map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", why))
     }
 
@@ -82,12 +83,12 @@ impl State {
     pub fn show(&self, mut snapshot: Snapshot) {
         snapshot.base.clone_from(&self.base);
         self.telemetry.pictures.set(snapshot.searcher.embeddings.len() as i64);
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Ok(Arc::new(snapshot));
+        *self.snapshot.write() = Ok(Arc::new(snapshot));
     }
 
     /// Before there is anything to show.
     pub fn not_ready(&self, why: &str) {
-        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Err(why.to_owned());
+        *self.snapshot.write() = Err(why.to_owned());
     }
 }
 

@@ -5,9 +5,8 @@
 //! to the greatest number that the entropy image names, used or not, and a tree of `src/huffman.rs`, `build_implicit`, has
 //! a table of 1,024 entries and 16 bytes for each node beyond it: some 120 KB a group, 65,536 groups at most.
 
-use std::sync::{Mutex, PoisonError};
-
 use image::{DynamicImage, RgbImage};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::picture::{MOST_PIXELS, Undecoded, without_panic};
@@ -77,7 +76,7 @@ pub fn decode_for(bytes: &[u8], name: &str, wanted: &Wanted) -> Result<Decoded, 
             decoded => return decoded,
         }
     }
-    let _turn = LARGE_ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = LARGE_ONE.lock();
     decode_large(bytes, name, wanted, MOST_PIXELS)
 }
 

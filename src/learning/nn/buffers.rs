@@ -1,7 +1,8 @@
 //! Memory for feature maps, used again instead of being asked of the system at every step.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Free memory is kept up to this many values (1 GiB).
 const MOST: usize = 1 << 28;
@@ -20,7 +21,7 @@ impl Buffer {
 
     /// `length` values that must be written before they are read: tests find NaN there.
     pub fn stale(length: usize) -> Self {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = FREE.lock();
         // The smallest that is large enough, the latest of equals: it may still be in the cache.
         let fits = |memory: &Vec<f32>| memory.len() >= length && memory.len() / 2 <= length;
         let best = (0..free.len()).rev().filter(|place| fits(&free[*place])).min_by_key(|place| free[*place].len());
@@ -81,7 +82,7 @@ impl Drop for Buffer {
         if self.memory.is_empty() {
             return;
         }
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = FREE.lock();
         free.push(std::mem::take(&mut self.memory));
         let mut kept: usize = free.iter().map(Vec::len).sum();
         while kept > MOST {
@@ -98,7 +99,7 @@ mod tests {
     fn free_memory_does_not_grow_with_use() {
         const LENGTH: usize = 12_347;
         (0..50).for_each(|_| drop(Buffer::from(vec![1.0; LENGTH])));
-        let free = FREE.lock().unwrap();
+        let free = FREE.lock();
         assert!(free.iter().filter(|memory| memory.len() == LENGTH).count() <= 1);
     }
 }
