@@ -26,7 +26,7 @@ use similiai::learning::dataset;
 use similiai::learning::dataset::{Split, Subset};
 use similiai::report::charts::png;
 use similiai::report::html::REPORT;
-use similiai::report::results;
+use similiai::report::results::{self, table};
 use similiai::report::training_log;
 use similiai::retrieval::artifacts;
 use similiai::retrieval::metrics;
@@ -103,10 +103,11 @@ impl Stage for Benchmark {
         let pictures = context.input("prepare")?;
         let findings = self.measure(context)?;
         let results = findings.results();
-        context.progress.tell(&metrics::table(&results).join("\n"));
+        context.progress.tell(&table(&results).join("\n"));
 
         let outputs = &context.outputs;
-        let results = serde_json::to_string_pretty(&results)? + "\n";
+        // By way of a value, which sorts the names.
+        let results = serde_json::to_string_pretty(&serde_json::to_value(&results)?)? + "\n";
         outputs.write(results::FILE, results.as_bytes())?;
         outputs.write(QUERIES, &metrics::queries_to_bytes(&findings.scored)?)?;
         let charts = Charts::draw(&findings)?;

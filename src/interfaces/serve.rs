@@ -30,7 +30,6 @@ use crate::base::signal;
 
 pub use guard::{Access, Token};
 pub use limits::Limits;
-pub use map::Drawn;
 pub use problem::Problem;
 pub use snapshot::Snapshot;
 use state::State;

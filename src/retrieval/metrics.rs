@@ -5,11 +5,9 @@
 
 mod bootstrap;
 mod queries;
-mod table;
 
 pub use bootstrap::{Difference, Score, Verdict};
 pub use queries::{Scored, differences, parse, to_bytes as queries_to_bytes};
-pub use table::{Shown, table};
 
 /// What each query of a run scored.
 pub const QUERIES: &str = "queries.csv";

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use serde_json::{Map as Object, Value, json};
+use serde_json::{Value, json};
 use similiai::engine::cache::KeyDocument;
 use similiai::engine::stage::Ancestor;
+use similiai::report::results::{self, Comparison, Map, Results};
+use similiai::report::training_log::Epoch;
 use similiai::retrieval::metrics::{METRICS, Scored};
 
 use super::approximate::Curve;
-use super::baselines::Baseline;
-use super::projection::Map;
+use super::baselines::{Baseline, Reached};
+use super::hubness::Hub;
 use super::protocols::Protocol;
 use super::queries::{Example, Shown};
-use super::runs::{Comparison, Run};
-use similiai::report::training_log::Epoch;
+use super::runs::Run;
 
 /// What the original project reports of its top 5, on 2,000 pictures of CIFAR-10.
 const ORIGINAL: f64 = 0.36;
@@ -103,40 +104,59 @@ impl Findings {
         Ok(serde_yaml::to_string(&manifest)?)
     }
 
-    pub fn results(&self) -> Value {
-        let baselines = |place: usize| -> Object<String, Value> {
-            self.baselines.iter().map(|it| (it.name.to_owned(), json!(it.reached[place]))).collect()
-        };
-        let protocol = |(place, it): (usize, &Protocol)| {
-            let scores = METRICS.iter().zip(&it.scores);
-            let metrics: Object<_, _> = scores.map(|(metric, score)| (metric.name.to_owned(), json!(score))).collect();
-            let mut hubness = json!(it.hubness);
-            hubness["hubs"] = it
-                .hubness
-                .hubs
-                .iter()
-                .map(|hub| {
-                    let mut item = self.item(hub.id);
-                    (item["times"], item["wrong"]) = (json!(hub.times), json!(hub.wrong));
-                    item
-                })
-                .collect();
-            let value = json!({
-                "queries": it.queries.len(), "gallery": it.gallery, "metrics": metrics, "baselines": baselines(place),
-                "precision@k": it.at_k, "classes": it.classes, "confusion": it.confusion, "hubness": hubness,
-                "distances": it.distances, "calibration": it.reliability,
-            });
-            (it.question.name.to_owned(), value)
-        };
-        let protocols: Object<_, _> = self.protocols.iter().enumerate().map(protocol).collect();
+    pub fn results(&self) -> Results {
+        let protocol = |(place, it): (usize, &Protocol)| (it.question.name.to_owned(), self.protocol(place, it));
         let examples = |examples: &[Example]| -> Vec<Value> { examples.iter().map(|it| self.example(it)).collect() };
-        json!({
-            "schema": 1, "run": self.main.name, "protocols": protocols, "original": self.original(),
-            "examples": examples(&self.shown.random), "best": examples(&self.shown.best),
-            "worst": examples(&self.shown.worst), "approximate": self.curve, "map": self.map,
-            "comparisons": self.comparisons, "lineage": self.lineage, "document": self.document,
-            "provenance": self.provenance,
-        })
+        let details = [
+            ("schema", json!(1)),
+            ("original", json!(self.original())),
+            ("examples", json!(examples(&self.shown.random))),
+            ("best", json!(examples(&self.shown.best))),
+            ("worst", json!(examples(&self.shown.worst))),
+            ("approximate", json!(self.curve)),
+            ("provenance", json!(self.provenance)),
+        ];
+        Results {
+            run: self.main.name.clone(),
+            protocols: self.protocols.iter().enumerate().map(protocol).collect(),
+            map: Some(self.map.clone()),
+            comparisons: self.comparisons.clone(),
+            lineage: self.lineage.clone(),
+            document: Some(self.document.clone()),
+            details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        }
+    }
+
+    fn protocol(&self, place: usize, it: &Protocol) -> results::Protocol {
+        let baseline = |baseline: &Baseline| {
+            let Reached { queries, precision, at_k } = &baseline.reached[place];
+            let details = [("queries", json!(queries)), ("precision@k", json!(at_k))];
+            let details = details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            (baseline.name.to_owned(), results::Baseline { precision: *precision, details })
+        };
+        let hub = |hub: &Hub| {
+            let mut item = self.item(hub.id);
+            (item["times"], item["wrong"]) = (json!(hub.times), json!(hub.wrong));
+            item
+        };
+        let mut hubness = json!(it.hubness);
+        hubness["hubs"] = it.hubness.hubs.iter().map(hub).collect();
+        let details = [
+            ("precision@k", json!(it.at_k)),
+            ("classes", json!(it.classes)),
+            ("confusion", json!(it.confusion)),
+            ("hubness", hubness),
+            ("distances", json!(it.distances)),
+            ("calibration", json!(it.reliability)),
+        ];
+        let scores = METRICS.iter().zip(&it.scores);
+        results::Protocol {
+            queries: it.queries.len(),
+            gallery: it.gallery,
+            metrics: scores.map(|(metric, score)| (metric.name.to_owned(), *score)).collect(),
+            baselines: self.baselines.iter().map(baseline).collect(),
+            details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        }
     }
 
     fn item(&self, id: usize) -> Value {

@@ -4,8 +4,8 @@ use anyhow::{Context as _, Result};
 use bhtsne::{Neighbor, tSNE};
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::seq::SliceRandom;
-use serde::Serialize;
 use similiai::engine::stage::Context;
+use similiai::report::results::{Map, Point};
 use similiai::retrieval::embeddings::Embeddings;
 use similiai::retrieval::search::{FlatIndex, Query};
 
@@ -16,26 +16,6 @@ const PERPLEXITY: usize = 30;
 const EPOCHS: usize = 1000;
 /// Of the Barnes-Hut approximation (van der Maaten 2014).
 const THETA: f32 = 0.5;
-
-#[derive(Serialize)]
-pub struct Map {
-    pub method: &'static str,
-    pub perplexity: f32,
-    /// Test pictures there are.
-    pub of: usize,
-    pub points: Vec<Point>,
-    /// In how many directions the embeddings vary: (Σ λ)² / Σ λ² over the eigenvalues λ of their covariance
-    /// (participation ratio); 1 where they have collapsed to a line.
-    pub effective_dimensions: f64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Point {
-    pub id: usize,
-    /// 0 to 1.
-    pub x: f32,
-    pub y: f32,
-}
 
 pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Result<Map> {
     let mut ids = test.to_vec();
@@ -52,7 +32,7 @@ pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Re
         _ => ("t-SNE", tsne(&rows, &plane, perplexity)?),
     };
     let points = ids.iter().zip(scaled(&places)).map(|(id, [x, y])| Point { id: *id, x, y }).collect();
-    Ok(Map { method, perplexity: perplexity as f32, of: test.len(), points, effective_dimensions })
+    Ok(Map { method: method.to_owned(), perplexity: perplexity as f32, of: test.len(), points, effective_dimensions })
 }
 
 /// From the plane of principal components, as Kobak and Berens 2019 advise, and exact neighbours.

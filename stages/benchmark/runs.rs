@@ -1,16 +1,15 @@
 //! The trainings that are measured: embeddings, each with the model that made them; and how the others differ from the
 //! first.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use serde::Serialize;
 use similiai::base::files;
 use similiai::engine::stage::{Context, Input, Inputs, Need};
 use similiai::learning::model::{self, Model};
+use similiai::report::results::Comparison;
 use similiai::retrieval::embeddings::{self, Embeddings};
-use similiai::retrieval::metrics::{Difference, Measured, Scored, differences};
+use similiai::retrieval::metrics::{Measured, Scored, differences};
 
 use super::protocols::{Answers, QUESTIONS};
 
@@ -25,15 +24,6 @@ pub struct Run {
     pub embeddings: Embeddings,
     /// Of the file with the embeddings.
     pub digest: String,
-}
-
-/// How another training does beside the first.
-#[derive(Serialize)]
-pub struct Comparison {
-    pub run: String,
-    pub training: String,
-    /// By protocol and metric, over the same queries.
-    pub protocols: BTreeMap<&'static str, BTreeMap<&'static str, Difference>>,
 }
 
 /// Refuses before any training what [`all`] would refuse after it.
@@ -126,6 +116,7 @@ pub fn scored(run: &Run, answers: &[Answers]) -> Vec<Scored> {
 
 /// How a run differs from the first one.
 pub fn compare(run: &Run, first: &[Scored], scored: &[Scored]) -> Comparison {
-    let protocols = QUESTIONS.iter().map(|question| (question.name, differences(first, scored, question.name)));
+    let protocols =
+        QUESTIONS.iter().map(|question| (question.name.to_owned(), differences(first, scored, question.name)));
     Comparison { run: run.name.clone(), training: run.training.clone(), protocols: protocols.collect() }
 }

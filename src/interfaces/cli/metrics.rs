@@ -4,16 +4,14 @@ mod diff;
 mod history;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use super::{Session, Variation};
 use crate::base::files;
 use crate::damaged;
 use crate::engine::cache::StoredResult;
 use crate::engine::pipeline::Project;
-use crate::report::results;
+use crate::report::results::{self, Results, table};
 use crate::retrieval::artifacts;
-use crate::retrieval::metrics::table;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -49,7 +47,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     project.must_be_unmodified(&given, results::FILE)?;
     let path = given.folder.join(results::FILE);
     let text = files::read_to_string(&path)?;
-    let results: Value =
+    let results: Results =
         serde_json::from_str(&text).map_err(|error| damaged!("{} is damaged: {error}", path.display()))?;
     if arguments.json {
         session.screen.print_json(text.trim_end());

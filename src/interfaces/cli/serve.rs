@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use anyhow::Result;
-use serde::Deserialize;
 
 use super::trained::{ONE, Trained};
 use super::{Session, Variation};
@@ -14,7 +13,7 @@ use crate::damaged;
 use crate::engine::cache::Store;
 use crate::engine::manifest::InstanceId;
 use crate::engine::pipeline::Project;
-use crate::interfaces::serve::{Access, Drawn, Limits, Options, Snapshot, Source, Token, serve};
+use crate::interfaces::serve::{Access, Limits, Options, Snapshot, Source, Token, serve};
 use crate::learning::model;
 use crate::report::html;
 use crate::report::results;
@@ -220,12 +219,6 @@ struct Published {
     watch: Table,
 }
 
-/// The part of a report's results that the page shows.
-#[derive(Deserialize)]
-struct Results {
-    map: Option<Drawn>,
-}
-
 impl Source for Pipeline<'_> {
     fn version(&self) -> Result<String> {
         let checked_out = self.store.checked_out_version()?;
@@ -276,12 +269,12 @@ impl Pipeline<'_> {
 }
 
 /// The report of the embeddings of an instance: its page and its map.
-fn report(project: &Project, id: InstanceId) -> Result<(Vec<u8>, Option<Drawn>)> {
+fn report(project: &Project, id: InstanceId) -> Result<(Vec<u8>, Option<results::Map>)> {
     let given = project.artifact(artifacts::METRICS, None, Some(id), ONE)?;
     project.must_be_current(&given)?;
     project.must_be_unmodified(&given, results::FILE)?;
     let path = given.folder.join(results::FILE);
-    let results: Results =
+    let results: results::Results =
         serde_json::from_slice(&files::read(&path)?).map_err(|error| damaged!("{}: {error}", path.display()))?;
     project.must_be_unmodified(&given, html::REPORT)?;
     Ok((files::read(&given.folder.join(html::REPORT))?, results.map))

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::report::results;
 use crate::retrieval::search::{FlatIndex, Neighbour, Query};
 use crate::retrieval::searcher::Searcher;
 
@@ -27,13 +28,6 @@ pub struct Point {
     pub place: Place,
 }
 
-/// As the report's results have it.
-#[derive(Deserialize)]
-pub struct Drawn {
-    pub method: String,
-    pub points: Vec<Point>,
-}
-
 pub struct Map {
     pub method: String,
     pub points: BTreeMap<usize, Place>,
@@ -44,8 +38,9 @@ pub struct Map {
 impl Map {
     /// # Errors
     /// If it names pictures that `searcher` does not have.
-    pub fn new(drawn: Drawn, searcher: &Searcher) -> Result<Self> {
-        let points: BTreeMap<usize, Place> = drawn.points.iter().map(|point| (point.id, point.place)).collect();
+    pub fn new(drawn: results::Map, searcher: &Searcher) -> Result<Self> {
+        let points: BTreeMap<usize, Place> =
+            drawn.points.iter().map(|&results::Point { id, x, y }| (id, Place { x, y })).collect();
         let all = searcher.embeddings.len();
         ensure!(points.keys().all(|id| *id < all), "the map is of another gallery");
         let ids: Vec<usize> = points.keys().copied().collect();

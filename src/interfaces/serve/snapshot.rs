@@ -6,11 +6,12 @@ use anyhow::Result;
 use axum::body::Bytes;
 
 use super::etag::tag;
-use super::map::{Drawn, Map};
+use super::map::Map;
 use super::problem::Problem;
 use crate::engine::cache::ResultFiles;
 use crate::learning::dataset::Subset;
 use crate::learning::model::Model;
+use crate::report::results;
 use crate::retrieval::searcher::Searcher;
 
 pub struct Snapshot {
@@ -65,7 +66,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// If it is of other ones.
-    pub fn map(&self, drawn: Option<Drawn>) -> Result<Option<Map>> {
+    pub fn map(&self, drawn: Option<results::Map>) -> Result<Option<Map>> {
         drawn.map(|drawn| Map::new(drawn, &self.searcher)).transpose()
     }
 

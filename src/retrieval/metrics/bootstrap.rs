@@ -2,7 +2,7 @@
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{COUNT, Measured};
 
@@ -12,7 +12,7 @@ const RESAMPLES: usize = 2000;
 const LEAST_PAIRS: usize = 6;
 
 /// A metric over all queries.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     pub value: f64,
     /// 95 % percentile bootstrap over queries, 2,000 resamples.
@@ -43,8 +43,15 @@ impl Score {
     }
 }
 
+/// The value with its interval.
+impl std::fmt::Display for Score {
+    fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(to, "{:.3} ({:.3}–{:.3})", self.value, self.low, self.high)
+    }
+}
+
 /// How two runs differ over the same queries.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     pub queries: usize,
     pub before: f64,
@@ -58,7 +65,7 @@ pub struct Difference {
 }
 
 /// Of the run after against the run before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     Better,

@@ -57,7 +57,7 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Vec<Scored>> {
 
 /// By metric: how a run differs from the one before, under a protocol and over the queries that both have; the same for
 /// the same rows, whoever asks.
-pub fn differences(before: &[Scored], after: &[Scored], protocol: &str) -> BTreeMap<&'static str, Difference> {
+pub fn differences(before: &[Scored], after: &[Scored], protocol: &str) -> BTreeMap<String, Difference> {
     let of = |rows: &'_ [Scored]| -> BTreeMap<String, [f64; COUNT]> {
         let rows = rows.iter().filter(|row| row.protocol == protocol);
         rows.map(|row| (row.path.clone(), row.values)).collect()
@@ -65,7 +65,7 @@ pub fn differences(before: &[Scored], after: &[Scored], protocol: &str) -> BTree
     let (before, after) = (of(before), of(after));
     let difference = |(place, metric): (usize, &super::Metric)| {
         let pairs = before.iter().filter_map(|(path, values)| Some((values[place], after.get(path)?[place])));
-        (metric.name, Difference::paired(&pairs.collect::<Vec<_>>(), &mut rng(0, "paired bootstrap")))
+        (metric.name.to_owned(), Difference::paired(&pairs.collect::<Vec<_>>(), &mut rng(0, "paired bootstrap")))
     };
     METRICS.iter().enumerate().map(difference).collect()
 }

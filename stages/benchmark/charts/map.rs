@@ -5,7 +5,7 @@ use similiai::report::charts::{self, ClassMark, INK, SHAPES, hex};
 
 use super::Chart;
 use crate::stages::benchmark::Findings;
-use crate::stages::benchmark::projection::Point;
+use similiai::report::results::Point;
 
 const SIDE: f32 = 620.0;
 const MARGIN: f32 = 22.0;

@@ -41,7 +41,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let find = |name: &str| Run::find(session, &project, name);
     let (a, b) = (find(&arguments.a)?, find(&arguments.b)?);
     let protocols: BTreeSet<&str> = a.queries.iter().map(|row| row.protocol.as_str()).collect();
-    let found: BTreeMap<&str, BTreeMap<&str, Difference>> = protocols
+    let found: BTreeMap<&str, BTreeMap<String, Difference>> = protocols
         .into_iter()
         .map(|protocol| (protocol, differences(&a.queries, &b.queries, protocol)))
         .filter(|(_, differences)| differences.values().all(|difference| difference.queries > 0))

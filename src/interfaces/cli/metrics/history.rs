@@ -8,10 +8,9 @@ use serde_json::{Value, json};
 
 use super::{has_figures, stored_file};
 use crate::engine::cache::{KeyDocument, Reason};
-use crate::engine::stage::Ancestor;
 use crate::interfaces::cli::{Session, Variation};
-use crate::report::results;
-use crate::retrieval::metrics::{METRICS, PRECISION_AT_5, Shown};
+use crate::report::results::{self, Protocol, Results};
+use crate::retrieval::metrics::{METRICS, PRECISION_AT_5, Score};
 
 /// From low to high.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -36,7 +35,7 @@ struct Past {
     at: Option<u64>,
     key: String,
     /// By protocol.
-    scores: Vec<(String, Shown)>,
+    scores: Vec<(String, Score)>,
     /// What the run and all before it depended on, by instance.
     documents: Vec<(String, KeyDocument)>,
 }
@@ -47,7 +46,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let mut pasts = Vec::new();
     for stored in project.store.results()?.into_iter().filter(|stored| has_figures(session, stored)) {
         let read = stored_file(&project, &stored, results::FILE).and_then(|text| Ok(serde_json::from_slice(&text)?));
-        let results: Value = match read {
+        let results: Results = match read {
             Ok(results) => results,
             Err(error) => {
                 tracing::warn!("{} is left out: {error:#}", &stored.key[..12]);
@@ -56,14 +55,11 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         };
         let finished = history.iter().rev().find(|finished| finished.key == stored.key);
         let (instance, at) = finished.map(|finished| (finished.instance.clone(), finished.at)).unzip();
-        let protocols = results["protocols"].as_object().into_iter().flatten();
-        let score = |(name, protocol): (&String, &Value)| {
-            Some((name.clone(), Shown::of(&protocol["metrics"][&arguments.metric])?))
-        };
+        let protocols = results.protocols.into_iter();
+        let score = |(name, protocol): (String, Protocol)| Some((name, *protocol.metrics.get(&arguments.metric)?));
         let scores = protocols.filter_map(score).collect();
-        let lineage: Vec<Ancestor> = serde_json::from_value(results["lineage"].clone()).unwrap_or_default();
         let own = (instance.clone().unwrap_or_else(|| stored.document.stage.clone()), stored.document.clone());
-        let documents = lineage.into_iter().map(|it| (it.instance, it.document)).chain([own]).collect();
+        let documents = results.lineage.into_iter().map(|it| (it.instance, it.document)).chain([own]).collect();
         pasts.push(Past { instance, at, key: stored.key, scores, documents });
     }
     pasts.sort_by(|a, b| (&a.at, &a.key).cmp(&(&b.at, &b.key)));
@@ -73,7 +69,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let changes: Vec<Vec<String>> = changes.collect();
     if arguments.json {
         let run = |(past, changes): (&Past, &Vec<String>)| {
-            let score = |(name, it): &(String, Shown)| {
+            let score = |(name, it): &(String, Score)| {
                 (name.clone(), json!({"value": it.value, "low": it.low, "high": it.high}))
             };
             let scores: serde_json::Map<_, _> = past.scores.iter().map(score).collect();
