@@ -75,7 +75,7 @@ impl LockFile {
 
     pub fn write(&self, project: &Path) -> Result<()> {
         let text = format!(
-            "# ItemResult by `similiai lock`; checked by `similiai run --locked` and `similiai verify --rerun`.\n{}",
+            "# Made by `similiai lock`; checked by `similiai run --locked` and `similiai verify --rerun`.\n{}",
             serde_yaml::to_string(self)?
         );
         let path = project.join(FILE);

@@ -32,7 +32,7 @@ const OWN: [&str; 4] = ["api", "report", "metrics", "healthz"];
 #[derive(clap::Args)]
 #[command(after_help = "\
 The page shows the pictures that look like yours: choose, drop, paste or photograph one. Programs ask /api/search, as
-/api/openapi.json describes; /metrics is for Prometheus, /healthz for whoever watches. What a new run makes is snapshot
+/api/openapi.json describes; /metrics is for Prometheus, /healthz for whoever watches. What a new run makes is shown
 without a restart. No picture is kept.
 
 Examples:

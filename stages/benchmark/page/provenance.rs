@@ -63,7 +63,7 @@ pub fn section(findings: &Findings, charts: &Charts) -> Result<Markup> {
     Ok(html! {
         p {
             "Each step is known by its key: the digest of its code's version, its parameters, its seed and the content that it read. "
-            "Who has the same keys has the same results. ItemResult by " (program) ", with seed " (findings.document.seed) "."
+            "Who has the same keys has the same results. Made by " (program) ", with seed " (findings.document.seed) "."
         }
         (figure(&charts.pipeline, html! { "From top to bottom; a line leads from what is read to what reads it. Right: the beginning of each key." }))
         @for (step, parameters) in steps.iter().zip(parameters) {
