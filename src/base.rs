@@ -8,4 +8,5 @@ pub mod seed;
 pub mod signal;
 pub mod simd;
 pub mod text;
+pub mod tls;
 pub mod worker;

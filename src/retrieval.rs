@@ -4,6 +4,7 @@
 pub mod arrow_filter;
 pub mod artifacts;
 pub mod collection;
+pub mod copies;
 #[cfg(feature = "cloud")]
 pub mod database;
 pub mod differences;

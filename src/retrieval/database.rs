@@ -2,6 +2,7 @@
 
 mod address;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, anyhow};
@@ -21,6 +22,7 @@ use crate::base::signal;
 use crate::damaged;
 use crate::retrieval::embeddings::Embeddings;
 use crate::retrieval::search::{Neighbour, Query, distance};
+use crate::retrieval::searcher::{SearchOptions, Vectors};
 
 /// For the answer of a search.
 const SEARCH: &str = "60s";
@@ -219,40 +221,6 @@ impl Table {
         }
     }
 
-    /// (ids, dimension), in the order of `ids`.
-    pub fn vectors(&self, ids: &[usize]) -> Result<Vec<Vec<f32>>> {
-        let asked: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-        let sql = format!("SELECT tableoid, id, embedding FROM {} WHERE id = ANY($1)", self.name());
-        let rows = self.query(&sql, &[&asked])?;
-        let found: BTreeMap<i32, Vec<f32>> =
-            rows.iter().map(|row| (row.get(1), row.get::<_, Vector>(2).to_vec())).collect();
-        let row =
-            |id: &i32| found.get(id).cloned().ok_or_else(|| damaged!("{} has no row {id} any more", self.address));
-        asked.iter().map(row).collect()
-    }
-
-    /// The nearest rows, of those in `among` if given, by our own distances; ties by id.
-    pub fn search(&self, query: &Query, among: Option<&[usize]>) -> Result<Vec<Neighbour>> {
-        let (vector, without) = (Vector::from(query.vector.to_vec()), query.without.map_or(-1, |id| id as i32));
-        let limit = (query.most + BEYOND) as i64;
-        let among: Option<Vec<i32>> = among.map(|ids| ids.iter().map(|id| *id as i32).collect());
-        let only = if among.is_some() { "AND id = ANY($4)" } else { "AND $4::int[] IS NULL" };
-        let by = if self.ef.is_some() { "" } else { ", id" };
-        let sql = format!(
-            "SELECT tableoid, id, embedding FROM {} WHERE id <> $2 {only} ORDER BY embedding <-> $1{by} LIMIT $3",
-            self.name()
-        );
-        let near = |row: &Row| Neighbour {
-            id: row.get::<_, i32>(1) as usize,
-            distance: distance(query.vector, row.get::<_, Vector>(2).as_slice()),
-        };
-        let rows = self.query(&sql, &[&vector, &without, &limit, &among])?;
-        let mut found: Vec<Neighbour> = rows.iter().map(near).collect();
-        found.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.id.cmp(&b.id)));
-        found.truncate(query.most);
-        Ok(found)
-    }
-
     fn name(&self) -> String {
         self.address.quoted(&self.address.table)
     }
@@ -280,6 +248,42 @@ impl Table {
         }
         *held = Some(client);
         answer.map_err(|error| anyhow!("{}: {}", self.address, said(&error)))
+    }
+}
+
+impl Vectors for Table {
+    fn of(&self, ids: &[usize]) -> Result<Vec<Cow<'_, [f32]>>> {
+        let asked: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        let sql = format!("SELECT tableoid, id, embedding FROM {} WHERE id = ANY($1)", self.name());
+        let rows = self.query(&sql, &[&asked])?;
+        let found: BTreeMap<i32, Vec<f32>> =
+            rows.iter().map(|row| (row.get(1), row.get::<_, Vector>(2).to_vec())).collect();
+        let row = |id: &i32| {
+            found.get(id).cloned().map(Cow::Owned).ok_or_else(|| damaged!("{} has no row {id} any more", self.address))
+        };
+        asked.iter().map(row).collect()
+    }
+
+    /// By our own distances; ties by id.
+    fn nearest(&self, query: &Query, options: &SearchOptions) -> Result<Vec<Neighbour>> {
+        let (vector, without) = (Vector::from(query.vector.to_vec()), query.without.map_or(-1, |id| id as i32));
+        let limit = (query.most + BEYOND) as i64;
+        let among: Option<Vec<i32>> = options.among.map(|ids| ids.iter().map(|id| *id as i32).collect());
+        let only = if among.is_some() { "AND id = ANY($4)" } else { "AND $4::int[] IS NULL" };
+        let by = if self.ef.is_some() { "" } else { ", id" };
+        let sql = format!(
+            "SELECT tableoid, id, embedding FROM {} WHERE id <> $2 {only} ORDER BY embedding <-> $1{by} LIMIT $3",
+            self.name()
+        );
+        let near = |row: &Row| Neighbour {
+            id: row.get::<_, i32>(1) as usize,
+            distance: distance(query.vector, row.get::<_, Vector>(2).as_slice()),
+        };
+        let rows = self.query(&sql, &[&vector, &without, &limit, &among])?;
+        let mut found: Vec<Neighbour> = rows.iter().map(near).collect();
+        found.sort_by(|a, b| a.distance.total_cmp(&b.distance).then(a.id.cmp(&b.id)));
+        found.truncate(query.most);
+        Ok(found)
     }
 }
 

@@ -1,38 +1,46 @@
 //! Who looks like this picture: a gallery of embeddings that is asked, and answers that people can read.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::base::error::Failure;
 use crate::learning::calibration::{CLOSE, Calibration};
 use crate::learning::dataset::Subset;
-#[cfg(feature = "cloud")]
-use crate::retrieval::database::Table;
+use crate::retrieval::copies::COPY;
 use crate::retrieval::embeddings::Embeddings;
 use crate::retrieval::search::{FlatIndex, Graph, Neighbour, Query, distance};
 
-/// Pictures nearer than this to each other are taken for copies of one: resized, recompressed or slightly cropped.
-pub const COPY: f32 = 0.1;
-
-/// Pictures whose copies are sought at a time: all of these may have many.
-const AT_ONCE: usize = 64;
-
-/// Embeddings ready to be searched.
+/// A gallery that can be searched.
 pub struct Searcher {
-    /// Without their values, which the gallery has.
+    /// Without their values, which the vectors have.
     pub embeddings: Embeddings,
-    vectors: Vectors,
+    vectors: Box<dyn Vectors>,
     calibration: Calibration,
 }
 
-/// Where the vectors are.
-enum Vectors {
-    Here(FlatIndex<'static>),
-    #[cfg(feature = "cloud")]
-    Database(Box<Table>),
+/// Where the vectors of a gallery are, and how they are searched.
+pub trait Vectors: Send + Sync {
+    /// Vectors of `ids`, in the same order.
+    fn of(&self, ids: &[usize]) -> Result<Vec<Cow<'_, [f32]>>>;
+
+    /// The nearest pictures of those that `options` allow.
+    fn nearest(&self, query: &Query, options: &SearchOptions) -> Result<Vec<Neighbour>>;
+}
+
+impl Vectors for FlatIndex<'static> {
+    fn of(&self, ids: &[usize]) -> Result<Vec<Cow<'_, [f32]>>> {
+        Ok(ids.iter().map(|id| Cow::Borrowed(self.row(*id))).collect())
+    }
+
+    fn nearest(&self, query: &Query, options: &SearchOptions) -> Result<Vec<Neighbour>> {
+        match (options.among, options.graph) {
+            (Some(ids), _) => self.search_among(query, ids),
+            (None, Some((graph, ef))) => Ok(graph.search(self, query, ef)?.0),
+            (None, None) => Ok(self.search(std::slice::from_ref(query))?.remove(0)),
+        }
+    }
 }
 
 /// A neighbour with all that is known of it.
@@ -88,35 +96,22 @@ impl Searcher {
         if embeddings.is_empty() {
             return Err(Failure::Usage("there are no pictures to search: the gallery is empty".to_owned()).into());
         }
-        let gallery = FlatIndex::of_rows(embeddings.dimension, std::mem::take(&mut embeddings.values))?;
-        Ok(Self { embeddings, vectors: Vectors::Here(gallery), calibration })
+        let index = FlatIndex::of_rows(embeddings.dimension, std::mem::take(&mut embeddings.values))?;
+        Ok(Self::with_vectors(embeddings, Box::new(index), calibration))
     }
 
-    /// Of a table that the network with the digest `model` made: its vectors stay there, and are searched there.
-    #[cfg(feature = "cloud")]
-    pub fn of_table(table: Table, model: &str, calibration: Calibration) -> Result<Self> {
-        Ok(Self { embeddings: table.rows(model)?, vectors: Vectors::Database(Box::new(table)), calibration })
-    }
-
-    fn here(&self) -> Option<&FlatIndex<'static>> {
-        match &self.vectors {
-            Vectors::Here(gallery) => Some(gallery),
-            #[cfg(feature = "cloud")]
-            Vectors::Database(_) => None,
-        }
+    /// `embeddings`: without values, which are in `vectors`.
+    pub fn with_vectors(embeddings: Embeddings, vectors: Box<dyn Vectors>, calibration: Calibration) -> Self {
+        Self { embeddings, vectors, calibration }
     }
 
     pub fn vector(&self, id: usize) -> Result<Cow<'_, [f32]>> {
         Ok(self.vectors(&[id])?.remove(0))
     }
 
-    /// Those of `ids`, in their order.
+    /// Vectors of `ids`, in the same order.
     pub fn vectors(&self, ids: &[usize]) -> Result<Vec<Cow<'_, [f32]>>> {
-        match &self.vectors {
-            Vectors::Here(gallery) => Ok(ids.iter().map(|id| Cow::Borrowed(gallery.row(*id))).collect()),
-            #[cfg(feature = "cloud")]
-            Vectors::Database(table) => Ok(table.vectors(ids)?.into_iter().map(Cow::Owned).collect()),
-        }
+        self.vectors.of(ids)
     }
 
     pub fn answer(&self, asked: &Asked, options: &SearchOptions) -> Result<Answer> {
@@ -129,7 +124,8 @@ impl Searcher {
         }
         let mut most = k;
         loop {
-            let found = self.nearest(asked, most, options)?;
+            let query = Query { without: asked.id, ..Query::nearest(asked.vector, most) };
+            let found = self.vectors.nearest(&query, options)?;
             let folded =
                 if options.distinct { self.fold(&found)? } else { found.into_iter().map(|it| (it, vec![])).collect() };
             if folded.len() >= k || most >= others {
@@ -147,17 +143,6 @@ impl Searcher {
         match options.among {
             Some(ids) => ids.len() - usize::from(asked.id.is_some_and(|id| ids.binary_search(&id).is_ok())),
             None => self.embeddings.len() - usize::from(asked.id.is_some()),
-        }
-    }
-
-    fn nearest(&self, asked: &Asked, most: usize, options: &SearchOptions) -> Result<Vec<Neighbour>> {
-        let query = Query { without: asked.id, ..Query::nearest(asked.vector, most) };
-        match (&self.vectors, options.among, options.graph) {
-            (Vectors::Here(gallery), Some(ids), _) => gallery.search_among(&query, ids),
-            (Vectors::Here(gallery), None, Some((graph, ef))) => Ok(graph.search(gallery, &query, ef)?.0),
-            (Vectors::Here(gallery), None, None) => Ok(gallery.search(&[query])?.remove(0)),
-            #[cfg(feature = "cloud")]
-            (Vectors::Database(table), among, _) => table.search(&query, among),
         }
     }
 
@@ -182,37 +167,6 @@ impl Searcher {
         let learned = split == Subset::Train.name();
         let curve = if learned { &self.calibration.learned } else { &self.calibration.unseen };
         Hit { rank, id, path, label_name, split, distance, chance: curve.chance(distance), copies }
-    }
-
-    /// Sets of pictures that are at most `reach` from the first of them by id, each picture in one set at most. With
-    /// `between`, the first of each is one of the ids before it, and the others are not.
-    pub fn copies(&self, reach: f32, between: Option<usize>) -> Result<Vec<Vec<Neighbour>>> {
-        let own = self.here().context("copies are sought among vectors that are here")?;
-        let all = own.len();
-        let seconds = between.map(|first| (first..all).flat_map(|id| own.row(id)).copied().collect::<Vec<f32>>());
-        let seconds = seconds.map(|rows| FlatIndex::of_rows(self.embeddings.dimension, rows)).transpose()?;
-        let (gallery, offset) = (seconds.as_ref().unwrap_or(own), between.unwrap_or(0));
-        let (mut sets, mut taken) = (Vec::new(), HashSet::new());
-        let mut next = 0..between.unwrap_or(all);
-        loop {
-            let ids: Vec<usize> = next.by_ref().filter(|id| !taken.contains(id)).take(AT_ONCE).collect();
-            if ids.is_empty() {
-                return Ok(sets);
-            }
-            let queries: Vec<Query> = ids.iter().map(|id| Query::within(own.row(*id), reach)).collect();
-            for (id, near) in ids.into_iter().zip(gallery.search(&queries)?) {
-                if taken.contains(&id) {
-                    continue;
-                }
-                let near = near.into_iter().map(|it| Neighbour { id: it.id + offset, ..it });
-                let others: Vec<Neighbour> = near.filter(|it| it.id > id && !taken.contains(&it.id)).collect();
-                if !others.is_empty() {
-                    taken.insert(id);
-                    taken.extend(others.iter().map(|it| it.id));
-                    sets.push([vec![Neighbour { id, distance: 0.0 }], others].concat());
-                }
-            }
-        }
     }
 }
 
@@ -260,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn only_those_wished_for_are_answers() {
+    fn only_allowed_ids_are_answers() {
         let searcher = searcher(&[0.0, 0.3, 0.5, 5.0, 6.0]);
         let options = SearchOptions { k: Some(2), among: Some(&[0, 2, 4]), ..PLAIN };
         assert_eq!(ids(&searcher.answer(&ask(&[0.0], Some(0)), &options).unwrap()), [2, 4]);
@@ -281,17 +235,5 @@ mod tests {
         let answer =
             searcher.answer(&ask(&[0.9], None), &SearchOptions { k: Some(5), distinct: true, ..PLAIN }).unwrap();
         assert_eq!(ids(&answer), [0, 3, 4]);
-    }
-
-    #[test]
-    fn copies_are_found_within_a_folder_and_between_two() {
-        let searcher = searcher(&[0.0, 1.0, 0.05, 1.04, 7.0, 1.08]);
-        let sets = |reach, between| -> Vec<Vec<usize>> {
-            let sets = searcher.copies(reach, between).unwrap();
-            sets.iter().map(|set| set.iter().map(|it| it.id).collect()).collect()
-        };
-        assert_eq!(sets(0.06, None), [vec![0, 2], vec![1, 3]]);
-        assert_eq!(sets(0.09, None), [vec![0, 2], vec![1, 3, 5]]);
-        assert_eq!(sets(0.06, Some(3)), [vec![1, 3]]);
     }
 }

@@ -9,6 +9,7 @@ use reqwest::blocking::{Client, Response};
 use reqwest::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE};
 use reqwest::{StatusCode, Url};
 use similiai::base::signal;
+use similiai::base::tls;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -59,8 +60,7 @@ pub struct Download {
 
 impl Download {
     pub fn start(address: Url, timeout: u64, retries: u32) -> Result<Self> {
-        // A second start in one process finds it installed.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        tls::set_up();
         let client = Client::builder()
             .connect_timeout(Duration::from_secs(timeout))
             // For each read, not for the whole.

@@ -24,6 +24,7 @@ use super::{Blobs, Contents, Store, StoredResult};
 use crate::base::files;
 use crate::base::progress::Progress;
 use crate::base::signal;
+use crate::base::tls;
 
 /// Files on their way at a time.
 const AT_ONCE: usize = 32;
@@ -85,8 +86,7 @@ impl Remote {
     /// # Errors
     /// If the address is none that is known.
     pub fn open(remote: &str, mode: Mode, project: &Path) -> Result<Option<Self>> {
-        // There may be one already, as good as this.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        tls::set_up();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("cannot start the remote cache")?;
         // Connections belong to the runtime.

@@ -13,8 +13,9 @@ use super::{Session, Variation, picture_page};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::text::{legible_name, legible_path};
 use crate::retrieval::collection::{self, Search};
+use crate::retrieval::copies::{COPY, copies};
+use crate::retrieval::embeddings::Embeddings;
 use crate::retrieval::search::Neighbour;
-use crate::retrieval::searcher::{COPY, Searcher};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -62,13 +63,9 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         all.bad.extend(others.bad);
         all.skipped.append(others.skipped);
     }
-    let paths = all.embeddings.paths.clone();
-    let groups = match paths.is_empty() {
-        true => Vec::new(),
-        false => {
-            Searcher::new(all.embeddings, trained.model.calibration.clone())?.copies(arguments.threshold, between)?
-        }
-    };
+    let paths = std::mem::take(&mut all.embeddings.paths);
+    let Embeddings { dimension, values, .. } = all.embeddings;
+    let groups = copies(dimension, values, arguments.threshold, between)?;
     if arguments.json {
         let group = |group: &Vec<Neighbour>| -> Vec<_> {
             group.iter().map(|it| json!({"path": paths[it.id], "distance": it.distance})).collect()

@@ -193,7 +193,8 @@ impl Arguments {
         let ef = self.approximate.as_ref().map(|_| self.ef.unwrap_or(crate::retrieval::database::EF));
         let table = Table::open(self.table.at(address)?, ef)?;
         let digest = table.about.gallery.clone();
-        Ok((Searcher::of_table(table, &trained.model.digest, trained.model.calibration.clone())?, digest))
+        let (rows, calibration) = (table.rows(&trained.model.digest)?, trained.model.calibration.clone());
+        Ok((Searcher::with_vectors(rows, Box::new(table), calibration), digest))
     }
 
     #[cfg(not(feature = "cloud"))]

@@ -262,7 +262,8 @@ impl Pipeline<'_> {
         if let Some(Published { address, ef, .. }) = &self.published {
             let table = Table::open(address.clone(), *ef)?;
             let digest = table.about.gallery.clone();
-            return Ok((Searcher::of_table(table, &trained.model.digest, calibration)?, digest));
+            let rows = table.rows(&trained.model.digest)?;
+            return Ok((Searcher::with_vectors(rows, Box::new(table), calibration), digest));
         }
         Ok((Searcher::new(trained.embeddings(project)?, calibration)?, digest))
     }

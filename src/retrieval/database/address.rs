@@ -7,6 +7,7 @@ use postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::base::error::Failure;
+use crate::base::tls;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Without an answer of a network that has gone.
@@ -70,7 +71,7 @@ impl Address {
         let failed = |error: &postgres::Error| {
             anyhow!("cannot reach {self}: {} (sslmode=disable in the address goes without TLS)", said(error))
         };
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        tls::set_up();
         let tls = MakeRustlsConnect::with_native_certs().map(|(tls, _)| tls);
         match tls {
             Ok(tls) => self.config.connect(tls),

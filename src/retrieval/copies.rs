@@ -1,0 +1,65 @@
+//! Copies: pictures whose embeddings are so near that they are taken for one picture.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+
+use super::search::{FlatIndex, Neighbour, Query};
+
+/// Pictures nearer than this to each other are taken for copies of one: resized, recompressed or slightly cropped.
+pub const COPY: f32 = 0.1;
+
+/// Pictures whose copies are searched at a time: each of them may have many.
+const AT_ONCE: usize = 64;
+
+/// Sets of copies among `values`, (pictures, `dimension`): at most `reach` from the picture with the lowest id of their
+/// set, which is first. A picture is in one set at most. With `between`, the first picture of each set has an id below
+/// it, and the others have not.
+pub fn copies(dimension: usize, values: Vec<f32>, reach: f32, between: Option<usize>) -> Result<Vec<Vec<Neighbour>>> {
+    if values.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = FlatIndex::of_rows(dimension, values)?;
+    let all = own.len();
+    let seconds = between.map(|first| (first..all).flat_map(|id| own.row(id)).copied().collect::<Vec<f32>>());
+    let seconds = seconds.map(|rows| FlatIndex::of_rows(dimension, rows)).transpose()?;
+    let (gallery, offset) = (seconds.as_ref().unwrap_or(&own), between.unwrap_or(0));
+    let (mut sets, mut taken) = (Vec::new(), HashSet::new());
+    let mut next = 0..between.unwrap_or(all);
+    loop {
+        let ids: Vec<usize> = next.by_ref().filter(|id| !taken.contains(id)).take(AT_ONCE).collect();
+        if ids.is_empty() {
+            return Ok(sets);
+        }
+        let queries: Vec<Query> = ids.iter().map(|id| Query::within(own.row(*id), reach)).collect();
+        for (id, near) in ids.into_iter().zip(gallery.search(&queries)?) {
+            if taken.contains(&id) {
+                continue;
+            }
+            let near = near.into_iter().map(|it| Neighbour { id: it.id + offset, ..it });
+            let others: Vec<Neighbour> = near.filter(|it| it.id > id && !taken.contains(&it.id)).collect();
+            if !others.is_empty() {
+                taken.insert(id);
+                taken.extend(others.iter().map(|it| it.id));
+                sets.push([vec![Neighbour { id, distance: 0.0 }], others].concat());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_found_within_a_folder_and_between_two() {
+        let sets = |reach, between| -> Vec<Vec<usize>> {
+            let sets = copies(1, vec![0.0, 1.0, 0.05, 1.04, 7.0, 1.08], reach, between).unwrap();
+            sets.iter().map(|set| set.iter().map(|it| it.id).collect()).collect()
+        };
+        assert_eq!(sets(0.06, None), [vec![0, 2], vec![1, 3]]);
+        assert_eq!(sets(0.09, None), [vec![0, 2], vec![1, 3, 5]]);
+        assert_eq!(sets(0.06, Some(3)), [vec![1, 3]]);
+        assert!(copies(1, Vec::new(), 1.0, None).unwrap().is_empty());
+    }
+}
