@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use walkdir::WalkDir;
 
 use crate::base::signal;
 
@@ -200,23 +201,17 @@ pub fn digest(path: &Path) -> Result<String> {
 }
 
 /// Every regular file below `folder`, as sorted relative paths with `/` between their parts.
+///
+/// # Errors
+/// If there is anything else than files and folders.
 pub fn list(folder: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(relative) = folders.pop() {
-        let absolute = folder.join(&relative);
-        let entries = fs::read_dir(&absolute).with_context(|| format!("cannot list {}", absolute.display()))?;
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot list {}", absolute.display()))?;
-            let path = relative.join(entry.file_name());
-            let kind = entry.file_type().with_context(|| format!("cannot look at {}", entry.path().display()))?;
-            if kind.is_dir() {
-                folders.push(path);
-            } else if kind.is_file() {
-                found.push(portable(&path)?);
-            } else {
-                bail!("{} is neither a file nor a folder", entry.path().display());
-            }
+    for entry in WalkDir::new(folder).min_depth(1) {
+        let entry = entry.with_context(|| format!("cannot list {}", folder.display()))?;
+        if entry.file_type().is_file() {
+            found.push(portable(entry.path().strip_prefix(folder)?)?);
+        } else if !entry.file_type().is_dir() {
+            bail!("{} is neither a file nor a folder", entry.path().display());
         }
     }
     found.sort();

@@ -5,7 +5,6 @@ mod shards;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use image::RgbImage;
@@ -28,8 +27,6 @@ use crate::retrieval::embeddings::{self, Embeddings};
 
 /// Pictures decoded before they are embedded.
 const BATCH: usize = 64;
-/// What is embedded is kept so often, should the program be ended.
-const KEPT_EVERY: Duration = Duration::from_secs(10);
 /// Raise it whenever a picture is decoded, prepared or embedded otherwise than before.
 const VERSION: u32 = 3;
 
@@ -162,8 +159,8 @@ pub struct Collection {
     pub made: usize,
 }
 
-/// Embeds pictures. What `memory` has, by content, is taken from there.
-pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Progress) -> Result<Collection> {
+/// Embeds pictures. What `cache` has, by content, is taken from there.
+pub fn embed(search: Search, model: &Model, cache: &mut EmbeddingCache, progress: &Progress) -> Result<Collection> {
     let Search { found, mut bad, skipped } = search;
     let bar = progress.bar("pictures", found.len() as u64);
     let known = found.par_iter().map(|picture| {
@@ -172,19 +169,18 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
         let path = Path::new(&picture.path);
         let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let may_be = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MOST_BYTES);
-        let digest = may_be.then(|| memory.digests.digest(&file).ok()).flatten();
-        Ok(digest.and_then(|digest| blake3::Hash::from_hex(digest).ok()).filter(|digest| memory.get(digest).is_some()))
+        let digest = may_be.then(|| cache.digests.digest(&file).ok()).flatten();
+        Ok(digest.and_then(|digest| blake3::Hash::from_hex(digest).ok()).filter(|digest| cache.get(digest).is_some()))
     });
     let mut digests: Vec<Option<blake3::Hash>> = known.collect::<Result<_>>()?;
     let missing: Vec<usize> = (0..found.len()).filter(|place| digests[*place].is_none()).collect();
     bar.resume((found.len() - missing.len()) as u64);
     let mut made = 0;
     let mut work = || -> Result<()> {
-        let mut kept = Instant::now();
         for places in missing.chunks(BATCH) {
             signal::check()?;
             let read = places.par_iter().map(|place| {
-                let read = signal::check().and_then(|()| memory.read(model, &found[*place].path));
+                let read = signal::check().and_then(|()| cache.read(model, &found[*place].path));
                 (*place, read)
             });
             let (mut fresh, mut images) = (Vec::new(), Vec::new());
@@ -207,21 +203,20 @@ pub fn embed(search: Search, model: &Model, memory: &mut Memory, progress: &Prog
             made += fresh.len();
             let rows = model.embed(images)?;
             for (digest, row) in fresh.iter().zip(rows.chunks_exact(model.configuration.dimension)) {
-                memory.insert(digest, row);
+                cache.insert(digest, row);
             }
             bar.inc(places.len() as u64);
-            if kept.elapsed() > KEPT_EVERY {
-                memory.save();
-                kept = Instant::now();
+            if cache.table.is_due() {
+                cache.save();
             }
         }
         Ok(())
     };
     let done = work();
-    memory.save();
+    cache.save();
     done?;
     signal::check()?;
-    let rows: Vec<Option<Vec<f32>>> = digests.iter().map(|digest| memory.get(digest.as_ref()?)).collect();
+    let rows: Vec<Option<Vec<f32>>> = digests.iter().map(|digest| cache.get(digest.as_ref()?)).collect();
     let good: Vec<&Found> = found.iter().zip(&rows).filter(|(_, row)| row.is_some()).map(|(found, _)| found).collect();
     let label_names: Vec<String> = good.iter().map(|picture| picture.class.clone()).collect();
     let embeddings = Embeddings {
@@ -244,13 +239,13 @@ fn labels(names: &[String]) -> Vec<i32> {
 }
 
 /// The embeddings that one model made of pictures, by the pictures' content.
-pub struct Memory {
+pub struct EmbeddingCache {
     folder: PathBuf,
     digests: DigestCache,
     table: ItemTable,
 }
 
-impl Memory {
+impl EmbeddingCache {
     /// Beside what `store` has of the pipeline.
     pub fn open(store: &Store, model: &Model) -> Result<Self> {
         let folder = store.namespace(PEOPLE);

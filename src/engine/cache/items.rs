@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -55,12 +56,17 @@ impl ItemResult {
     }
 }
 
-/// What was made of items by one recipe of making it, by the digest of each item.
+/// A table that changes is written so often.
+const WRITTEN_EVERY: Duration = Duration::from_secs(10);
+
+/// The results of items by one recipe, by the digest of each item.
 #[derive(Default)]
 pub struct ItemTable {
     path: PathBuf,
     made: HashMap<Digest, ItemResult>,
     changed: bool,
+    /// When it was last read or written.
+    synced: Option<Instant>,
 }
 
 impl ItemTable {
@@ -68,7 +74,7 @@ impl ItemTable {
     pub fn read(root: &Path, recipe: &str) -> Result<Self> {
         let path = Self::path(root, recipe);
         let made = Self::find(root, recipe)?.or_warn(&path).unwrap_or_default();
-        Ok(Self { path, made, changed: false })
+        Ok(Self { path, made, changed: false, synced: Some(Instant::now()) })
     }
 
     fn path(root: &Path, recipe: &str) -> PathBuf {
@@ -93,7 +99,13 @@ impl ItemTable {
         self.changed = true;
     }
 
+    /// Whether it is time to write it, for the case that the process is killed.
+    pub fn is_due(&self) -> bool {
+        self.synced.is_some_and(|synced| synced.elapsed() > WRITTEN_EVERY)
+    }
+
     pub fn write(&mut self) -> Result<()> {
+        self.synced = Some(Instant::now());
         if !std::mem::take(&mut self.changed) {
             return Ok(());
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use parking_lot::Mutex;
@@ -17,9 +16,6 @@ use crate::base::progress::{Bar, Progress};
 use crate::base::seed;
 use crate::base::signal;
 use crate::engine::cache::{ItemResult, ItemTable, KeyDocument, read_kept, write_kept};
-
-/// The results of single items are written so often, for the case that the run is killed.
-const WRITTEN_EVERY: Duration = Duration::from_secs(10);
 
 /// What a stage has while it runs.
 pub struct Context {
@@ -88,7 +84,6 @@ impl Context {
         let missing: Vec<usize> = (0..items.len()).filter(|at| made[*at].is_none()).collect();
         let bar = self.bar(label, items.len() as u64);
         bar.resume((items.len() - missing.len()) as u64);
-        let mut written = Instant::now();
         for batch in missing.chunks(batch) {
             self.check_signal()?;
             let results = make(&batch.iter().map(|at| &items[*at]).collect::<Vec<&T>>())?;
@@ -101,9 +96,8 @@ impl Context {
             }
             bar.inc(batch.len() as u64);
             self.count_items(batch.len());
-            if self.reuse && written.elapsed() > WRITTEN_EVERY {
+            if self.reuse && table.is_due() {
                 table.write()?;
-                written = Instant::now();
             }
         }
         if self.reuse {

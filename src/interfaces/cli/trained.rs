@@ -16,7 +16,7 @@ use crate::engine::pipeline::{Artifact, Project};
 use crate::learning::images::{Wanted, decode_for, read_picture};
 use crate::learning::model::{self, Model};
 use crate::retrieval::artifacts;
-use crate::retrieval::collection::{self, Collection, Memory, Search};
+use crate::retrieval::collection::{self, Collection, EmbeddingCache, Search};
 use crate::retrieval::embeddings::{self, Embeddings};
 use crate::retrieval::search::{Graph, INDEX};
 
@@ -81,8 +81,8 @@ impl Trained {
 
 /// Embeds people's own pictures; `store` remembers them.
 pub fn embed(session: &Session, store: &Store, model: &Model, search: Search) -> Result<Collection> {
-    let mut memory = Memory::open(store, model)?;
-    let collection = collection::embed(search, model, &mut memory, &session.screen.progress("embed"))?;
+    let mut cache = EmbeddingCache::open(store, model)?;
+    let collection = collection::embed(search, model, &mut cache, &session.screen.progress("embed"))?;
     collection.skipped.tell();
     tracing::info!("{} pictures, {} of them embedded now", collection.embeddings.len(), collection.made);
     Ok(collection)
