@@ -1,39 +1,41 @@
 //! SimiliAI learns from scratch to find visually similar images, and can prove how it got there.
 //!
-//! The library holds the engine and all that two stages share; it names no stage. The stages belong to the binary
-//! (`stages/`), which joins them to [`interfaces::cli::main`].
+//! The stages belong to the binary (`stages/`), which joins them to [`interfaces::cli::main`]. The library has what several
+//! stages share, and names no stage.
 //!
-//! | module | what it is |
-//! | --- | --- |
-//! | [`interfaces::cli`] | the command line: one file a command |
-//! | [`engine::manifest`] | `pipeline.yaml`, checked whole, errors with line and caret |
-//! | [`engine::stage`] | the contract of a stage: `Stage`, `Context` |
-//! | [`engine::pipeline`] | order, ask the cache, run; what is stale and why |
-//! | [`engine::cache`] | key → stored result → checked out files; what changed, what is damaged, what may go |
-//! | [`engine::lock`] | `pipeline.lock`: what results depend on, and the digests they must have |
-//! | [`engine::difference`] | where two results that should be equal differ |
-//! | [`base::signal`] | SIGINT and SIGTERM end work between two items |
-//! | [`base::failpoint`] | the points at which a test kills the process |
-//! | [`base::error`] | failures with an exit status of their own |
-//! | [`base::progress`] | bars on a terminal, plain lines elsewhere |
-//! | [`base::worker`] | work on files from anybody, in processes that can be ended |
-//! | [`base::text`] | foreign text, safe to show |
-//! | [`base::files`] | whole files or none, digests, errors with the path |
-//! | [`learning::images`] | CIFAR's archives, people's pictures, and how both are prepared |
-//! | [`learning::dataset`] | the CSV lists of images and of the split |
-//! | [`learning::nn`] | differentiable ops on dfdx tensors and their kernels |
-//! | [`learning::model`] | the networks; saved together with their configuration |
-//! | [`retrieval::embeddings`] | the Parquet file: schema, writing, reading |
-//! | [`retrieval::search`] | nearest neighbours: exact, and by an approximate index |
-//! | [`learning::calibration`] | what a distance means: the chance that a neighbour is of the query's class |
-//! | [`retrieval::database`] | vectors in PostgreSQL: published, and searched there |
-//! | [`retrieval::searcher`] | a gallery that is asked, and its answers |
-//! | [`retrieval::collection`] | people's own pictures: found, embedded, remembered |
-//! | [`retrieval::arrow_filter`] | Arrow in, Arrow out: pictures of a data engine embedded batch for batch |
-//! | [`retrieval::metrics`] | retrieval metrics with definition, chance level and interval; how two runs differ |
-//! | [`interfaces::serve`] | a server: its page, its API, and what keeps both safe |
-//! | [`report::html`] | HTML in one file |
-//! | [`report::charts`] | charts as SVG for pages, and as PNG with a font that comes along |
+//! A module uses modules of its own layer and of the layers below, never of a layer above; `layers` holds that.
+//!
+//! | layer | module | what it is |
+//! | --- | --- | --- |
+//! | [`interfaces`] | [`interfaces::cli`] | the command line: a file for each command |
+//! | | [`interfaces::serve`] | the server: its page, its API, and what protects both |
+//! | [`report`] | [`report::charts`] | charts as SVG for pages, and as PNG with a font that comes with the program |
+//! | | [`report::html`] | pages in one file |
+//! | | [`report::results`] | `results.json` |
+//! | | [`report::training_log`] | the log of a training, and its curves |
+//! | [`retrieval`] | [`retrieval::embeddings`] | the Parquet file: schema, writing, reading |
+//! | | [`retrieval::search`] | nearest neighbours: exact, and by a graph |
+//! | | [`retrieval::searcher`] | a gallery that answers queries |
+//! | | [`retrieval::collection`] | people's own pictures: found, embedded, remembered |
+//! | | [`retrieval::copies`] | pictures that are copies of each other |
+//! | | [`retrieval::metrics`] | metrics of retrieval, with definition, baseline and interval; how two runs differ |
+//! | | [`retrieval::database`] | vectors in PostgreSQL |
+//! | | [`retrieval::arrow_filter`] | Arrow in, Arrow out: pictures of a data engine, embedded batch by batch |
+//! | | [`retrieval::artifacts`], [`retrieval::differences`] | the kinds of results; how two files differ |
+//! | [`learning`] | [`learning::images`] | CIFAR's archives, people's pictures, and how both are prepared |
+//! | | [`learning::dataset`] | the CSV lists of images and of the split |
+//! | | [`learning::nn`] | differentiable ops on dfdx tensors, and their kernels |
+//! | | [`learning::model`] | the networks, saved with their configuration |
+//! | | [`learning::calibration`] | from a distance to a match probability |
+//! | [`engine`] | [`engine::manifest`] | `pipeline.yaml`: read and checked, errors with line and caret |
+//! | | [`engine::stage`] | the contract of a stage: `Stage`, `Context` |
+//! | | [`engine::pipeline`] | what runs, in which order, and why |
+//! | | [`engine::cache`] | a result for each key; checking it out; finding damage; removing old results |
+//! | | [`engine::lock`] | `pipeline.lock` |
+//! | | [`engine::diff`] | where two results differ |
+//! | [`base`] | [`base::error`], [`base::files`], [`base::text`] | errors, files that are written whole, text that is safe to show |
+//! | | [`base::signal`], [`base::failpoint`], [`base::worker`] | SIGINT and SIGTERM; points at which tests kill the process; processes with limits |
+//! | | [`base::progress`], [`base::seed`], [`base::simd`], [`base::tls`] | progress bars, random streams, vector units, TLS |
 
 pub mod base;
 pub mod engine;

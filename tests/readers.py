@@ -1,4 +1,4 @@
-"""Reads the embeddings with the very lines that the README shows for other tools, and compares their five nearest with
+"""Reads the embeddings with the very lines that the book shows for other tools, and compares their five nearest with
 those of `similiai query`, for 50 pictures.
 
 Usage: python3 tests/readers.py SIMILIAI [TOOL...], in a folder with the embeddings; the tools beside NumPy default to
@@ -17,9 +17,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+BOOK = ROOT / "docs/src/reading-results.md"
 PACKAGES = {"DuckDB": "duckdb", "pandas": "pandas", "polars": "polars", "pyarrow": "pyarrow", "Spark": "pyspark",
             "LanceDB": "lancedb", "Hugging Face datasets": "datasets"}
-# The picture that the README asks about.
+# The picture that the book asks about.
 SHOWN = re.compile(r"\b7\b")
 
 if len(sys.argv) < 2:
@@ -34,14 +35,14 @@ if Path(sys.prefix) != folder:
     os.execv(python, [str(python), *sys.argv])
 
 blocks = {}
-for language, block in re.findall(r"^```(sql|python)\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S):
+for language, block in re.findall(r"^```(sql|python)\n(.*?)^```", BOOK.read_text(), re.M | re.S):
     if "embeddings.parquet" in block:
         blocks[block.splitlines()[0].lstrip("-# ")] = (language, block)
 wanted = [name for name, package in PACKAGES.items() if package in tools]
 if len(wanted) != len(tools):
     sys.exit(f"unknown tools in {tools}; there are {sorted(PACKAGES.values())}")
 if missing := [name for name in wanted if name not in blocks]:
-    sys.exit(f"the README shows nothing for {', '.join(missing)}")
+    sys.exit(f"{BOOK} shows nothing for {', '.join(missing)}")
 
 count = int(subprocess.run([folder / "bin" / "python", "-c", "import pyarrow.parquet as p; "
             "print(p.read_metadata('artifacts/embed/embeddings.parquet').num_rows)"],

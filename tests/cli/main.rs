@@ -4,6 +4,7 @@
 
 mod archives;
 mod bomb;
+mod book;
 mod cache;
 mod download;
 mod fixture;

@@ -277,17 +277,6 @@ fn what_cannot_be_compared_is_said() {
     assert!(why.contains("other/queries.csv"), "{why}");
 }
 
-#[test]
-fn the_lines_on_the_page_are_those_of_the_readme() {
-    // Which `tests/readers.py` runs.
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    for (language, name) in [("sql", "duckdb.sql"), ("python", "polars.py")] {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/stages/benchmark/page");
-        let lines = std::fs::read_to_string(Path::new(path).join(name)).unwrap();
-        assert!(readme.contains(&format!("```{language}\n{lines}```")), "{name}");
-    }
-}
-
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     std::fs::copy(from.join(QUERIES), to.join(QUERIES)).unwrap();

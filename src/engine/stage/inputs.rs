@@ -51,7 +51,7 @@ pub struct Inputs {
     pub needs: Vec<Need>,
     pub results: Vec<Input>,
     /// All that they come from and they themselves, each after what it needs. Not in the key unless
-    /// [`Stage::reads`] puts it there.
+    /// [`Stage::reads`](super::Stage::reads) puts it there.
     pub lineage: Vec<Ancestor>,
     /// In a plan: not all of them lie in their places, so nothing can be worked out from their files.
     pub(crate) not_checked_out: bool,

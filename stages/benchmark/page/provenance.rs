@@ -8,7 +8,7 @@ use super::elements::{figure, preformatted, scrolling};
 use crate::stages::benchmark::charts::Charts;
 use crate::stages::benchmark::findings::Findings;
 
-/// The README shows the same lines, and a test runs them there.
+/// The book shows the same lines, and a test runs them there.
 const DUCKDB: &str = include_str!("duckdb.sql");
 const POLARS: &str = include_str!("polars.py");
 
