@@ -212,3 +212,28 @@ impl Drop for Bar {
         self.bar.finish_and_clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_counts_from_where_work_resumes() {
+        let bar = Screen::new(true).progress("train").bar("epochs", 10);
+        bar.resume(4);
+        bar.inc(2);
+        assert_eq!((bar.bar.position(), bar.bar.length()), (6, Some(10)));
+        let unknown = Screen::new(true).progress("fetch").bytes("archive", 0);
+        unknown.inc(3);
+        assert_eq!((unknown.bar.position(), unknown.bar.length()), (3, None));
+    }
+
+    #[test]
+    fn a_heartbeat_names_what_runs() {
+        let heartbeat = Screen::new(true).heartbeat();
+        ["prepare", "train"].into_iter().for_each(|name| heartbeat.started(name));
+        heartbeat.ended("prepare");
+        let running: Vec<String> = heartbeat.running.lock().iter().map(|(name, _)| name.clone()).collect();
+        assert_eq!(running, ["train"]);
+    }
+}

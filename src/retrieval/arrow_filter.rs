@@ -203,3 +203,45 @@ fn embed(
     };
     Ok(RecordBatch::try_new(schema.clone(), vec![column(ID)?.clone(), embeddings, Arc::new(errors)])?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{BinaryArray, Int64Array};
+
+    fn schema_of(columns: &[(&str, DataType)]) -> Schema {
+        Schema::new(columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn only_an_id_and_a_binary_image_are_accepted() {
+        let id = ("id", DataType::Int64);
+        for kind in [DataType::Binary, DataType::LargeBinary, DataType::BinaryView] {
+            let schema = schema_of(&[id.clone(), ("image", kind), ("other", DataType::Utf8)]);
+            assert_eq!(id_column(&schema).unwrap().data_type(), &DataType::Int64);
+        }
+        for columns in [
+            &[][..],
+            std::slice::from_ref(&id),
+            &[("image", DataType::Binary)],
+            &[id.clone(), ("image", DataType::Utf8)],
+            &[id.clone(), id.clone(), ("image", DataType::Binary)],
+            &[id.clone(), ("image", DataType::Binary), ("image", DataType::Binary)],
+        ] {
+            let error = id_column(&schema_of(columns)).unwrap_err().to_string();
+            assert!(error.contains("a column `id` of any type"), "{error}");
+        }
+    }
+
+    #[test]
+    fn pictures_come_from_each_binary_type() {
+        let values = [Some(&b"one"[..]), None];
+        let small: ArrayRef = Arc::new(BinaryArray::from_iter(values));
+        for kind in [DataType::Binary, DataType::LargeBinary, DataType::BinaryView] {
+            let column = arrow::compute::cast(&small, &kind).unwrap();
+            assert_eq!(pictures(&column).unwrap(), values, "{kind}");
+        }
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+        assert!(pictures(&numbers).is_err());
+    }
+}

@@ -1,6 +1,6 @@
 //! What is run again, and why; and one run at a time.
 
-use crate::fixture::{Project, overwrite};
+use crate::fixture::{Project, overwrite, wait_until};
 
 #[test]
 fn a_deleted_file_is_laid_again_and_a_touched_one_changes_nothing() {
@@ -150,9 +150,8 @@ fn a_killed_run_leaves_nothing_half_done() {
         .args(["-C", project.path("").to_str().unwrap(), "-q", "run", "train", "--set", "train.epochs=9999"])
         .spawn()
         .unwrap();
-    while std::fs::read_dir(project.path("artifacts/.cache/tmp")).map_or(0, Iterator::count) == 0 {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    let working = || std::fs::read_dir(project.path("artifacts/.cache/tmp")).map_or(0, Iterator::count) > 0;
+    wait_until("the training", working);
     run.kill().unwrap();
     run.wait().unwrap();
     assert!(!project.path("artifacts/train").exists());

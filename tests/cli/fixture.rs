@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use flate2::write::GzEncoder;
@@ -92,6 +94,21 @@ impl Project {
         Self::with(&archive(&sound()))
     }
 
+    /// A project in which everything has run: a copy of one that all tests of a process share.
+    pub fn trained() -> Self {
+        static TEMPLATE: LazyLock<Project> = LazyLock::new(|| {
+            let template = Project::new();
+            template.succeed("run all");
+            template
+        });
+        let project = Self { folder: tempfile::tempdir().unwrap() };
+        // With links and times, so that the cache knows its files again.
+        let mut copy = std::process::Command::new("cp");
+        copy.args(["-a", "--reflink=auto"]).arg(TEMPLATE.path(".")).arg(project.path(""));
+        assert!(copy.status().unwrap().success());
+        project
+    }
+
     pub fn with(archive: &[u8]) -> Self {
         let project = Self { folder: tempfile::tempdir().unwrap() };
         std::fs::write(project.path("sample.tar.gz"), archive).unwrap();
@@ -109,7 +126,7 @@ impl Project {
         std::fs::write(self.path("pipeline.yaml"), text.replace(from, to)).unwrap();
     }
 
-    /// Runs `similiai` with `arguments`, parted at spaces.
+    /// Runs `similiai` with `arguments`, split into words as a shell does.
     pub fn similiai(&self, arguments: &str) -> Outcome {
         self.similiai_on(None, arguments)
     }
@@ -125,14 +142,14 @@ impl Project {
     pub fn similiai_on(&self, unit: Option<&str>, arguments: &str) -> Outcome {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
         command.envs(unit.map(|unit| ("SIMILIAI_SIMD", unit)));
-        let output = command.current_dir(self.folder.path()).args(arguments.split(' ')).output().unwrap();
+        let output = command.current_dir(self.folder.path()).args(words(arguments)).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         Outcome { status: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
     /// Starts `similiai`, which goes on by itself.
     pub fn start(&self, arguments: &str) -> std::process::Child {
-        self.command().args(arguments.split(' ')).spawn().unwrap()
+        self.command().args(words(arguments)).spawn().unwrap()
     }
 
     /// The same, where nothing but success will do; gives stdout.
@@ -170,6 +187,20 @@ impl Project {
             .iter()
             .map(|stage| word(&stage["name"]) + " " + &word(&stage["state"]))
             .collect()
+    }
+}
+
+/// The words of a line, as a shell splits it.
+fn words(line: &str) -> Vec<String> {
+    shlex::split(line).unwrap_or_else(|| panic!("quotes do not match: {line}"))
+}
+
+/// Waits until `holds`, a minute at most.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what} has not happened");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::fixture::{Project, contents, overwrite};
+use crate::fixture::{Project, contents, overwrite, wait_until};
 
 fn store(content: &[u8], project: &Project) -> String {
     let digest = blake3::hash(content).to_hex().to_string();
@@ -209,8 +209,7 @@ fn every_file_of_the_cache_is_checked_and_repaired() {
 
 #[test]
 fn a_link_within_the_cache_leads_to_nothing_of_peoples() {
-    let project = Project::new();
-    project.succeed("run train");
+    let project = Project::trained();
     let home = project.path("home");
     fs::create_dir_all(home.join("items")).unwrap();
     for name in ["diary.txt", "data.json", "seen", "items/letters.txt"] {
@@ -324,8 +323,7 @@ fn verify_writes_nothing() {
 
 #[test]
 fn files_without_end_are_not_read_into_memory() {
-    let project = Project::new();
-    project.succeed("run embed");
+    let project = Project::trained();
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png"), project.path("a.png")).unwrap();
     for name in ["huge.parquet", "huge.safetensors"] {
         fs::File::create(project.path(name)).unwrap().set_len(1 << 40).unwrap();
@@ -344,8 +342,7 @@ fn files_without_end_are_not_read_into_memory() {
 
 #[test]
 fn models_that_training_does_not_make_are_refused() {
-    let project = Project::new();
-    project.succeed("run train");
+    let project = Project::trained();
     let bytes = fs::read(project.path("artifacts/train/model.safetensors")).unwrap();
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
@@ -393,10 +390,10 @@ fn a_working_folder_that_is_emptied_is_no_result() {
     project.succeed("run split");
     let mut child = project.start("run train --set train.epochs=9999");
     let working = || similiai::base::files::list(&project.path("artifacts/.cache/scratch/train")).unwrap_or_default();
-    while working().is_empty() {
+    wait_until("the first checkpoint", || {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+        !working().is_empty()
+    });
     // Another run finds it busy, also when the lock file is gone; its folder stays.
     fs::remove_file(project.path("artifacts/.cache/lock")).unwrap();
     let folders = || fs::read_dir(project.path("artifacts/.cache/tmp")).unwrap().count();

@@ -15,12 +15,6 @@ use crate::pictures::{encoded, picture, write_classes};
 
 const STEERS: &str = "\x1b]0;owned\x07\x1b[2K";
 
-fn trained() -> Project {
-    let project = Project::new();
-    project.succeed("run embed");
-    project
-}
-
 fn photo(project: &Project, path: &str, variant: u32) {
     let path = project.path(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -36,7 +30,7 @@ fn similiai(project: &Project, arguments: &[&str]) -> Outcome {
 
 #[test]
 fn a_picture_that_needs_gigabytes_costs_itself() {
-    let project = trained();
+    let project = Project::trained();
     photo(&project, "photos/good.png", 1);
     fs::write(project.path("photos/bomb.webp"), bomb::webp(16_000)).unwrap();
     let outcome = project.similiai("query photos/bomb.webp photos/good.png -k 1 --json");
@@ -76,7 +70,7 @@ fn a_worker_has_no_files_and_no_network() {
 
 #[test]
 fn whatever_is_passed_over_is_said() {
-    let project = trained();
+    let project = Project::trained();
     for number in 0..3 {
         let path = project.path(&format!("phone/IMG_{number}.HEIC"));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -114,7 +108,7 @@ fn whatever_is_passed_over_is_said() {
 
 #[test]
 fn a_link_to_nowhere_may_have_been_a_folder() {
-    let project = trained();
+    let project = Project::trained();
     write_classes(&project.path("parted/train"), &["cups", "shoes"], 10);
     symlink("/nowhere/val", project.path("parted/val")).unwrap();
     for command in ["run fetch --set fetch.source=parted", "embed parted -o out.parquet --json"] {
@@ -167,7 +161,7 @@ fn what_fetch_passes_over_is_listed() {
 
 #[test]
 fn one_bad_item_does_not_lose_the_rest() {
-    let project = trained();
+    let project = Project::trained();
     ["a.png", "b.png"].into_iter().for_each(|name| photo(&project, name, 3));
     fs::create_dir(project.path("folder")).unwrap();
     symlink("/nowhere.png", project.path("lost")).unwrap();
@@ -204,7 +198,7 @@ fn one_bad_item_does_not_lose_the_rest() {
 
 #[test]
 fn names_do_not_steer_the_terminal() {
-    let project = trained();
+    let project = Project::trained();
     let name = format!("q{STEERS}\u{9b}1m.png");
     photo(&project, &name, 1);
     photo(&project, &format!("in/{STEERS}/1.png"), 2);
@@ -236,7 +230,7 @@ fn names_do_not_steer_the_terminal() {
 
 #[test]
 fn a_log_that_cannot_be_written_is_lost_and_the_work_is_not() {
-    let project = trained();
+    let project = Project::trained();
     photo(&project, "a.png", 1);
     let full = || Stdio::from(fs::File::options().write(true).open("/dev/full").unwrap());
     let mut command = project.command();
@@ -248,7 +242,7 @@ fn a_log_that_cannot_be_written_is_lost_and_the_work_is_not() {
 
 #[test]
 fn a_signal_ends_what_waits_for_its_input() {
-    let project = trained();
+    let project = Project::trained();
     let mut command = project.command();
     let mut child = command.args(["query", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
@@ -395,7 +389,7 @@ fn archives_as_other_programs_write_them() {
 
 #[test]
 fn white_drawings_on_nothing_are_not_all_one() {
-    let project = trained();
+    let project = Project::trained();
     fs::create_dir(project.path("logos")).unwrap();
     for number in 0..2u32 {
         let inside = move |x: u32, y: u32| if number == 0 { (30..90).contains(&x) } else { (x + y) % 60 < 20 };
@@ -413,7 +407,7 @@ fn white_drawings_on_nothing_are_not_all_one() {
 
 #[test]
 fn a_page_of_copies_shows_only_so_many() {
-    let project = trained();
+    let project = Project::trained();
     fs::create_dir(project.path("copies")).unwrap();
     let bytes = encoded(&picture(1, 1), ImageFormat::Jpeg);
     (0..350).for_each(|i| fs::write(project.path(&format!("copies/{i:03}.jpg")), &bytes).unwrap());
@@ -426,7 +420,7 @@ fn a_page_of_copies_shows_only_so_many() {
 
 #[test]
 fn an_output_replaces_nothing_else() {
-    let project = trained();
+    let project = Project::trained();
     ["1.png", "2.png", "3.png"].into_iter().for_each(|name| photo(&project, name, 1));
     let before = fs::read(project.path("1.png")).unwrap();
     let outcome = project.similiai("embed -o 1.png 2.png 3.png");

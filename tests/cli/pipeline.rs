@@ -46,8 +46,7 @@ fn runs_everything_once() {
 
 #[test]
 fn neighbours_in_the_report_are_those_of_the_parquet_file() {
-    let project = Project::new();
-    project.succeed("run all");
+    let project = Project::trained();
     let embeddings =
         similiai::retrieval::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
     assert!(embeddings.paths.is_sorted());

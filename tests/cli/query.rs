@@ -28,7 +28,7 @@ fn refused(project: &Project, arguments: &str, status: i32, said: &[&str]) {
 }
 
 fn trained() -> Project {
-    let project = Project::new();
+    let project = Project::trained();
     project.edit_manifest(
         "  benchmark:",
         "  index: {uses: index, needs: [embed], m: 2, ef_construction: 2}\n  benchmark:",

@@ -36,8 +36,7 @@ fn with_two_trainings() -> Project {
 
 #[test]
 fn every_figure_is_on_the_page_and_in_a_file_of_twice_its_size() {
-    let project = Project::new();
-    project.succeed("run all");
+    let project = Project::trained();
     let page = page(&project);
     assert!(page.len() < 3_000_000);
     assert!(!page.contains("http://") || page.matches("http://").count() == page.matches("http://www.w3.org/").count());
@@ -68,8 +67,7 @@ fn every_figure_is_on_the_page_and_in_a_file_of_twice_its_size() {
 
 #[test]
 fn what_learned_nothing_stands_beside_what_learned() {
-    let project = Project::new();
-    project.succeed("run all");
+    let project = Project::trained();
     let results = results(&project);
     for protocol in ["test-vs-train", "test-vs-test"] {
         for baseline in ["random weights", "raw pixels"] {
@@ -103,8 +101,7 @@ fn the_manifest_on_the_page_gives_the_same_page() {
 
 #[test]
 fn the_page_is_made_again_when_what_it_tells_has_changed() {
-    let project = Project::new();
-    project.succeed("run all");
+    let project = Project::trained();
     let before = page(&project);
     // The same pictures, from pictures of a class counted otherwise: only the page tells.
     let states = project.states("run all --set prepare.images_per_class=null");
@@ -242,8 +239,7 @@ fn figures_are_shown_compared_and_remembered() {
 
 #[test]
 fn what_cannot_be_compared_is_said() {
-    let project = Project::new();
-    project.succeed("run all");
+    let project = Project::trained();
     let diff = |a: &str, b: &str| {
         let outcome = project.similiai(&format!("metrics diff {a} {b}"));
         (outcome.status, outcome.stderr)

@@ -29,8 +29,7 @@ fn a_clone_reproduces_what_is_locked_and_says_so() {
 
 #[test]
 fn only_what_the_lock_vouches_for_is_used_and_a_difference_is_named() {
-    let project = Project::new();
-    project.succeed("run embed");
+    let project = Project::trained();
     project.edit_manifest("  benchmark: {uses: benchmark, needs: [prepare, train, embed], out: reports}\n", "");
     project.succeed("lock");
     let other = project.similiai("run all --locked --set prepare.size=32");
@@ -75,8 +74,7 @@ fn results_made_again_are_the_same() {
 
 #[test]
 fn a_file_says_where_it_comes_from() {
-    let project = Project::new();
-    project.succeed("run all");
+    let project = Project::trained();
     let key = |name: &str| {
         let explained: serde_json::Value =
             serde_json::from_str(&project.succeed(&format!("explain {name} --json"))).unwrap();

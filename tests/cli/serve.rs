@@ -9,7 +9,7 @@ use std::time::Duration;
 use image::{DynamicImage, ImageFormat, RgbImage};
 use serde_json::Value;
 
-use crate::fixture::Project;
+use crate::fixture::{Project, wait_until};
 use crate::pictures::{encoded, picture};
 
 /// A running server, which ends with the test.
@@ -82,12 +82,6 @@ impl Drop for Server {
     }
 }
 
-fn trained() -> Project {
-    let project = Project::new();
-    project.succeed("run all");
-    project
-}
-
 fn form(field: &str, bytes: &[u8]) -> Vec<u8> {
     let head = format!("--x\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"../p.png\"\r\n\r\n");
     [head.as_bytes(), bytes, b"\r\n--x--\r\n"].concat()
@@ -106,7 +100,7 @@ fn queried(project: &Project, arguments: &str) -> Vec<(u64, f64, f64)> {
 
 #[test]
 fn answers_are_those_of_query() {
-    let project = trained();
+    let project = Project::trained();
     let server = Server::start(&project, "");
     let own = [(0, ImageFormat::Png), (1, ImageFormat::Jpeg), (6, ImageFormat::WebP), (3, ImageFormat::Png)];
     let mut own: Vec<Vec<u8>> = own
@@ -184,7 +178,7 @@ fn answers_are_those_of_query() {
 
 #[test]
 fn what_cannot_be_answered_is_a_problem_with_a_reason() {
-    let project = trained();
+    let project = Project::trained();
     let server = Server::start(&project, "--max-upload 100kB --max-megapixels 1 --allow-host pictures.example");
     let refused = |reply: Reply, status: u16, kind: &str, said: &str| {
         assert_eq!(reply.status, status, "{said}: {}", String::from_utf8_lossy(&reply.body));
@@ -247,7 +241,8 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let head = format!("POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", whole.len());
     stream.write_all(&[head.as_bytes(), &whole[..50]].concat()).unwrap();
-    while !String::from_utf8(server.get("/metrics").body).unwrap().contains("similiai_connections 2") {}
+    let metrics = || String::from_utf8(server.get("/metrics").body).unwrap();
+    wait_until("the second connection", || metrics().contains("similiai_connections 2"));
     let status = std::thread::scope(|scope| {
         let ended = scope.spawn(|| server.stop());
         std::thread::sleep(Duration::from_millis(700));
@@ -262,7 +257,7 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
 
 #[test]
 fn others_need_the_token() {
-    let project = trained();
+    let project = Project::trained();
     for (arguments, said) in [
         ("serve --host 0.0.0.0 --port 0", "--token"),
         ("serve --host 0.0.0.0 --port 0 --token short", "16 characters"),
@@ -327,13 +322,14 @@ fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
     project.edit_manifest("seed: 7", "seed: 8");
     let mut run = project.start("run all");
     let (mut pairs, mut after) = (BTreeSet::from([pair(&first)]), 0);
-    while after < 20 {
+    wait_until("the end of the training", || {
         pairs.insert(pair(&ready()));
         if run.try_wait().unwrap().is_some() {
             after += 1;
             std::thread::sleep(Duration::from_millis(100));
         }
-    }
+        after == 20
+    });
     assert!(run.wait().unwrap().success());
     let last = ready();
     assert_eq!(found(&last), queried(&project, "--id 3 -k 4"));
@@ -352,7 +348,7 @@ fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
 
 #[test]
 fn a_bomb_costs_itself_and_nothing_else() {
-    let project = trained();
+    let project = Project::trained();
     let server = Server::start(&project, "");
     for groups in [16_000, 3] {
         let reply = server.post("/api/search", "image/webp", &crate::bomb::webp(groups));
@@ -367,7 +363,7 @@ fn a_bomb_costs_itself_and_nothing_else() {
 
 #[test]
 fn who_has_asked_may_close_their_side() {
-    let project = trained();
+    let project = Project::trained();
     let server = Server::start(&project, "");
     for _ in 0..5 {
         let mut stream = TcpStream::connect(&server.address).unwrap();
@@ -381,7 +377,7 @@ fn who_has_asked_may_close_their_side() {
 
 #[test]
 fn below_a_prefix_of_a_proxy() {
-    let project = trained();
+    let project = Project::trained();
     let server = Server::start(&project, "--base-path /pictures/ --token 0123456789abcdef");
     assert!(server.address.ends_with("/pictures"), "{}", server.address);
     let ask = |path: &str| {
@@ -423,7 +419,7 @@ fn below_a_prefix_of_a_proxy() {
 
 #[test]
 fn forms_and_validators_as_browsers_and_proxies_send_them() {
-    let project = trained();
+    let project = Project::trained();
     let server = Server::start(&project, "");
     let png = encoded(&picture(3, 1), ImageFormat::Png);
     let other = b"--x\r\nContent-Disposition: form-data; name=\"csrf\"\r\n\r\nsecret\r\n";

@@ -104,8 +104,7 @@ fn repair_makes_again_what_lies_there_and_nothing_else() {
 
 #[test]
 fn strangers_are_kept_aside_where_only_results_lie_and_left_alone_elsewhere() {
-    let project = Project::new();
-    project.succeed("run all");
+    let project = Project::trained();
     fs::write(project.path("artifacts/prepare/cat/mine.png"), "mine").unwrap();
     fs::write(project.path("reports/mine.txt"), "mine").unwrap();
     let stdout = project.succeed("run all");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::fixture::{Project, archive, record, sound};
+use crate::fixture::{Project, archive, record, sound, wait_until};
 
 /// The classes differ by the direction of their stripes, and colours say nothing.
 fn striped(label: u8, variant: usize) -> Vec<u8> {
@@ -53,9 +53,7 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
         let (whole, killed) = (Project::new(), Project::new());
         whole.succeed(&run);
         let mut child = killed.start(&run);
-        while checkpoint(&killed).is_none() && child.try_wait().unwrap().is_none() {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-        }
+        wait_until("the first checkpoint", || checkpoint(&killed).is_some() || child.try_wait().unwrap().is_some());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!killed.path("artifacts/train").exists(), "it ended before it could be killed");
@@ -86,8 +84,7 @@ fn more_epochs_go_on_only_where_that_is_the_same() {
 
 #[test]
 fn a_damaged_checkpoint_is_not_gone_on_from_and_neither_is_one_where_a_run_is_forced() {
-    let project = Project::new();
-    project.succeed("run train");
+    let project = Project::trained();
     let before = model(&project);
     let checkpoint = checkpoint(&project).unwrap();
     let mut bytes = std::fs::read(&checkpoint).unwrap();

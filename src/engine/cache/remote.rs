@@ -2,6 +2,8 @@
 
 mod address;
 mod redaction;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
@@ -100,8 +102,12 @@ impl Remote {
                 return Ok(None);
             }
         };
+        Ok(Some(Self::with(&shown(remote), (store, prefix), mode, runtime)))
+    }
+
+    fn with(name: &str, (store, prefix): (Box<dyn ObjectStore>, Key), mode: Mode, runtime: Runtime) -> Self {
         let bucket = Bucket {
-            name: shown(remote),
+            name: name.to_owned(),
             store,
             prefix,
             writes: mode == Mode::ReadWrite,
@@ -111,7 +117,7 @@ impl Remote {
             sending: AtomicUsize::new(0),
             uploads: Semaphore::new(AT_ONCE),
         };
-        Ok(Some(Self(Arc::new(bucket), runtime)))
+        Self(Arc::new(bucket), runtime)
     }
 }
 
