@@ -57,24 +57,29 @@ Environment:
   SIMILIAI_SIMD  avx512, avx2 or portable: the vector unit (default: the best there is); results do not depend on it
   NO_COLOR       no colour, wherever stderr goes";
 
+/// The heading of the options that every command has.
+const GLOBAL: &str = "Global options";
+/// The heading of the options that change the manifest for one command.
+const MANIFEST: &str = "Manifest options";
+
 /// Learns from scratch to find visually similar images, and can prove how it got there.
 #[derive(Parser)]
 #[command(name = "similiai", version, after_help = EXIT_STATUS)]
 struct Cli {
     /// Work in this folder
-    #[arg(short = 'C', value_name = "DIR", global = true)]
+    #[arg(short = 'C', value_name = "DIR", global = true, help_heading = GLOBAL)]
     folder: Option<PathBuf>,
     /// The pipeline's manifest
-    #[arg(long, value_name = "FILE", default_value = "pipeline.yaml", global = true)]
+    #[arg(long, value_name = "FILE", default_value = "pipeline.yaml", global = true, help_heading = GLOBAL)]
     manifest: PathBuf,
     /// Threads of the kernels, at most 512 (default: all cores); results do not depend on it
-    #[arg(long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..=512))]
+    #[arg(long, value_name = "N", global = true, help_heading = GLOBAL, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
     /// Say more on stderr
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     verbose: bool,
     /// Say nothing on stderr but warnings and errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    #[arg(short, long, global = true, help_heading = GLOBAL, conflicts_with = "verbose")]
     quiet: bool,
     #[command(subcommand)]
     command: Command,
@@ -115,17 +120,20 @@ enum Command {
     /// Print the JSON Schema of pipeline.yaml, for editors
     Schema,
     /// Print what a shell needs to complete commands
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// How the manifest is varied.
 #[derive(Args, Default)]
 struct Variation {
     /// Lay the manifest's profile P over its parameters
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", help_heading = MANIFEST)]
     profile: Option<String>,
     /// Set one parameter, such as train.epochs=5; may stand more than once
-    #[arg(long = "set", value_name = "K=V")]
+    #[arg(long = "set", value_name = "K=V", help_heading = MANIFEST)]
     sets: Vec<String>,
 }
 

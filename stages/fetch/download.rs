@@ -90,7 +90,7 @@ impl Download {
     }
 
     /// Asks for the rest; a server that starts again from the beginning is read up to where we were.
-    fn check_signal(&mut self) -> Result<(), Trouble> {
+    fn resume(&mut self) -> Result<(), Trouble> {
         let mut request = self.client.get(self.address.clone()).header(RANGE, format!("bytes={}-", self.received));
         if let Some(tag) = &self.tag {
             request = request.header(IF_RANGE, tag);
@@ -154,7 +154,7 @@ impl Read for Download {
                     }
                 }
                 self.tries_left -= 1;
-                match self.check_signal() {
+                match self.resume() {
                     Ok(()) => break,
                     Err(trouble) => last = trouble,
                 }

@@ -21,5 +21,6 @@ mod report;
 mod reproducible;
 #[cfg(feature = "serve")]
 mod serve;
+mod snapshots;
 mod store;
 mod training;

@@ -29,7 +29,7 @@ const KINDS: [(&str, &[&str]); 11] = [
     ),
 ];
 
-/// SkipReason something is passed over.
+/// Why something is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SkipReason {
     /// A kind of picture that is not read here.

@@ -1,9 +1,9 @@
-//! SkipReason bytes are not read as a picture.
+//! Why bytes are not read as a picture.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// SkipReason bytes are not taken for a picture, in words that say which.
+/// Why bytes are not taken for a picture, in words that say which.
 #[derive(Debug, Clone, PartialEq, Error, Serialize, Deserialize)]
 pub enum Unreadable {
     /// Neither PNG nor JPEG nor WebP.
