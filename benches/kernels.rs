@@ -1,7 +1,7 @@
-//! Every convolution of the networks on one core, as a share of what this core can do at most.
+//! Speed of every convolution of the networks on one core, as a share of the peak speed of the core.
 //!
-//! `cargo bench --bench kernels`; `SIMILIAI_SIMD` chooses another vector unit. Winograd's algorithm does with a
-//! quarter of the arithmetic that is counted here, so shares can exceed 100 %.
+//! Run it with `cargo bench --bench kernels`. `SIMILIAI_SIMD` chooses another vector unit. Shares can exceed 100 %:
+//! Winograd's algorithm needs a quarter of the operations that are counted here.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use similiai::learning::nn::probe::{Probe, peak, probes};
 
-/// Rounds of which the fastest counts: the others tell of other programs.
+/// Number of rounds. The fastest one counts, because other programs slow down the rest.
 const ROUNDS: usize = 5;
 
 fn all() -> Vec<Probe> {
@@ -20,7 +20,7 @@ fn names() -> Vec<String> {
     all().into_iter().map(|probe| probe.name).collect()
 }
 
-/// Items are multiplications and additions.
+/// Counts multiplications and additions as items.
 #[divan::bench(args = names(), sample_count = 10)]
 fn kernels(bencher: Bencher, name: &String) {
     if let Some(mut probe) = all().into_iter().find(|probe| probe.name == *name) {
@@ -28,7 +28,7 @@ fn kernels(bencher: Bencher, name: &String) {
     }
 }
 
-/// Billion operations a second, at best.
+/// Best speed, in billions of operations a second.
 fn speed(probe: &mut Probe) -> f64 {
     let seconds = |_| {
         let start = Instant::now();

@@ -1,5 +1,7 @@
-"""Pictures for those who have none at hand: photos/ with the samples that scikit-image and scikit-learn ship, with some
-copies and a broken file, and digits/<class>/ with scikit-learn's handwritten digits, to train on.
+"""Makes sample pictures, for users who have none.
+
+photos/ has the samples that scikit-image and scikit-learn ship, some copies, and a broken file. digits/<class>/ has
+the handwritten digits of scikit-learn, to train on.
 
 Usage: python3 examples/photos.py [FOLDER]
 """

@@ -2,7 +2,7 @@
 
 Usage: spark-submit [--files model.safetensors] examples/spark_embed.py IN OUT SIMILIAI MODEL
 
-IN and OUT are folders of Parquet that all workers reach; the program and the model lie at the same place on each.
+IN and OUT are folders of Parquet files that all workers can reach. SIMILIAI and MODEL have the same path on all.
 """
 
 import ctypes
@@ -16,13 +16,13 @@ from pyspark.sql import SparkSession
 
 
 def through(command):
-    """A function for `mapInArrow` that sends a task's batches through one process."""
+    """Returns a function for `mapInArrow` that sends all batches of a task through one process."""
     def embed(batches):
         import pyarrow
         first = next(batches := iter(batches), None)
         if first is None:
             return
-        # Spark may kill the Python worker: then the process must go too.
+        # If Spark kills the Python worker, the process must end too.
         die = lambda prctl=ctypes.CDLL(None).prctl: prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die)
         said, failed, rows = [], [], {"in": 0, "out": 0}
@@ -34,7 +34,7 @@ def through(command):
                         rows["in"] += batch.num_rows
                         stream.write_batch(batch)
             except BrokenPipeError:
-                pass  # it has ended; its exit status says why
+                pass  # the process has ended; its exit status is checked below
             except BaseException as error:
                 failed.append(error)
                 process.kill()
@@ -51,7 +51,7 @@ def through(command):
                 failed.append(error)
             status = process.wait()
             [thread.join(30) for thread in threads]
-            # A stream that ends too early looks whole.
+            # A stream that ends too early looks complete, so the rows are counted.
             if failed or status or rows["in"] != rows["out"]:
                 raise RuntimeError(f"exit status {status}, {rows}, {failed}: {b''.join(said[-20:]).decode(errors='replace')}")
         finally:

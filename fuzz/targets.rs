@@ -1,5 +1,5 @@
-//! What fuzzers throw bytes at: every parser of ours, and every file that the program reads. A target may find its input
-//! wrong, and must not panic, crash or take gigabytes.
+//! The fuzz targets: each of our parsers and each file that the program reads may refuse its input, but must not
+//! panic, crash or take gigabytes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +25,7 @@ use crate::stages;
 pub struct Target {
     pub name: &'static str,
     pub run: fn(&[u8]),
-    /// Sound inputs, to start from.
+    /// Valid inputs to start from.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
@@ -76,7 +76,7 @@ fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// A folder of this process, in memory where there is such a place.
+/// A folder for this process, in memory if the system has /dev/shm.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
@@ -88,7 +88,7 @@ fn folder() -> &'static Path {
     })
 }
 
-/// To be called once no target runs any more.
+/// Removes the folder. Call it when no target runs any more.
 pub fn clean() {
     let _ = fs::remove_dir_all(folder());
 }
@@ -100,14 +100,14 @@ fn file(name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-/// As the cache's own files end: otherwise no changed one would be looked into.
+/// Appends the checksum that the cache's own files end with; without it, a changed file would be refused unread.
 fn sealed(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(name.as_bytes()).update(b"\0").update(bytes);
     [bytes, hasher.finalize().as_bytes()].concat()
 }
 
-/// The same for a JSON object.
+/// Adds the checksum to a JSON object.
 fn sealed_json(name: &str, bytes: &[u8]) -> Vec<u8> {
     let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return bytes.to_vec() };
     let mut hasher = blake3::Hasher::new();
@@ -135,7 +135,7 @@ fn set(bytes: &[u8]) {
     }
 }
 
-/// The input is the tar within: a changed byte of a packed one would mostly be found by its checksum.
+/// The input is the unpacked tar archive: changes in a packed one would mostly fail its checksum.
 fn archive(bytes: &[u8]) {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
     let packed = std::io::Write::write_all(&mut gzip, bytes).and_then(|()| gzip.finish()).expect("a packed archive");
@@ -162,7 +162,8 @@ fn records(bytes: &[u8]) {
 }
 
 fn picture(bytes: &[u8]) {
-    // What no limit on pixels bounds is for workers, and known: it takes some kilobytes a group, and each has some bytes.
+    // Limits on pixels do not bound the groups of prefix codes: each takes a few bytes of input and kilobytes of
+    // memory. Workers handle this known case.
     if bytes.len() <= 1 << 16 {
         let _ = images::decode(bytes, "it");
     }
@@ -171,7 +172,7 @@ fn picture(bytes: &[u8]) {
 fn parquet(bytes: &[u8]) {
     let path = file("parquet/it.parquet", bytes);
     match Embeddings::read_foreign(&path) {
-        Ok(all) => assert!(all.values.iter().all(|value| value.is_finite()), "a value that is no number"),
+        Ok(all) => assert!(all.values.iter().all(|value| value.is_finite()), "a value is not finite"),
         Err(error) => assert!(error.is::<similiai::base::error::Failure>(), "{error:#}"),
     }
 }
@@ -183,7 +184,7 @@ fn rows() -> Vec<f32> {
     (0..ROWS * DIMENSION).map(|at| ((at * 37 % 101) as f32 - 50.0) / 50.0).collect()
 }
 
-/// All but the checksum.
+/// The input is an index file without its checksum.
 fn index(bytes: &[u8]) {
     let path = file("index/index.hnsw", &[bytes, blake3::hash(bytes).as_bytes()].concat());
     let rows = rows();
@@ -199,7 +200,7 @@ fn indexes() -> Vec<Vec<u8>> {
     vec![bytes[..bytes.len() - 32].to_vec()]
 }
 
-/// A sound model: how many bytes its tensors have, and the header before them.
+/// A valid model: the number of bytes of its tensors, and its header.
 fn template() -> &'static (usize, Vec<u8>) {
     static TEMPLATE: OnceLock<(usize, Vec<u8>)> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
@@ -229,7 +230,7 @@ fn untrained() -> Vec<u8> {
     model::to_bytes(&network, &configuration, calibration, BTreeMap::new()).expect("a model")
 }
 
-/// The header; the tensors are zeros.
+/// The input is the header; the tensors are zeros.
 fn model(header: &[u8]) {
     let bytes = [&(header.len() as u64).to_le_bytes(), header, &vec![0; template().0]].concat();
     if let Ok(model) = Model::load(&file("model/model.safetensors", &bytes)) {
@@ -261,7 +262,7 @@ fn checked_out(bytes: &[u8]) {
     let _ = Store::new(folder().join("store")).checked_out("s");
 }
 
-/// A store with a result that is checked out, and the digest of its contents.
+/// A store with a result that is checked out, and the contents of this result.
 fn store() -> &'static (Store, Contents) {
     static STORE: OnceLock<(Store, Contents)> = OnceLock::new();
     STORE.get_or_init(|| {
@@ -288,7 +289,7 @@ fn place() -> OutputDir<'static> {
 
 fn laid_index(bytes: &[u8]) {
     let (store, contents) = store();
-    // The digest that it must begin with, mostly.
+    // Also with a valid digest at the start: most inputs do not have it.
     let rest = bytes.get(64..).unwrap_or_default();
     for bytes in [bytes, &[contents.digest().as_bytes(), rest].concat()] {
         file("p/artifacts/.cache/laid/s.index", &sealed("laid/s.index", bytes));

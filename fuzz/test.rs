@@ -1,5 +1,5 @@
-//! Every fuzz target for a moment, from its seeds and from what once crashed; `SIMILIAI_FUZZ_SECONDS` says for how long.
-//! With coverage, and for hours: `fuzz/run`.
+//! Runs every fuzz target briefly, from its seeds and from inputs that once crashed it, for `SIMILIAI_FUZZ_SECONDS`;
+//! `fuzz/run` fuzzes for longer and with coverage.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,22 +16,22 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use targets::{TARGETS, Target};
 
-/// For each target.
+/// Seconds for each target.
 const SECONDS: f64 = 0.5;
-/// Numbers on which parsers trip.
+/// Numbers that parsers often get wrong.
 const NUMBERS: [u64; 12] = [0, 1, 2, 127, 128, 255, 256, 65_535, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 62, u64::MAX];
 
-/// What means something in texts.
+/// Characters with a meaning in YAML, JSON or CSV.
 const SIGNS: &[u8] = b"{}[]:,*&!#\"'<|>-0 \n";
 
-/// Inputs that once crashed a target, and sound ones.
+/// Valid inputs, and inputs that once crashed the target.
 fn seeds(target: &Target) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target.name);
     let found = fs::read_dir(folder).into_iter().flatten().filter_map(|entry| fs::read(entry.ok()?.path()).ok());
     (target.seeds)().into_iter().chain(found).collect()
 }
 
-/// A seed changed in some places.
+/// A seed with some random changes.
 fn mutated(rng: &mut ChaCha8Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = seeds[rng.gen_range(0..seeds.len())].clone();
     for _ in 0..rng.gen_range(1..6) {
@@ -71,12 +71,12 @@ fn mutated(rng: &mut ChaCha8Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Runs `target` for `time`; gives an input that crashes it, kept as a file in `folder`.
+/// Runs `target` for `time`. Returns an input that crashes it, which is kept as a file in `folder`.
 fn crash(target: &Target, time: Duration, folder: &Path) -> Option<PathBuf> {
     let (seeds, start, mut runs) = (seeds(target), Instant::now(), 0);
-    // Other inputs each time: what is found is kept as a file.
+    // Draws other inputs each time. An input that crashes is kept as a file, so it can be reproduced.
     let mut rng = ChaCha8Rng::from_entropy();
-    // What ends the whole process is still there afterwards.
+    // If an input ends the whole process, it is still in this file.
     let current = folder.join(target.name);
     let mut inputs = seeds.clone().into_iter();
     while !seeds.is_empty() && (start.elapsed() < time || runs < seeds.len()) {
@@ -95,7 +95,7 @@ fn crash(target: &Target, time: Duration, folder: &Path) -> Option<PathBuf> {
 
 #[test]
 fn no_target_crashes() {
-    // This test stands in target/<profile>/deps, and the program above it.
+    // This test is in target/<profile>/deps, and the program is one folder above it.
     let test = std::env::current_exe().unwrap();
     let built = test.ancestors().nth(2).unwrap();
     let program = built.join("similiai");

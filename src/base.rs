@@ -1,4 +1,4 @@
-//! What everything else stands on: files, signals, progress, errors.
+//! The lowest layer: files, signals, progress, errors.
 
 pub mod error;
 pub mod failpoint;

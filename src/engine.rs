@@ -1,4 +1,4 @@
-//! Stages as parameters, inputs and outputs: keys, results, locks.
+//! Runs stages and stores their results: manifest, keys, cache, lock file.
 
 pub mod cache;
 pub mod diff;

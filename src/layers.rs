@@ -1,21 +1,21 @@
-//! The layers, held by a test: it reads every import in `src/` and `stages/`, and fails on one that must not be.
+//! Tests of the layers: they read every import in `src/` and `stages/`, and fail on a forbidden one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use walkdir::WalkDir;
 
-/// From the ground up. Neighbours in one row do not know each other.
+/// From the lowest layer to the highest. Neighbours in one row must not import each other.
 const LAYERS: [&[&str]; 5] = [&["base"], &["engine", "learning"], &["retrieval"], &["report"], &["interfaces"]];
 
-/// Names that start a path, and how often `super` climbs.
+/// The names of a path, such as `engine::cache`.
 type Module = Vec<String>;
 
 fn module(names: &[&str]) -> Module {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// The modules below `root` by their paths, each with the modules that it imports.
+/// All modules below `root`, each with the modules that it imports.
 fn imports(root: &Path, prefix: &[&str], own: &str) -> BTreeMap<Module, BTreeSet<Module>> {
     let mut all: BTreeMap<Module, String> = BTreeMap::new();
     for entry in WalkDir::new(root).sort_by_file_name() {
@@ -30,7 +30,7 @@ fn imports(root: &Path, prefix: &[&str], own: &str) -> BTreeMap<Module, BTreeSet
     let known: BTreeSet<Module> = all.keys().cloned().collect();
     let of = |(module, text): (&Module, &String)| {
         let paths = paths(text).into_iter().map(|path| absolute(&path, module, own));
-        // The longest beginning of the path that is a module: what follows is an item in it.
+        // The longest prefix of the path that is a module. The rest is an item in it.
         let targets =
             paths.filter_map(|path| (1..=path.len()).rev().map(|n| path[..n].to_vec()).find(|m| known.contains(m)));
         (module.clone(), targets.filter(|target| target != module).collect())
@@ -38,7 +38,7 @@ fn imports(root: &Path, prefix: &[&str], own: &str) -> BTreeMap<Module, BTreeSet
     all.iter().map(of).collect()
 }
 
-/// `super::a` in module `b::c` is `b::a`.
+/// Resolves a path: `super::a` in module `b::c` is `b::a`.
 fn absolute(path: &[String], module: &[String], own: &str) -> Module {
     let above = path.iter().take_while(|name| *name == "super").count();
     match path[0].as_str() {
@@ -49,10 +49,11 @@ fn absolute(path: &[String], module: &[String], own: &str) -> Module {
     }
 }
 
-/// Every path in `text` that starts at a crate or with `super`, groups in braces taken apart; without comments.
+/// Every path in `text` that starts at a crate, with `super` or with `self`. Groups in braces become single paths.
+/// Comments are skipped.
 fn paths(text: &str) -> Vec<Module> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    // Tests inside a file may look wherever they like.
+    // Unit tests may import any module.
     let code: String =
         lines.take_while(|line| *line != "#[cfg(test)]" && *line != "mod tests {").collect::<Vec<_>>().join("\n");
     let mut found = Vec::new();
@@ -68,7 +69,7 @@ fn paths(text: &str) -> Vec<Module> {
     found
 }
 
-/// Adds what stands at the beginning of `code`; gives the rest.
+/// Adds the paths at the start of `code` to `found`, and returns the rest of `code`.
 fn expand<'a>(code: &'a str, before: &mut Module, found: &mut Vec<Module>) -> &'a str {
     let length = code.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(code.len());
     let (name, rest) = code.split_at(length);
@@ -111,15 +112,15 @@ fn arrows_point_down() {
         for target in targets {
             let same = module[0] == target[0];
             let is_down = same || layer(&target) < layer(&module);
-            assert!(is_down, "{} must not know {}", module.join("::"), target.join("::"));
+            assert!(is_down, "{} must not import {}", module.join("::"), target.join("::"));
             arrows.extend((!same).then(|| (module[0].clone(), target[0].clone())));
         }
     }
-    // Were the reading of imports broken, there would be none.
+    // If the parser of imports were broken, this would be empty.
     assert!(arrows.len() >= 8, "{arrows:?}");
 }
 
-/// Arrows between the modules of one folder, wherever in them they start and end.
+/// For each folder, the imports between its modules. Imports between their submodules count as well.
 fn between_siblings(all: &BTreeMap<Module, BTreeSet<Module>>) -> BTreeMap<Module, BTreeSet<(String, String)>> {
     let mut found: BTreeMap<Module, BTreeSet<(String, String)>> = BTreeMap::new();
     for (module, targets) in all {
@@ -157,7 +158,7 @@ fn no_stage_knows_another() {
     assert!(all.len() > 10);
     for (module, targets) in all.iter().filter(|(module, _)| module.len() > 2) {
         for target in targets.iter().filter(|target| target.len() > 2) {
-            assert_eq!(module[2], target[2], "{} must not know {}", module.join("::"), target.join("::"));
+            assert_eq!(module[2], target[2], "{} must not import {}", module.join("::"), target.join("::"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a picture to a vector.
+//! Turns pictures into vectors.
 
 pub mod calibration;
 pub mod dataset;

@@ -1,9 +1,9 @@
-//! SimiliAI learns from scratch to find visually similar images, and can prove how it got there.
+//! SimiliAI trains a network from scratch to find visually similar images, and every result can be reproduced.
 //!
-//! The stages belong to the binary (`stages/`), which joins them to [`interfaces::cli::main`]. The library has what several
-//! stages share, and names no stage.
+//! The stages belong to the binary (`stages/`), which passes them to [`interfaces::cli::main`]. The library holds the
+//! code that several stages share. It names no stage.
 //!
-//! A module uses modules of its own layer and of the layers below, never of a layer above; `layers` holds that.
+//! A module uses modules of its own layer and of the layers below, never of a layer above. Tests in `layers` check it.
 //!
 //! | layer | module | what it is |
 //! | --- | --- | --- |
@@ -15,14 +15,14 @@
 //! | | [`report::training_log`] | the log of a training, and its curves |
 //! | [`retrieval`] | [`retrieval::embeddings`] | the Parquet file: schema, writing, reading |
 //! | | [`retrieval::search`] | nearest neighbours: exact, and by a graph |
-//! | | [`retrieval::searcher`] | a gallery that answers queries |
-//! | | [`retrieval::collection`] | people's own pictures: found, embedded, remembered |
+//! | | [`retrieval::searcher`] | searches a gallery |
+//! | | [`retrieval::collection`] | the user's own pictures: finds, embeds and remembers them |
 //! | | [`retrieval::copies`] | pictures that are copies of each other |
 //! | | [`retrieval::metrics`] | metrics of retrieval, with definition, baseline and interval; how two runs differ |
 //! | | [`retrieval::database`] | vectors in PostgreSQL |
-//! | | [`retrieval::arrow_filter`] | Arrow in, Arrow out: pictures of a data engine, embedded batch by batch |
+//! | | [`retrieval::arrow_filter`] | embeds the pictures of an Arrow stream batch by batch, for data engines |
 //! | | [`retrieval::artifacts`], [`retrieval::differences`] | the kinds of results; how two files differ |
-//! | [`learning`] | [`learning::images`] | CIFAR's archives, people's pictures, and how both are prepared |
+//! | [`learning`] | [`learning::images`] | CIFAR's archives, the user's own pictures, and how both are prepared |
 //! | | [`learning::dataset`] | the CSV lists of images and of the split |
 //! | | [`learning::nn`] | differentiable ops on dfdx tensors, and their kernels |
 //! | | [`learning::model`] | the networks, saved with their configuration |
@@ -33,7 +33,7 @@
 //! | | [`engine::cache`] | a result for each key; checking it out; finding damage; removing old results |
 //! | | [`engine::lock`] | `pipeline.lock` |
 //! | | [`engine::diff`] | where two results differ |
-//! | [`base`] | [`base::error`], [`base::files`], [`base::text`] | errors, files that are written whole, text that is safe to show |
+//! | [`base`] | [`base::error`], [`base::files`], [`base::text`] | errors, atomic writes, text that is safe to show |
 //! | | [`base::signal`], [`base::failpoint`], [`base::worker`] | SIGINT and SIGTERM; points at which tests kill the process; processes with limits |
 //! | | [`base::progress`], [`base::seed`], [`base::simd`], [`base::tls`] | progress bars, random streams, vector units, TLS |
 

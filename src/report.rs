@@ -1,4 +1,4 @@
-//! How results are drawn and written for people.
+//! Charts, pages and tables that show results to users.
 
 pub mod charts;
 pub mod html;

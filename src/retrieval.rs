@@ -1,4 +1,4 @@
-//! From a vector to its neighbours, and to figures about them.
+//! Finds the neighbours of a vector, and computes metrics about them.
 
 #[cfg(feature = "cloud")]
 pub mod arrow_filter;

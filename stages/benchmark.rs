@@ -1,4 +1,4 @@
-//! benchmark: how well do the embeddings find images of the same class? Figures, a page and pictures.
+//! benchmark: measures how well the embeddings find images of the same class, and writes the report.
 
 mod approximate;
 mod at_k;
@@ -41,7 +41,7 @@ use queries::{Example, Shown};
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Benchmark {
-    /// Queries shown with their neighbours, spread over the classes.
+    /// Number of queries shown with their neighbours, spread over the classes.
     examples: usize,
 }
 
@@ -63,7 +63,8 @@ impl Stage for Benchmark {
         require((1..=50).contains(&self.examples), "examples", "must be 1 to 50")
     }
 
-    /// The page says how all of it was made and by what, and the first embeddings in `needs` have it.
+    /// Reads the lineage too, because the page shows it, and the order of `needs`, because the first embeddings in it
+    /// are the main ones of the page.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let needs: Vec<&String> = inputs.results.iter().map(|input| &input.instance).collect();
         let lineage = serde_json::to_vec(&(&inputs.instance, needs, &inputs.lineage))?;
@@ -89,8 +90,8 @@ impl Stage for Benchmark {
         let (train, test) = (counts(Subset::Train), counts(Subset::Test));
         ensure!(
             test.values().any(|count| *count > 1),
-            "no class has two test pictures or more, so no test picture has another of its class to find; it takes six \
-             pictures a class, or a larger `test` of the split"
+            "no class has two or more test pictures, so no test picture has another of its class to find; use at \
+             least six pictures a class, or a larger `test` in the split"
         );
         ensure!(
             test.keys().any(|class| train.contains_key(class)),
@@ -106,7 +107,7 @@ impl Stage for Benchmark {
         context.progress.tell(&table(&results).join("\n"));
 
         let outputs = &context.outputs;
-        // By way of a value, which sorts the names.
+        // A JSON value sorts the names.
         let results = serde_json::to_string_pretty(&serde_json::to_value(&results)?)? + "\n";
         outputs.write(results::FILE, results.as_bytes())?;
         outputs.write(QUERIES, &metrics::queries_to_bytes(&findings.scored)?)?;

@@ -1,4 +1,4 @@
-//! compare: variants of a training side by side, by what the held-out pictures said of them at the end.
+//! compare: compares variants of a training by the precision on held-out pictures after the last epoch.
 
 use anyhow::{Context as _, Result, bail};
 use schemars::JsonSchema;
@@ -11,7 +11,7 @@ use similiai::report::training_log::{self, Epoch};
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Compare {
-    /// The variant that the others are compared with: instances are called `<variant>-<run>`.
+    /// The variant that the others are compared with. Instances must have names like `<variant>-<run>`.
     baseline: String,
 }
 
@@ -28,7 +28,7 @@ struct Row {
     difference_deviation: f64,
 }
 
-/// Held-out precision of one training.
+/// Held-out precision of one training run.
 struct Run {
     variant: String,
     run: String,
@@ -46,11 +46,11 @@ impl Stage for Compare {
         require(
             !self.baseline.is_empty(),
             "baseline",
-            "must name a variant: `full` for instances `full-1`, `full-2`, …",
+            "must be the name of a variant, such as `full` for instances `full-1`, `full-2`, …",
         )
     }
 
-    /// Before any variant is trained.
+    /// Checks the names before any variant is trained.
     fn precheck(&self, ready: &Inputs) -> Result<()> {
         let run = |need: &Need| {
             let (variant, run) = parts(&need.instance)?;
@@ -75,19 +75,19 @@ impl Stage for Compare {
     }
 }
 
-/// Variant and run, by the name of an instance.
+/// Variant and run, from the name of an instance.
 fn parts(name: &str) -> Result<(&str, &str)> {
-    name.rsplit_once('-').with_context(|| format!("`{name}` is not called `<variant>-<run>`"))
+    name.rsplit_once('-').with_context(|| format!("the name of instance `{name}` is not like `<variant>-<run>`"))
 }
 
-/// The baseline first, then from the best variant to the worst.
+/// One row for each variant: first the baseline, then from the best to the worst.
 fn rows(baseline: &str, runs: &[Run]) -> Result<Vec<Row>> {
     let of = |variant: &str, run: &str| runs.iter().find(|found| found.variant == variant && found.run == run);
     let mut names: Vec<&str> = runs.iter().map(|run| run.variant.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     if !names.contains(&baseline) {
-        bail!("no instance is called `{baseline}-…`, the baseline; there are {}", names.join(", "));
+        bail!("no instance is called `{baseline}-…`, as the baseline must be; the variants are {}", names.join(", "));
     }
     let row = |variant: &str| -> Result<Row> {
         let these: Vec<&Run> = runs.iter().filter(|run| run.variant == variant).collect();
@@ -106,7 +106,7 @@ fn rows(baseline: &str, runs: &[Run]) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Mean and sample standard deviation, in millionths.
+/// Mean and sample standard deviation, rounded to millionths.
 fn moments(values: &[f64]) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count.max(1.0);
@@ -153,6 +153,6 @@ mod tests {
     fn a_run_without_its_baseline_is_an_error() {
         let error = rows("full", &[run("full", "1", 0.5), run("a", "2", 0.5)]).unwrap_err().to_string();
         assert!(error.contains("`full-2`"), "{error}");
-        assert!(rows("all", &[run("full", "1", 0.5)]).unwrap_err().to_string().contains("there are full"));
+        assert!(rows("all", &[run("full", "1", 0.5)]).unwrap_err().to_string().contains("the variants are full"));
     }
 }

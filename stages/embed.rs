@@ -1,4 +1,4 @@
-//! embed: every image becomes a vector, in one Parquet file.
+//! embed: turns every image into a vector, and writes the vectors to one Parquet file.
 
 mod npy;
 
@@ -13,15 +13,16 @@ use similiai::learning::model::{self, Model};
 use similiai::retrieval::artifacts;
 use similiai::retrieval::embeddings::{self, Row, Writer};
 
-/// Written at a time: the pages of the file depend on it.
+/// Number of rows written at a time. The pages of the file depend on it.
 const ROWS: usize = 256;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Embed {
-    /// Images held in memory at a time; the result does not depend on it.
+    /// Number of images in memory at a time. It does not change the result.
     batch: usize,
-    /// Parquet, which other stages read; and with npy also the original project's six files for NumPy.
+    /// File formats. `parquet` is required, because other stages read it; `npy` adds the six NumPy files of the
+    /// original project.
     formats: Vec<Format>,
 }
 

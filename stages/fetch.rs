@@ -1,4 +1,4 @@
-//! fetch: images from an archive or a folder, at a path or an address, verified member by member.
+//! fetch: takes images from an archive or a folder, at a path or an address, and verifies each member.
 
 mod depths;
 mod download;
@@ -26,20 +26,25 @@ use download::Download;
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fetch {
-    /// A path, or a file://, http:// or https:// address: of an archive in CIFAR-10's or CIFAR-100's binary layout, of
-    /// a gzip-compressed tar of `<class>/<picture>`, or of a folder of them.
+    /// Path or address (`file://`, `http://` or `https://`) of the images. It names an archive in the binary layout
+    /// of CIFAR-10 or CIFAR-100, a gzip-compressed tar archive with members `<class>/<picture>`, or a folder with
+    /// files `<class>/<picture>`.
     source: String,
-    /// Digests of the archive, in hexadecimal; checked where given.
+    /// SHA-256 of the archive, in hexadecimal. If given, the archive must have it.
     sha256: Option<String>,
+    /// MD5 of the archive, in hexadecimal. If given, the archive must have it.
+    /// MD5 of the archive, in hexadecimal. If given, the archive must have it.
+    /// MD5 of the archive, in hexadecimal. If given, the archive must have it.
     md5: Option<String>,
-    /// BLAKE3 of all that is unpacked, as a run shows it for the result: fits any packing; checked where given.
+    /// BLAKE3 digest of the unpacked content, in hexadecimal, as a run shows it for the result. It does not depend on
+    /// how the archive is packed. If given, the content must have it.
     #[serde(skip_serializing_if = "Option::is_none")]
     contents: Option<String>,
-    /// Seconds without a byte before a connection is given up.
+    /// Seconds without data after which a connection is closed.
     timeout: u64,
-    /// Further tries after a connection fails.
+    /// Number of further tries after a connection fails.
     retries: u32,
-    /// Of a folder or an archive of pictures, what cannot be taken: it cannot be opened, is no plain file, or has a name that
+    /// What to do with a picture that cannot be used: it cannot be opened, is not a regular file, or has a name that
     /// no class or picture can have.
     on_bad_image: OnBadImage,
 }
@@ -60,7 +65,7 @@ impl Default for Fetch {
 
 const SCHEMES: [&str; 3] = ["http", "https", "file"];
 
-/// What the key calls the content of the source.
+/// Name of the source's content in the key document.
 const ARCHIVE: &str = "archive";
 
 /// Where the archive is.
@@ -74,7 +79,7 @@ impl Fetch {
         match reqwest::Url::parse(&self.source) {
             Ok(address) if address.scheme() == "file" => match address.to_file_path() {
                 Ok(path) => Ok(Source::File(path)),
-                Err(()) => bail!("source {}: this is no path of this machine", self.source),
+                Err(()) => bail!("source {}: this address is not a path on this machine", self.source),
             },
             Ok(address) if matches!(address.scheme(), "http" | "https") => Ok(Source::Address(address)),
             _ => Ok(Source::File(project.join(files::expanded(Path::new(&self.source))))),
@@ -90,7 +95,7 @@ impl Stage for Fetch {
     const NAME: &'static str = "fetch";
     const VERSION: u32 = 5;
     const ABOUT: &'static str = "downloads or opens the images, verifies and unpacks them";
-    // Where it came from does not matter: its content, or its address, stands in `reads`.
+    // The place of the archive does not matter: `reads` has its content, or its address.
     const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries"];
 
     fn check(&self) -> Result<(), Invalid> {
@@ -128,7 +133,7 @@ impl Stage for Fetch {
                 let digest = self.sha256.as_ref().map(|_| "sha256").or(self.md5.as_ref().map(|_| "md5"));
                 if let Some(digest) = digest {
                     bail!(
-                        "{} is a folder, and {digest} is that of an archive; set fetch.{digest}=null",
+                        "{} is a folder, but {digest} is for archives; add --set fetch.{digest}=null",
                         path.display()
                     );
                 }
@@ -161,13 +166,13 @@ impl Fetch {
         let found = Contents::new(written.map(|(path, it)| (path, it.bytes, it.digest)).collect())?;
         if !expected.eq_ignore_ascii_case(found.digest()) {
             let found = found.digest();
-            return Err(damaged!("{}: what it holds is {found}, where the manifest says {expected}", self.source));
+            return Err(damaged!("{}: its content has the digest {found}, not {expected}", self.source));
         }
         Ok(())
     }
 }
 
-/// Digests what passes, and shows it.
+/// Reads the archive, computes its digests and shows the progress.
 struct Watched {
     reader: Box<dyn Read>,
     bar: Bar,
@@ -192,7 +197,7 @@ impl Watched {
             [("sha256", hex(&self.sha256.finalize()), &fetch.sha256), ("md5", hex(&self.md5.finalize()), &fetch.md5)];
         for (name, found, expected) in found {
             if let Some(expected) = expected.as_ref().filter(|expected| !expected.eq_ignore_ascii_case(&found)) {
-                return Err(damaged!("{}: its {name} is {found}, where the manifest says {expected}", fetch.source));
+                return Err(damaged!("{}: its {name} is {found}, but the manifest says {expected}", fetch.source));
             }
         }
         Ok(())

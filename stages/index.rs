@@ -1,4 +1,4 @@
-//! index: links between near embeddings, for a quick approximate search in large galleries.
+//! index: links near embeddings, for quick approximate search in large galleries.
 
 use anyhow::Result;
 use schemars::JsonSchema;

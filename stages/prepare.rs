@@ -1,4 +1,4 @@
-//! prepare: images of any size become square, sharpened PNG files.
+//! prepare: turns images of any size into square, sharpened PNG files.
 
 mod originals;
 
@@ -20,17 +20,17 @@ use similiai::retrieval::artifacts;
 
 use originals::{Original, Originals, Selection};
 
-/// Pictures made before what was made is noted.
+/// Number of pictures prepared before their results are kept.
 const BATCH: usize = 512;
-/// Bad pictures that an error names.
+/// Number of unusable pictures that an error names.
 const NAMED: usize = 5;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Prepare {
-    /// So many of each class in archive order, or by name; null: all of them …
+    /// Number of pictures of each class, in the order of the archive or of names; null: all of them.
     images_per_class: Option<usize>,
-    /// … after the first so many.
+    /// Number of pictures of each class to skip first.
     skip_per_class: usize,
     /// Side of the square PNG, in pixels.
     size: u32,
@@ -52,7 +52,7 @@ impl Default for Prepare {
     }
 }
 
-/// A row of the list of sources.
+/// A row of `sources.csv`.
 #[derive(Serialize)]
 struct Source<'a> {
     path: String,
@@ -73,7 +73,7 @@ impl Stage for Prepare {
         self.preparation().check().map_err(|(parameter, message)| Invalid { parameter, message: message.to_owned() })
     }
 
-    /// Only the images selected: the full archive and a sample of it give the same key.
+    /// Reads only the selected images, so that the full archive and a sample of it give the same key.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let fetched = inputs.result("fetch")?;
         let pictures = inputs.fact("pictures", &(fetched.contents.digest(), self.selection()), || {
@@ -88,12 +88,12 @@ impl Stage for Prepare {
         let prepare = |original: &&Original| match original.prepared(&preparation) {
             Ok(image) => encode_png(&image, &BTreeMap::new()),
             Err(error) if matches!(error.downcast_ref(), Some(Unreadable::NoDecoder(_))) => Err(error),
-            // Another machine may manage it: a failure is not kept.
+            // This failure is not kept, because another machine may have enough memory for the picture.
             Err(error)
                 if matches!(error.downcast_ref(), Some(Unreadable::Demanding(_)))
                     && self.on_bad_image == OnBadImage::Fail =>
             {
-                Err(damaged!("{error:#}; remove it, or leave it out with on_bad_image: skip"))
+                Err(damaged!("{error:#}; remove it, or skip it with on_bad_image: skip"))
             }
             Err(error) if error.is::<Unreadable>() => Ok(format!("{BAD}{error:#}").into_bytes()),
             Err(error) => Err(error),
@@ -118,7 +118,7 @@ impl Stage for Prepare {
         }
         self.judge(&skipped)?;
         if let Some(empty) = classes.iter().find(|class| !listed.iter().any(|row| row.label_name == **class)) {
-            return Err(damaged!("no picture of class `{empty}` can be read; mend them, or take the class away"));
+            return Err(damaged!("no picture of class `{empty}` can be read; repair them, or remove the class"));
         }
         let outputs = &context.outputs;
         listed.sort_by(|a, b| a.path.cmp(&b.path));
@@ -133,7 +133,7 @@ impl Stage for Prepare {
     }
 }
 
-/// What is made of a picture that cannot be read begins so, and goes on with the reason; no PNG does.
+/// Start of the result for a picture that cannot be read; the reason follows. No PNG file starts like this.
 const BAD: &str = "bad: ";
 
 fn fault(picture: &ItemResult) -> Option<&str> {
@@ -158,11 +158,11 @@ impl Prepare {
         match (count, self.on_bad_image) {
             (0, _) => Ok(()),
             (_, OnBadImage::Skip) => {
-                tracing::warn!("{count} pictures cannot be read and are left out; they are in {SKIPPED}:{named}");
+                tracing::warn!("{count} pictures cannot be read and are skipped; {SKIPPED} lists them:{named}");
                 Ok(())
             }
             (_, OnBadImage::Fail) => Err(damaged!(
-                "{count} pictures cannot be read; mend or remove them, or leave them out with on_bad_image: \
+                "{count} pictures cannot be read; repair or remove them, or skip them with on_bad_image: \
                  skip:{named}"
             )),
         }

@@ -1,4 +1,4 @@
-//! split: which images are learned from and which are only asked about.
+//! split: assigns each image to the training or the test subset.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,23 +10,24 @@ use serde::{Deserialize, Serialize};
 use similiai::engine::stage::{Context, Invalid, Stage, require};
 use similiai::learning::dataset::{self, Listed, Subset};
 
-/// A class with fewer pictures is too small to test by two of them.
+/// A class with fewer pictures is too small for two test pictures.
 const SMALL: usize = 6;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Split {
     method: Method,
-    /// Share of each class that is for testing, of six pictures or more at least two (method `stratified`).
+    /// Share of each class that goes into the test subset, for the method `stratified`. A class of six pictures or
+    /// more has at least two test pictures.
     test: f64,
 }
 
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Method {
-    /// The same share of each class, drawn from the seed.
+    /// Draw the same share of each class at random.
     Stratified,
-    /// The archive's own test batch.
+    /// Keep the split of the source: the test batch of the archive, or the folders `val` and `test`.
     Official,
 }
 
@@ -43,7 +44,7 @@ impl Stage for Split {
     const NEEDS: &'static [&'static str] = &["prepare"];
 
     fn check(&self) -> Result<(), Invalid> {
-        require(self.test > 0.0 && self.test < 1.0, "test", "must lie between 0 and 1")
+        require(self.test > 0.0 && self.test < 1.0, "test", "must be above 0 and below 1")
     }
 
     fn run(&self, context: &Context) -> Result<()> {
@@ -57,7 +58,7 @@ impl Stage for Split {
         };
         for (one, other) in unite_equal(&digests, &mut subsets) {
             tracing::warn!(
-                "{} and {} are the same picture; both go to {}",
+                "{} and {} are the same picture; both go into the {} subset",
                 images[one].path,
                 images[other].path,
                 subsets[one].name()
@@ -65,7 +66,7 @@ impl Stage for Split {
         }
         for subset in [Subset::Train, Subset::Test] {
             if !subsets.contains(&subset) {
-                bail!("no image would be for {}; take more images, another share or another method", subset.name());
+                bail!("the {} subset would be empty; use more images, or change `test` or `method`", subset.name());
             }
         }
         let rows: Vec<dataset::Split> = images
@@ -92,7 +93,7 @@ impl Split {
             let mut members: Vec<usize> = (0..images.len()).filter(|place| images[*place].label == class).collect();
             members.shuffle(&mut context.rng(&format!("split class {class}")));
             let share = (members.len() as f64 * self.test).round() as usize;
-            // One alone would have no other of its class to find.
+            // A single test picture would have no other picture of its class to find.
             let count = if members.len() < SMALL { share } else { share.max(2) };
             members[..count].iter().for_each(|place| subsets[*place] = Subset::Test);
         }
@@ -100,7 +101,7 @@ impl Split {
     }
 }
 
-/// Moves equal pictures to the subset of the first of them; gives the pairs.
+/// Moves equal pictures to the subset of the first of them. Returns the pairs.
 fn unite_equal<D: Copy + Eq + Hash>(digests: &[D], subsets: &mut [Subset]) -> Vec<(usize, usize)> {
     let mut first: HashMap<D, usize> = HashMap::new();
     let mut pairs = Vec::new();

@@ -1,4 +1,4 @@
-//! train: a network learns to place images of a class near each other.
+//! train: trains a network to place images of one class near each other.
 
 mod augmentation;
 pub mod checkpoint;
@@ -24,12 +24,13 @@ use similiai::learning::model::{
 use similiai::report::training_log;
 use similiai::retrieval::artifacts;
 
-/// Below this, Jöhnk's algorithm hardly ever ends: the powers of its random numbers round to 0.
+/// Smallest `mixup` above 0. Below it, Jöhnk's algorithm hardly ever ends: the powers of its random numbers round to
+/// 0.
 const LEAST_MIXUP: f64 = 0.01;
 
-/// Drawn triplets are all in memory, with their batches …
+/// Largest number of drawn triplets: all are in memory, with their batches.
 const MOST_TRIPLETS: usize = 1_000_000;
-/// … and so are the embeddings of those that are held out.
+/// Largest number of held-out triplets: the embeddings of their pictures are in memory.
 const MOST_HELD_OUT: usize = 100_000;
 
 pub const CURVES: &str = "training_curves.png";
@@ -37,41 +38,52 @@ pub const CURVES: &str = "training_curves.png";
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
+    /// Architecture of the network.
+    /// Architecture of the network.
+    /// Architecture of the network.
     network: NetworkName,
     /// Scale embeddings to length 1.
     normalize: bool,
-    /// An embedding is the mean over these views; training does not depend on them.
+    /// The views of a picture; its embedding is the mean over them. Training does not depend on it.
     embed: Views,
+    /// Number of epochs.
     epochs: usize,
+    /// Highest learning rate, reached after the warm-up.
     learning_rate: f64,
-    /// Decoupled, as in Loshchilov and Hutter 2019; 0 gives plain Adam.
+    /// Decoupled weight decay (Loshchilov and Hutter 2019); 0 gives plain Adam.
     weight_decay: f64,
-    /// Share of the steps in which the learning rate rises from 0.
+    /// Share of the steps in which the learning rate rises to its highest value.
     warm_up: f64,
     schedule: Schedule,
+    /// Margin of the triplet loss.
+    /// Margin of the triplet loss.
+    /// Margin of the triplet loss.
     margin: f64,
     mining: Mining,
-    /// Classes in a batch; of more classes, as many take turns (mining `batch-all`).
+    /// Number of classes in a batch. If there are more classes, they take turns (mining `batch-all`).
     classes_per_batch: usize,
-    /// Images of each of them in a batch (mining `batch-all`).
+    /// Number of images of each class in a batch (mining `batch-all`).
     images_per_class: usize,
-    /// How often each image of a batch is in it, each time augmented anew (mining `batch-all`).
+    /// Number of times that each image is in its batch, each time with another random augmentation (mining
+    /// `batch-all`).
     views: usize,
-    /// Images of each class in a view that is for the triplets alone (with `cross_entropy.mixup`).
+    /// Number of images of each class in each view for the triplet loss, if `cross_entropy.mixup` is above 0.
     plain_per_class: usize,
-    /// The term that joins the triplet loss (mining `batch-all`).
+    /// A second term of the loss, added to the triplet loss (mining `batch-all`).
     cross_entropy: CrossEntropy,
     /// Numbers of triplets (mining `drawn`).
     triplets: Drawn,
-    /// Share of each class of the training part that is held out, to watch the training by.
+    /// Share of each class of the training subset that is held out, to measure the network during the training.
     validation: f64,
-    /// Measure precision on the held-out pictures after so many epochs, and after the last.
+    /// Number of epochs between two measurements on the held-out pictures. The last epoch is always measured.
     evaluate_every: usize,
+    /// Which epoch's network to keep.
     keep: Keep,
+    /// Random changes to the training pictures.
     augment: augmentation::Augment,
 }
 
-/// Which triplets are learned from.
+/// Which triplets to learn from.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Mining {
@@ -90,22 +102,26 @@ enum Schedule {
     Constant,
 }
 
-/// Which epoch's network is the result.
+/// Which epoch's network to keep.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Keep {
+    /// The network of the last epoch.
+    /// The network of the last epoch.
+    /// The network of the last epoch.
     Last,
-    /// The one with the highest precision on the held-out pictures, of those measured.
+    /// The network with the highest measured precision on the held-out pictures.
     Best,
 }
 
-/// What is embedded of a picture.
+/// Which views of a picture to embed.
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Views {
-    /// Its mirror image too.
+    /// Embed the mirror image too.
     mirrored: bool,
-    /// It also moved by so many pixels to the four sides; 0: only in its place.
+    /// Embed the picture moved by this number of pixels in each of the four directions too; 0: only the unmoved
+    /// picture.
     shift: usize,
 }
 
@@ -119,13 +135,15 @@ impl Default for Views {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct CrossEntropy {
-    /// Where the triplet loss has 1.
+    /// Weight of this term; the triplet loss has weight 1.
     weight: f64,
-    /// What a cosine of 1 counts (there: 1 / temperature).
+    /// Factor of the cosines (1 / temperature in the paper).
     scale: f64,
-    /// The first view is pairs of pictures mixed by shares from Beta(mixup, mixup) (Zhang et al. 2018); 0: unmixed.
+    /// Parameter of Beta(mixup, mixup), from which the shares of mixed pairs of pictures are drawn for the first view
+    /// (Zhang et al. 2018); 0: no mixing.
     mixup: f64,
-    /// Share of these pairs in which a square of one is set into the other instead (Yun et al. 2019, "CutMix").
+    /// Share of these pairs in which a square of one picture replaces that part of the other (Yun et al. 2019,
+    /// "CutMix").
     cutmix: f64,
 }
 
@@ -138,9 +156,11 @@ impl Default for CrossEntropy {
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Drawn {
+    /// Number of triplets to train on.
     train: usize,
+    /// Number of triplets of held-out pictures.
     validation: usize,
-    /// Triplets in a batch.
+    /// Number of triplets in a batch.
     batch: usize,
 }
 
@@ -189,11 +209,11 @@ impl Stage for Train {
         require(
             self.learning_rate > 0.0 && self.learning_rate <= 10.0,
             "learning_rate",
-            "must be above 0, at most 10",
+            "must be above 0 and at most 10",
         )?;
         require((0.0..=1.0).contains(&self.weight_decay), "weight_decay", "must be 0 to 1")?;
         require((0.0..1.0).contains(&self.warm_up), "warm_up", "must be 0 or more and below 1")?;
-        require(self.margin > 0.0 && self.margin <= 10.0, "margin", "must be above 0, at most 10")?;
+        require(self.margin > 0.0 && self.margin <= 10.0, "margin", "must be above 0 and at most 10")?;
         require((2..=256).contains(&self.classes_per_batch), "classes_per_batch", "must be 2 to 256")?;
         require((2..=256).contains(&self.images_per_class), "images_per_class", "must be 2 to 256")?;
         let Drawn { train, validation, batch } = self.triplets;
@@ -221,11 +241,12 @@ impl Stage for Train {
         let mixes = self.mining == Mining::BatchAll && weight > 0.0 && mixup > 0.0;
         require(!mixes || self.views > 1, "views", "must be 2 or more with cross_entropy.mixup above 0")?;
         require((1..=10_000).contains(&self.evaluate_every), "evaluate_every", "must be 1 to 10000")?;
-        require(self.validation > 0.0 && self.validation <= 0.5, "validation", "must be above 0, at most 0.5")?;
+        require(self.validation > 0.0 && self.validation <= 0.5, "validation", "must be above 0 and at most 0.5")?;
         self.augment.check()
     }
 
-    /// Only the pictures of the training side, with how they were prepared: a changed test picture trains nothing again.
+    /// Reads only the training pictures and how they were prepared, so that a changed test picture does not cause a
+    /// new training.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         let (prepare, split) = (inputs.result("prepare")?, inputs.result("split")?);
         let of = (prepare.contents.digest(), split.contents.digest());

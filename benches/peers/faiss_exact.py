@@ -1,4 +1,4 @@
-"""Exact search beside FAISS's `IndexFlatL2`: 10,000 queries at once, and single ones, on 50,000 × 128.
+"""Compares exact search with FAISS's `IndexFlatL2`: 10,000 queries at once, and single queries, on 50,000 × 128.
 
 Usage: python3 benches/peers/faiss_exact.py
 """
@@ -20,7 +20,7 @@ GALLERY, QUERIES, DIMENSION, K, SINGLE = 50_000, 10_000, 128, 10, 200
 
 faiss.omp_set_num_threads(turns.THREADS)
 random = numpy.random.default_rng(42)
-# As embeddings are: clusters on the unit sphere.
+# Clusters on the unit sphere, like embeddings.
 centres = random.standard_normal((100, DIMENSION))
 
 
@@ -65,7 +65,7 @@ for name, sides in cases.items():
     print(f"{name}: ours {us * 1e3:.2f} ms ({spread[0]}), FAISS {peer * 1e3:.2f} ms ({spread[1]}), ratio {peer / us:.2f}")
     results.append({"case": name, "ours": round(us, 6), "peer": round(peer, 6), "ratio": round(peer / us, 2)})
 
-# Who finds what, and who is right where the two differ, by distances in 64 bits.
+# Compares the ids that both find. Where they differ, distances in 64 bits show which are right.
 ours.seconds("batch 0")
 ours.seconds(f"dump {folder / 'ids'}")
 found = numpy.fromfile(folder / "ids", numpy.int64).reshape(QUERIES, K)
@@ -76,7 +76,7 @@ for row in different:
         return ((gallery[ids].astype(float) - queries[row].astype(float)) ** 2).sum(axis=1)
 
     mine, other = exactly(found[row]), exactly(theirs[row])
-    # The same distances in 32 bits: either order is one.
+    # The distances are equal in 32 bits, so either order is right.
     tied += (mine.astype(numpy.float32) == other.astype(numpy.float32)).all()
     right += (numpy.diff(mine) >= 0).all() and mine.sum() <= other.sum()
 equal = QUERIES - len(different)

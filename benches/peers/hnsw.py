@@ -1,6 +1,6 @@
-"""The approximate index beside hnswlib: 1,000,000 × 128 clustered vectors, the same M and ef.
+"""Compares the approximate index with hnswlib: 1,000,000 × 128 clustered vectors, the same M and ef.
 
-The vectors are a pipeline's embeddings, each 500 times with noise of its own.
+The vectors are the embeddings of a pipeline, each about 500 times, with different noise each time.
 
 Usage: python3 benches/peers/hnsw.py [EMBEDDINGS.parquet [COUNT]]
 """
@@ -81,7 +81,7 @@ for ef in WIDTHS:
 
 
 def speed_at(curve):
-    """Queries a second at the target recall, between the two points around it on logarithmic axes."""
+    """Returns queries a second at the target recall, interpolated on logarithmic axes."""
     recalls, speeds = zip(*curve)
     return float(numpy.exp(numpy.interp(TARGET, recalls, numpy.log(speeds))))
 

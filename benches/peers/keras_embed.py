@@ -1,4 +1,4 @@
-"""Inference of the original's network beside Keras', the framework it was written in.
+"""Compares inference of the original project's network with Keras, in which that project was written.
 
 Usage: python3 benches/peers/keras_embed.py
 """

@@ -1,6 +1,6 @@
-"""A run with nothing to do, beside DVC's and ninja's, over the same number of files.
+"""Compares a run that has nothing to do with DVC and ninja, on the same number of files.
 
-Usage: python3 benches/peers/noop.py [FILES]      (an even number of thousands up to 120000; default 4000)
+Usage: python3 benches/peers/noop.py [FILES]      (a multiple of 2000, up to 120000; default 4000)
 """
 
 import turns

@@ -1,10 +1,10 @@
-//! Our side of the comparison with other search libraries: reads commands from standard input, one a line, and answers
-//! each with the seconds it took.
+//! Our side of the comparison with other search libraries: reads commands from standard input, one a line, and
+//! answers each with the seconds that it took.
 //!
-//! `search DIMENSION K GALLERY QUERIES`, two files of little-endian 32-bit floats; then `arrange 0`, `batch 0` (all
-//! queries at once), `one COUNT` (the first ones, each by itself), `link M,EF_CONSTRUCTION` (build the approximate index),
-//! `graph EF` (all queries by it), or `dump FILE`: the ids found by the last command, k a row, as little-endian 64-bit
-//! integers.
+//! Start it as `search DIMENSION K GALLERY QUERIES`; the last two are files of little-endian 32-bit
+//! floats. The commands are `arrange 0`, `batch 0` (all queries at once), `one COUNT` (the first COUNT queries, one
+//! by one), `link M,EF_CONSTRUCTION` (build the approximate index), `graph EF` (all queries with this index), and
+//! `dump FILE` (write the ids found by the last command, K in a row, as little-endian 64-bit integers).
 
 use std::io::{BufRead, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ use similiai::base::files;
 use similiai::retrieval::search::{FlatIndex, Graph, Neighbour, Parameters, Query};
 
 fn main() -> Result<()> {
-    // `cargo bench` adds an argument of its own.
+    // `cargo bench` adds its own argument.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [dimension, k, gallery, queries] = &arguments[..] else {
         println!("usage: search DIMENSION K GALLERY QUERIES, then commands on standard input");

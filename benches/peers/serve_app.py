@@ -1,6 +1,6 @@
-"""What `similiai serve` does, by FastAPI, PyTorch, Pillow and NumPy: the same weights, views, gallery and answers.
+"""Does what `similiai serve` does, with FastAPI, PyTorch, Pillow and NumPy: same weights, views, gallery and answers.
 
-Started by serve_fastapi.py, in its environment; THREADS is PyTorch's.
+serve_fastapi.py starts it in its environment. THREADS is the number of threads of PyTorch.
 """
 
 import io
@@ -45,7 +45,7 @@ app = FastAPI()
 
 
 def prepare(image):
-    """(3, side, side), cropped, resized, sharpened and scaled."""
+    """Crops, resizes, sharpens and scales `image`. Returns an array of shape (3, side, side)."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     how, into = ABOUT["preparation"], ABOUT["preprocessing"]
@@ -79,5 +79,5 @@ def nearest(data, k):
 @app.post("/api/search")
 async def search(request: Request, k: int = 5):
     data = await request.body()
-    # One after the other: PyTorch uses all its threads for each.
+    # Answers one query after the other: PyTorch uses all its threads for each.
     return {"results": nearest(data, k)}

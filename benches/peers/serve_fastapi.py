@@ -1,6 +1,6 @@
-"""`similiai serve` beside FastAPI and PyTorch with the same weights: start, latency, throughput, memory.
+"""Compares `similiai serve` with FastAPI and PyTorch with the same weights: start, latency, throughput, memory.
 
-Usage: python3 benches/peers/serve_fastapi.py      (after `similiai run all`; wants `wrk`, which Debian has)
+Usage: python3 benches/peers/serve_fastapi.py      (after `similiai run all`; needs `wrk`: apt-get install wrk)
 """
 
 import turns
@@ -57,18 +57,18 @@ class Server:
         return json.loads(text)["results"]
 
     def latency(self, picture):
-        """Milliseconds."""
+        """Returns the median latency in milliseconds."""
         def once():
             start = time.perf_counter()
             self.ask(picture)
             return 1e3 * (time.perf_counter() - start)
 
-        # Servers close what was idle during the others' turns.
+        # Servers close connections that were idle during the turns of the others.
         self.connection.close()
         return statistics.median(once() for _ in range(ASKED))
 
     def throughput(self, script):
-        """Answers a second."""
+        """Returns answers a second."""
         command = ["wrk", "-t1", f"-c{CLIENTS}", f"-d{SECONDS}s", "--timeout", "30s", "-s", script]
         said = subprocess.run(
             [*command, f"http://127.0.0.1:{self.port}/api/search?k=5"], check=True, capture_output=True, text=True
@@ -77,7 +77,7 @@ class Server:
         return float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
 
     def memory(self):
-        """Most megabytes in use so far, of all its processes."""
+        """Returns the peak memory of all its processes so far, in megabytes."""
         group = os.getpgid(self.process.pid)
         total = 0
         for folder in Path("/proc").glob("[0-9]*"):

@@ -1,8 +1,9 @@
 //! Our side of the comparison with other frameworks: reads commands from standard input, one a line, and answers
 //! each with one line.
 //!
-//! `steps NETWORK BATCH`, then `train STEPS` or `infer BATCHES` (answer: seconds), or `dump FILE`: writes weights,
-//! images, embeddings and all gradients of one step without dropout as safetensors.
+//! Start it as `steps NETWORK BATCH`. The commands are `train STEPS` and `infer BATCHES`, which answer with
+//! seconds, and `dump FILE`, which writes weights, images, embeddings and all gradients of one step without dropout
+//! as safetensors.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -22,7 +23,7 @@ const MARGIN: f64 = 0.3;
 const RATE: f64 = 1e-3;
 
 fn main() -> Result<()> {
-    // `cargo bench` adds an argument of its own.
+    // `cargo bench` adds its own argument.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let (network, batch, dropout) = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [network, batch] => (network, batch, true),
@@ -44,13 +45,13 @@ fn main() -> Result<()> {
     }
 }
 
-/// Values of 0 to 1 as an image has them.
+/// Pseudorandom values from 0 to 1, like those of images.
 fn images(count: usize, side: usize) -> Vec<f32> {
     let value = |place: usize| ((place as u32).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32;
     (0..count * side * side * 3).map(value).collect()
 }
 
-/// Embeddings and their loss; the residual network's have length 1.
+/// Computes the loss of embeddings. `normalize` scales them to length 1, for the residual network.
 struct Losses {
     triplets: Triplets,
     normalize: bool,
@@ -113,7 +114,7 @@ fn dfdx_said(error: CpuError) -> anyhow::Error {
     anyhow!("dfdx: {error}")
 }
 
-/// The tensors of one step: what Python needs to go the same way.
+/// The tensors of one step, from which Python computes the same step.
 struct Dump<'a> {
     gradients: &'a Gradients<f32, Cpu>,
     tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,

@@ -1,4 +1,4 @@
-"""Inference beside PyTorch's.
+"""Compares inference with PyTorch.
 
 Usage: python3 benches/peers/torch_embed.py [original|residual [BATCH]]
 """

@@ -1,6 +1,6 @@
-"""The embeddings and gradients of one whole step beside PyTorch's in 64 bits: from the same weights and images.
+"""Compares the embeddings and gradients of one step with PyTorch in 64 bits, from the same weights and images.
 
-A ReLU or a maximum flips where its input is within rounding of a tie: medians and percentiles tell.
+Rounding can flip a ReLU or a maximum whose inputs are nearly tied, so medians and percentiles are compared.
 
 Usage: python3 benches/peers/torch_gradients.py [original|residual [BATCH]]
 """
@@ -36,7 +36,7 @@ state = {theirs(name): tensor for name, tensor in tensors.items()}
 
 
 def of_torch(kind):
-    """Embeddings and gradients by PyTorch in this kind of number."""
+    """Returns embeddings and gradients by PyTorch, computed with the number type `kind`."""
     network = torch_networks.build(NETWORK, dropout=False).to(kind)
     missing, unexpected = network.load_state_dict(state, strict=False)
     assert not unexpected and all("num_batches" in name for name in missing), (missing, unexpected)
@@ -55,7 +55,7 @@ print(f"{'relative error of the gradients':28}  ours: median, 90 %, 99 %      Py
 all_ours, all_single = [], []
 for name, gradient in exact.items():
     size = gradient.square().mean().sqrt()
-    # A bias before a batch norm has no gradient but rounding.
+    # The gradient of a bias before a batch norm is 0, except for rounding.
     if size < 1e-12:
         print(f"{name:28}  none in 64 bits; ours up to {gradients[name].abs().max():.1e}")
         continue

@@ -1,4 +1,4 @@
-"""The two networks in PyTorch, with our names for the parameters, and the triplet losses."""
+"""Both networks in PyTorch, with our names of parameters, and their triplet losses."""
 
 import torch
 from torch import nn
@@ -80,7 +80,7 @@ def build(name, dropout=True):
 
 
 def loss(name, embeddings):
-    """Drawn triplets for the original, all valid ones of ten classes for the other."""
+    """Returns the triplet loss: drawn triplets for the original, all valid triplets of ten classes for the residual."""
     if name == "original":
         anchor, positive, negative = embeddings.chunk(3)
         near, far = (anchor - positive).norm(dim=1), (anchor - negative).norm(dim=1)
@@ -88,7 +88,7 @@ def loss(name, embeddings):
     count = len(embeddings)
     labels = torch.arange(count) * 10 // count
     apart = (embeddings[:, None] - embeddings[None]).square().sum(2)
-    # The root has no slope at 0, where an image meets itself.
+    # The square root has no gradient at 0, the distance of an image from itself.
     apart = torch.where(apart > 0, apart, torch.ones_like(apart)).sqrt() * (apart > 0)
     same = labels[:, None] == labels[None]
     others = ~torch.eye(count, dtype=torch.bool)
@@ -98,7 +98,7 @@ def loss(name, embeddings):
 
 
 def in_both_layouts(peer):
-    """`peer(layout, compiled)` for both memory layouts, by name; and the names of those that `torch.compile` made."""
+    """Returns `peer(layout, compiled)` for both memory layouts, by name, and the names of the compiled ones."""
     peers, compiled = {}, []
     for name, layout in [("NCHW", torch.contiguous_format), ("channels_last", torch.channels_last)]:
         peers[f"PyTorch {name}"] = peer(layout, False)

@@ -1,4 +1,4 @@
-"""Whole training steps, optimiser included, beside PyTorch's.
+"""Compares complete training steps, with the optimiser, with PyTorch.
 
 Usage: python3 benches/peers/torch_train.py [original|residual [BATCH]]
 """

@@ -1,4 +1,4 @@
-"""What the comparisons share: a virtual environment of their own, our side as a process, and turns."""
+"""Code that the comparisons share: virtual environments, our side as a process, and measurements in turns."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SIDES = {"original": 64, "residual": 32}
 
 
 def in_environment(name, packages):
-    """Goes on in target/peers/NAME, where the packages are installed; on success this returns there."""
+    """Restarts the script in the virtual environment target/peers/NAME, with the packages installed; returns only there."""
     folder = ROOT / "target" / "peers" / name
     if Path(sys.prefix) == folder:
         return
@@ -30,7 +30,7 @@ def in_environment(name, packages):
 
 
 class Bench:
-    """`cargo bench --bench NAME`, fed with commands."""
+    """Runs `cargo bench --bench NAME` and sends commands to it."""
 
     def __init__(self, name, *arguments):
         build = ["cargo", "bench", "--quiet", "--bench", name, "--no-run"]
@@ -55,21 +55,21 @@ class Bench:
 
 
 class Ours(Bench):
-    """Our side of a training or an inference."""
+    """Our side of the comparison of training or inference."""
 
     def __init__(self, network, batch, *options):
         super().__init__("steps", network, batch, *options)
         self.batch = batch
 
     def speed(self, command, count):
-        """Images a second."""
+        """Returns images a second."""
         return count * self.batch / self.seconds(f"{command} {count}")
 
 
 def compare(what, ours, peers, compiled=()):
-    """Runs everyone in turns (each gives images a second), prints the medians; the last line is for machines.
+    """Runs our side and the peers in turns, and prints the medians in images a second. The last line is JSON.
 
-    `peer` is the best of those as they are, `compiled` the best of those named so.
+    In it, `peer` is the best peer that is not in `compiled`, and `compiled` is the best of those.
     """
     speeds = {name: [] for name in ["ours", *peers]}
     for _ in range(TURNS):
@@ -89,7 +89,7 @@ def compare(what, ours, peers, compiled=()):
 
 
 def network_and_batch():
-    """From the command line: which network, and images a batch."""
+    """Returns the network and the number of images in a batch, from the command line."""
     network = sys.argv[1] if len(sys.argv) > 1 else "original"
     if network not in SIDES:
         sys.exit(f"usage: {sys.argv[0]} [original|residual [BATCH]]")

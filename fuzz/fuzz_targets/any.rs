@@ -1,4 +1,4 @@
-//! The target that `SIMILIAI_FUZZ_TARGET` names, under libFuzzer.
+//! Runs the target that `SIMILIAI_FUZZ_TARGET` names, under libFuzzer.
 
 #![no_main]
 #![allow(dead_code)]
@@ -15,7 +15,8 @@ use targets::{TARGETS, Target};
 fn target() -> &'static Target {
     static TARGET: OnceLock<&'static Target> = OnceLock::new();
     TARGET.get_or_init(|| {
-        // A panic that is caught is no crash; one that is not still ends the process.
+        // A panic that is caught must not count as a crash, so the hook of libFuzzer is removed. Others still end the
+        // process.
         drop(std::panic::take_hook());
         std::panic::set_hook(Box::new(|_| ()));
         if let Some(program) = std::env::var_os("SIMILIAI_PROGRAM") {
@@ -23,7 +24,7 @@ fn target() -> &'static Target {
         }
         let name = std::env::var("SIMILIAI_FUZZ_TARGET").expect("SIMILIAI_FUZZ_TARGET names a target");
         let found = TARGETS.iter().find(|target| target.name == name).expect("a target of this name");
-        // Started with a folder alone, it writes its seeds there.
+        // `fuzz/run` sets this variable to write the seeds into a folder.
         if let Some(folder) = std::env::var_os("SIMILIAI_FUZZ_SEEDS") {
             for (number, seed) in (found.seeds)().into_iter().enumerate() {
                 std::fs::write(std::path::Path::new(&folder).join(format!("seed-{number}")), seed).expect("a seed");

@@ -1,4 +1,4 @@
-//! Errors that callers tell apart, and how several are told at once.
+//! Kinds of errors that callers handle differently, and messages that list several errors.
 
 use thiserror::Error;
 
@@ -7,7 +7,7 @@ pub enum Failure {
     /// The command line asks for something that does not exist or does not fit together.
     #[error("{0}")]
     Usage(String),
-    /// What is asked for has not been made yet.
+    /// The requested result does not exist yet.
     #[error("{0}")]
     NotYet(String),
     #[error("work is pending")]
@@ -19,23 +19,23 @@ pub enum Failure {
     Busy(String),
     #[error("{0}")]
     NotReproducible(String),
-    /// By the signal with this number.
-    #[error("interrupted; what is finished is kept, and the next run goes on from there")]
+    /// The signal with this number interrupted a run.
+    #[error("interrupted; finished work is kept, and the next run resumes from it")]
     Interrupted(i32),
-    /// A server, by the signal with this number, which is how servers end.
+    /// The signal with this number stopped a server. This is how a server ends normally.
     #[error("ended")]
     Ended(i32),
-    /// Stages failed, for the reasons told.
+    /// Stages failed; the text says why.
     #[error("{0}")]
     StagesFailed(String),
 }
 
-/// What is wrong with a command line, to be told all at once.
+/// The errors of a command line, collected so that all are reported together.
 #[derive(Debug, Default)]
 pub struct UsageErrors(Vec<String>);
 
 impl UsageErrors {
-    /// Notes what is wrong with the command line; any other error comes alone.
+    /// Collects a [`Failure::Usage`] and returns `None`. Any other error is returned at once.
     pub fn note<T>(&mut self, checked: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
         match checked.map_err(anyhow::Error::downcast::<Failure>) {
             Ok(checked) => Ok(Some(checked)),
@@ -48,18 +48,17 @@ impl UsageErrors {
         }
     }
 
-    /// Notes what is wrong.
     pub fn add(&mut self, why: String) {
         self.0.push(why);
     }
 
-    /// Fails if anything was noted.
+    /// Fails with all collected errors, if there are any.
     pub fn tell(self) -> anyhow::Result<()> {
         if self.0.is_empty() { Ok(()) } else { Err(Failure::Usage(self.0.join("\n  ")).into()) }
     }
 }
 
-/// The first of several reasons, each on a line of its own, and how many more there are.
+/// The first `most` reasons, each on its own line, and the number of the other ones.
 pub fn first_of<R: std::fmt::Display>(most: usize, reasons: &[R]) -> String {
     let named: String = reasons.iter().take(most).map(|reason| format!("\n  {reason}")).collect();
     match reasons.len().saturating_sub(most) {
@@ -68,7 +67,7 @@ pub fn first_of<R: std::fmt::Display>(most: usize, reasons: &[R]) -> String {
     }
 }
 
-/// An [`anyhow::Error`] for a damaged input; `{:?}`-style context can be added on top.
+/// Makes an [`anyhow::Error`] for a damaged input. The arguments are those of [`format!`].
 #[macro_export]
 macro_rules! damaged {
     ($($argument:tt)*) => {

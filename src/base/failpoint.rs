@@ -1,9 +1,10 @@
-//! Named points at which a test kills the process, to see that the next run goes on.
+//! Named points at which a test kills the process, to check that the next run recovers.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Every point there is; `SIMILIAI_FAILPOINT=name` kills at the first pass of one, `name:3` at the third.
+/// All failpoints. `SIMILIAI_FAILPOINT=name` kills the process the first time it reaches that point; `name:3` the third
+/// time.
 pub const POINTS: [&str; 15] = [
     "lock-taken",
     "blob-written",
@@ -22,7 +23,7 @@ pub const POINTS: [&str; 15] = [
     "checkpoint-written",
 ];
 
-/// Ends the process here and now, as SIGKILL would, if this is the point asked for.
+/// Kills the process with SIGKILL if `SIMILIAI_FAILPOINT` names this point.
 pub fn point(name: &'static str) {
     debug_assert!(POINTS.contains(&name), "{name}");
     static WANTED: OnceLock<Option<(String, u64)>> = OnceLock::new();
@@ -38,7 +39,7 @@ pub fn point(name: &'static str) {
         && wanted == name
         && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *count
     {
-        // Nothing is flushed or cleaned up.
+        // Unlike an exit, SIGKILL flushes nothing and runs no destructors.
         let _ = signal_hook::low_level::raise(signal_hook::consts::SIGKILL);
     }
 }

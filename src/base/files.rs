@@ -1,4 +1,4 @@
-//! Files: whole or not at all, with their digests, and errors that carry the path.
+//! Reads, hashes and atomically writes files; every error names the path.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -9,13 +9,13 @@ use walkdir::WalkDir;
 
 use crate::base::signal;
 
-/// So much is read of what is no file: a pipe or a device, which may have no end.
+/// At most this many bytes are read from a pipe or a device, because it may be endless.
 const MOST_OF_A_PIPE: u64 = 1 << 30;
 
 /// All bytes of a file.
 ///
 /// # Errors
-/// If it cannot be read, or is a pipe or a device that gives more than a gibibyte.
+/// If the file cannot be read, or if it is a pipe or a device that gives more than 1 GiB.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     let is_pipe = path.exists() && !path.is_file();
     let all = || {
@@ -28,12 +28,13 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     };
     let bytes = interruptible(path, all).with_context(|| format!("cannot read {}", path.display()))?;
     if is_pipe && bytes.len() as u64 > MOST_OF_A_PIPE {
-        bail!("{} is no file and gives more than 1 GiB; store it in a file", path.display());
+        bail!("{} is not a regular file and gives more than 1 GiB; store it in a file", path.display());
     }
     Ok(bytes)
 }
 
-/// Whether the file at `path` begins with `start`; a pipe is not asked.
+/// Whether the file at `path` begins with `start`. A pipe is not read, because its bytes would be lost; the answer is
+/// true.
 pub fn begins_with(path: &Path, start: &[u8]) -> Result<bool> {
     let mut bytes = Vec::new();
     if path.is_file() {
@@ -43,7 +44,7 @@ pub fn begins_with(path: &Path, start: &[u8]) -> Result<bool> {
     Ok(!path.is_file() || bytes == start)
 }
 
-/// Does `act` with what `path` leads to: a pipe may be waited for without end.
+/// Runs `act`, which opens or reads `path`. A pipe may block forever, so a signal then ends the process at once.
 fn interruptible<T>(path: &Path, act: impl FnOnce() -> T) -> T {
     if path.exists() && !path.is_file() { signal::while_waiting(act) } else { act() }
 }
@@ -52,7 +53,7 @@ pub fn read_to_string(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// With a `~` at its start replaced by the home folder, as shells do it.
+/// `path` with a `~` at its start replaced by the home directory, as in a shell.
 pub fn expanded(path: &Path) -> PathBuf {
     match (path.strip_prefix("~"), std::env::home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),
@@ -72,24 +73,25 @@ pub fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create the folder {}", path.display()))
 }
 
-/// Whether a folder itself is there, and no link to one.
+/// Whether `path` is a folder. A link to a folder does not count.
 pub fn is_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// Whether something else than a file is at `path`: a folder, a link, or a pipe, which may be waited for without end.
+/// Whether something exists at `path` that is not a regular file: a folder, a link or a pipe. Reading a pipe may block
+/// forever.
 pub fn is_no_file(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| !metadata.is_file())
 }
 
-/// Whether this process may write in `folder`, as far as the system can tell.
+/// Fails if this process has no permission to write in `folder`.
 pub fn check_writable(folder: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?;
     Ok(())
 }
 
-/// Removes a folder with all that is in it, if there is one.
+/// Removes a folder and everything in it. A missing folder is no error.
 pub fn remove_folder(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -104,12 +106,12 @@ pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Replaces `path` by `bytes`; a crash leaves either the old file or the new one.
+/// Replaces the file at `path`. After a crash, either the old file or the new one is there.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     replace(path, |path| write(path, bytes))
 }
 
-/// The same, where `write` fills a file whose path it is given.
+/// Like [`write_atomically`], but `write` fills the file whose path it receives.
 pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let file = filled_beside(path, write)?;
     let failed = || format!("cannot write {}", path.display());
@@ -118,15 +120,15 @@ pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<(
     sync_folder(folder_of(path))
 }
 
-/// The same for what may be lost: the end of the process leaves one of both files, a crash of the machine perhaps neither.
-/// It takes no time to sync.
+/// Like [`write_atomically`], but does not wait until the file is on the disk. If the process dies, either the old file
+/// or the new one is there. If the machine crashes, both may be lost.
 pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     let file = filled_beside(path, |path| write(path, bytes))?;
     file.persist(path).map_err(|error| error.error).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())
 }
 
-/// A temporary file in the folder of `path`.
+/// A temporary file in the folder of `path`, filled by `write`.
 fn filled_beside(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<tempfile::NamedTempFile> {
     let folder = folder_of(path);
     create_folder(folder)?;
@@ -135,13 +137,14 @@ fn filled_beside(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result
     Ok(file)
 }
 
-/// Makes names added to, moved within or removed from `folder` durable.
+/// Syncs `folder` to the disk, so that a crash cannot undo files added, renamed or removed in it.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     let synced = File::open(folder).and_then(|opened| opened.sync_all());
     synced.with_context(|| format!("cannot sync {}", folder.display()))
 }
 
-/// The names in `folder`, sorted, but for those that are no Unicode. None where no folder is: a link is not followed.
+/// The sorted names in `folder`, except those that are not valid Unicode. Empty if `folder` is missing or not a folder.
+/// A link is not followed.
 pub fn names(folder: &Path) -> Result<Vec<String>> {
     match folder.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => {}
@@ -156,7 +159,7 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Readable as any other new file, where tempfile alone would keep it from other users.
+/// Creates temporary files with the usual permissions. By default, `tempfile` makes them unreadable for other users.
 fn temporary() -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
@@ -168,7 +171,7 @@ pub fn length(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?.len())
 }
 
-/// What is read into memory at a time; a larger file is digested by all cores.
+/// Files up to this size are hashed on one core; larger ones in pieces of [`PIECE`] on all cores. In bytes.
 const WHOLE: u64 = 1 << 20;
 const PIECE: usize = 16 << 20;
 
@@ -203,7 +206,7 @@ pub fn digest(path: &Path) -> Result<String> {
 /// Every regular file below `folder`, as sorted relative paths with `/` between their parts.
 ///
 /// # Errors
-/// If there is anything else than files and folders.
+/// If there is anything other than files and folders.
 pub fn list(folder: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in WalkDir::new(folder).min_depth(1) {

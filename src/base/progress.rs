@@ -1,4 +1,4 @@
-//! Progress: bars on a terminal, a plain line now and then elsewhere; always on stderr.
+//! Progress on stderr: bars on a terminal, otherwise a plain line from time to time.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -19,11 +19,11 @@ pub struct Screen {
     bars: MultiProgress,
     terminal: bool,
     quiet: bool,
-    /// Stdout is for a program: only what it asked for goes there.
+    /// A program reads stdout: texts for people do not go there.
     for_machines: bool,
-    /// What went wrong on stdout first.
+    /// The first error of writing to stdout.
     lost: Arc<OnceLock<std::io::Error>>,
-    /// When anything was said last.
+    /// When anything was last printed.
     spoken: Arc<Mutex<Instant>>,
 }
 
@@ -41,7 +41,8 @@ impl Screen {
         }
     }
 
-    /// Says what still runs whenever nothing was said for a while, so that no job looks dead; until the guard goes.
+    /// Logs what is still running if nothing was printed for a while, so that a long job does not look dead. It stops
+    /// when the guard is dropped.
     pub fn heartbeat(&self) -> Heartbeat {
         let (running, stop) = (Arc::<Mutex<Vec<(String, Instant)>>>::default(), mpsc::channel());
         if !self.terminal && !self.quiet {
@@ -65,26 +66,26 @@ impl Screen {
         Self { for_machines: true, ..self.clone() }
     }
 
-    /// A result for people on stdout, above the bars; what would steer the terminal is spelled out.
+    /// Prints a result for people on stdout, above the bars. Control characters are escaped.
     pub fn print(&self, line: &str) {
         self.print_exactly(&legible(line));
     }
 
-    /// A result for programs.
+    /// Prints JSON for programs on stdout. Control characters are escaped.
     pub fn print_json(&self, json: &str) {
         self.print_exactly(&legible_json(json));
     }
 
-    /// Text that this program itself made.
+    /// Prints text without escaping. It must not contain foreign text, such as names of files.
     pub fn print_exactly(&self, line: &str) {
         *self.spoken.lock() = Instant::now();
         if let Err(error) = self.bars.suspend(|| writeln!(std::io::stdout(), "{line}")) {
-            // A failure only once the work is done; a closed pipe, the reader's choice, is none.
+            // The work goes on; `printed` reports the error at the end.
             drop(self.lost.set(error));
         }
     }
 
-    /// Whether all that was printed has arrived.
+    /// Fails if something could not be printed. A closed pipe is no error: the reader chose to stop.
     pub fn printed(&self) -> Result<()> {
         match self.lost.get() {
             Some(error) if error.kind() != ErrorKind::BrokenPipe => bail!("cannot write to stdout: {error}"),
@@ -97,9 +98,9 @@ impl Screen {
     }
 }
 
-/// A writer for logs that does not tear the bars.
+/// A writer for logs that keeps the bars intact.
 impl Write for Screen {
-    /// A line that cannot be written, as nobody reads it any more or the disk is full, is lost; the work goes on.
+    /// Drops a line that cannot be written, for example because the disk is full. The work goes on.
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         *self.spoken.lock() = Instant::now();
         drop(self.bars.suspend(|| std::io::stderr().write_all(bytes)));
@@ -111,10 +112,10 @@ impl Write for Screen {
     }
 }
 
-/// What runs now.
+/// The instances that run now; see [`Screen::heartbeat`].
 pub struct Heartbeat {
     running: Arc<Mutex<Vec<(String, Instant)>>>,
-    /// The thread ends when this goes.
+    /// The thread ends when this is dropped.
     _stop: mpsc::Sender<()>,
 }
 
@@ -136,19 +137,19 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Tells people a result; programs find it in the files.
+    /// Prints a result for people. Nothing is printed if a program reads stdout.
     pub fn tell(&self, text: &str) {
         if !self.screen.for_machines {
             self.screen.print(text);
         }
     }
 
-    /// A bar of `total` steps; 0 where the total is not known.
+    /// A bar of `total` steps; 0 if the total is unknown.
     pub fn bar(&self, label: &str, total: u64) -> Bar {
         self.styled(label, total, "{pos}/{len} {msg} {eta} left")
     }
 
-    /// The same, counting bytes.
+    /// A bar of `total` bytes; 0 if the total is unknown.
     pub fn bytes(&self, label: &str, total: u64) -> Bar {
         self.styled(label, total, "{binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {msg} {eta} left")
     }
@@ -170,7 +171,7 @@ impl Progress {
     }
 }
 
-/// One bar; it goes when it is dropped.
+/// A progress bar; it disappears when it is dropped.
 pub struct Bar {
     bar: ProgressBar,
     label: String,
@@ -196,7 +197,7 @@ impl Bar {
         }
     }
 
-    /// Begins at a step other than the first.
+    /// Starts the bar at `steps`, for work that was partly done before.
     pub fn resume(&self, steps: u64) {
         self.bar.set_position(steps);
         self.bar.reset_eta();

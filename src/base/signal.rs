@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM: work ends between two items, and the process with 128 + the signal's number.
+//! SIGINT and SIGTERM: the work stops between two items, and the process exits with status 128 + the signal's number.
 
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,14 +9,15 @@ use signal_hook::iterator::Signals;
 
 use crate::base::error::Failure;
 
-/// How long a step may take to end by itself. After that the process ends anyway: the store stands a kill anywhere.
+/// How long a step may take to stop by itself. After that, the process exits. This is safe: a kill at any point leaves
+/// the store intact.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
-/// Threads that wait for something from outside.
+/// Number of threads in [`while_waiting`].
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
-/// Listens from now on; a second signal ends the process at once.
+/// Starts listening for signals. A second signal ends the process at once.
 pub fn listen() -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
     std::thread::spawn(move || {
@@ -33,9 +34,9 @@ pub fn listen() -> Result<()> {
     Ok(())
 }
 
-/// Runs `wait`, which may wait for ever for what comes from outside: a signal ends the process at once meanwhile.
+/// Runs `wait`, which may block forever, for example on a pipe. Meanwhile a signal ends the process at once.
 pub fn while_waiting<T>(wait: impl FnOnce() -> T) -> T {
-    /// Also where `wait` panics.
+    /// Counts down when it is dropped, also if `wait` panics.
     struct Waiting;
     impl Drop for Waiting {
         fn drop(&mut self) {
@@ -44,19 +45,19 @@ pub fn while_waiting<T>(wait: impl FnOnce() -> T) -> T {
     }
     WAITING.fetch_add(1, Ordering::Relaxed);
     let _waiting = Waiting;
-    // Where one came before, the thread that listens has seen nobody wait.
+    // A signal may have come before `WAITING` was raised. The listening thread did not exit then.
     if let Some(signal) = signal() {
         std::process::exit(128 + signal);
     }
     wait()
 }
 
-/// The signal that has come.
+/// The signal that was received, if any.
 pub fn signal() -> Option<i32> {
     Some(SIGNAL.load(Ordering::Relaxed)).filter(|signal| *signal != 0)
 }
 
-/// Fails once a signal has come.
+/// Fails if a signal was received.
 pub fn check() -> Result<()> {
     signal().map_or(Ok(()), |signal| Err(Failure::Interrupted(signal).into()))
 }

@@ -1,4 +1,4 @@
-//! The vector unit of this CPU, chosen at run time, and the macro that compiles a kernel for each of them.
+//! Vector units of CPUs: chooses one at run time, and compiles each kernel for all of them.
 
 mod vector;
 
@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 pub(crate) use vector::Vector;
 
-/// Environment variable that forces one: `avx512`, `avx2` or `portable`.
+/// Environment variable that forces a vector unit: `avx512`, `avx2` or `portable`.
 pub const VARIABLE: &str = "SIMILIAI_SIMD";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(crate) enum Unit {
     Portable,
 }
 
-/// A vector unit that this CPU has. Results do not depend on which it is.
+/// A vector unit that this CPU has. Every unit gives the same results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Simd(pub(crate) Unit);
 
@@ -28,7 +28,7 @@ static CHOSEN: LazyLock<Result<Simd, String>> = LazyLock::new(|| match std::env:
 });
 
 impl Simd {
-    /// What this CPU can do, best first; never empty.
+    /// The vector units of this CPU, fastest first. Never empty.
     pub fn available() -> Vec<Self> {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -58,23 +58,23 @@ impl Simd {
         let available = Self::available();
         available.iter().copied().find(|simd| simd.name() == name).ok_or_else(|| {
             let names: Vec<&str> = available.iter().map(|simd| simd.name()).collect();
-            format!("{VARIABLE}={name} is nothing this CPU can do; it has {}", names.join(", "))
+            format!("{VARIABLE}={name} is not supported by this CPU; use one of {}", names.join(", "))
         })
     }
 
-    /// The best, or the one that [`VARIABLE`] forces; `Err` if it forces what is not there.
+    /// The fastest unit, or the one that [`VARIABLE`] forces. `Err` if this CPU does not have that one.
     pub fn chosen() -> Result<Self, String> {
         CHOSEN.clone()
     }
 
-    /// The same where `Err` was dealt with at the start of the program.
+    /// Like [`Self::chosen`], for code that runs after the start of the program has handled the error.
     pub(crate) fn current() -> Self {
         CHOSEN.as_ref().copied().unwrap_or(Self(Unit::Portable))
     }
 }
 
-/// Defines functions that are compiled once for each vector unit; the first argument chooses. Inside, `V` is the
-/// unit's register, and ordinary loops become its instructions.
+/// Defines functions that are compiled once for each vector unit. The first argument chooses the unit. Inside, `V` is
+/// its register type, and the compiler vectorises ordinary loops with its instructions.
 macro_rules! kernels {
     ($($(#[$meta:meta])* $visibility:vis fn $name:ident<$v:ident: Vector>($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
         $(#[$meta])*

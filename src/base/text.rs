@@ -1,27 +1,27 @@
-//! Foreign text, such as the names of files, made safe to show on a terminal and in logs.
+//! Escapes foreign text, such as names of files, so that it is safe to show on a terminal and in logs.
 
 use std::path::Path;
 
-/// `text` on as many lines as it has; whatever would steer a terminal or reorder the text is spelled out.
+/// `text` with its line breaks and tabs. Other characters that control a terminal or reorder text are escaped.
 pub fn legible(text: &str) -> String {
     spelled_out(text, |c| matches!(c, '\n' | '\t'))
 }
 
-/// The same for a name, which stays on one line.
+/// Like [`legible`], but also escapes line breaks and tabs, so that a name stays on one line.
 pub fn legible_name(name: &str) -> String {
     spelled_out(name, |_| false)
 }
 
-/// The same for where a file is.
+/// Like [`legible_name`], for a path.
 pub fn legible_path(path: &Path) -> String {
     legible_name(&path.display().to_string())
 }
 
-/// JSON whose strings have no such character; it says the same.
+/// Equivalent JSON in which such characters are escaped.
 pub fn legible_json(json: &str) -> String {
     let mut shown = String::with_capacity(json.len());
     for c in json.chars() {
-        // They stand in strings only: JSON itself has none of them but line breaks and tabs.
+        // Outside of strings, JSON has none of these characters except line breaks and tabs.
         if steers(c) && !matches!(c, '\n' | '\t') {
             shown += &format!("\\u{:04x}", u32::from(c))
         } else {

@@ -1,8 +1,8 @@
-//! Work on files from anybody, in processes of their own that can be ended: what they take too much of, or crash on, costs
-//! that one file and nothing else.
+//! Reads untrusted files in separate processes, so that a file that crashes its reader or needs too much does no harm.
 //!
-//! A worker is this program itself, started with [`ARGUMENT`]. It lives on between two files, is fed and read by pipes,
-//! has no files and no network, and only so much memory and time for each file.
+//! A worker is this program itself, started with [`ARGUMENT`]. It handles many files, one after the other. It receives
+//! requests and sends replies through pipes. It has no access to files or network, and limited memory and time for
+//! each file.
 
 mod limits;
 
@@ -21,37 +21,37 @@ use thiserror::Error;
 
 /// The first argument of a worker.
 pub const ARGUMENT: &str = "decode-worker";
-/// Of a pipe: a picture mostly goes through it at once.
+/// Size of a pipe in bytes. Most pictures fit into it at once.
 const PIPE: usize = 1 << 20;
-/// Header and small picture go in one write: each write wakes the other process.
+/// Bytes collected before a write. A header and a small picture go in one write: each write wakes the other process.
 const BUFFER: usize = 64 << 10;
-/// Workers that try one request.
+/// How many workers try a request before it fails.
 const TRIES: usize = 2;
-/// How much longer than a core needs for its work a worker may take on a busy machine, and seconds beside that.
+/// A worker may take `SLOWDOWN` times its allowed CPU time, plus `PATIENCE` seconds: on a busy machine it has to wait.
 const SLOWDOWN: u32 = 10;
 const PATIENCE: u32 = 30;
-/// Variables of the environment that a worker gets: where its libraries are.
+/// Environment variables that a worker inherits: where its libraries are.
 const ENVIRONMENT: [&str; 2] = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
-/// For glibc, so that memory is given back once a file is done.
+/// Settings of glibc: it returns memory to the system after each file.
 const ALLOCATOR: [(&str, &str); 3] =
     [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "1000000"), ("MALLOC_TRIM_THRESHOLD_", "1000000")];
 
-/// Something that workers do.
+/// A kind of request that workers can handle.
 #[derive(Debug)]
 pub struct Task {
     pub name: &'static str,
-    /// From a request's header and body to its reply.
+    /// Makes the reply from the header and the body of a request.
     pub work: fn(&[u8], &[u8]) -> Vec<u8>,
 }
 
 /// How much one request may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
-    /// Bytes beside what a worker has at rest.
+    /// Bytes in addition to what an idle worker uses.
     pub memory: u64,
-    /// Of one core.
+    /// CPU seconds.
     pub seconds: u32,
-    /// Bytes of a reply.
+    /// Most bytes of the reply.
     pub reply: u64,
 }
 
@@ -64,37 +64,37 @@ pub enum Lost {
     Time(u32),
     #[error("crashed (signal {0})")]
     Crash(i32),
-    #[error("gave no answer that can be understood")]
+    #[error("gave an invalid answer")]
     Nonsense,
-    /// Not the file's fault.
-    #[error("cannot be had: {0}")]
+    /// No worker could be started, or something outside ended it. The file is not the cause.
+    #[error("is not available: {0}")]
     Unavailable(String),
 }
 
-/// Where workers are started from, and the idle ones. Without a program everything is done in this process.
+/// The program to start as a worker, and the idle workers. Without a program, all work is done in this process.
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 static IDLE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 
-/// From now on, tasks are done by workers that this very program becomes.
+/// From now on, workers handle all tasks. They are copies of this program.
 pub fn start_from_this_program() {
     let itself = Path::new("/proc/self/exe");
-    // This one still leads to the program after its file was replaced.
-    // Where it is not known, no worker can be started, and nothing is done without one.
+    // This path still leads to this program after its file was replaced.
+    // If no path is found, it is empty. Then no worker can start, and requests fail: this process must not handle them.
     let named = || std::env::args_os().next().map(PathBuf::from).and_then(|path| path.canonicalize().ok());
     let program = if itself.exists() { Some(itself.to_owned()) } else { std::env::current_exe().ok().or_else(named) };
     drop(PROGRAM.set(program.unwrap_or_default()));
 }
 
-/// The same by another program, for tests.
+/// Like [`start_from_this_program`], with another program, for tests.
 pub fn start_from(path: PathBuf) {
     drop(PROGRAM.set(path));
 }
 
-/// What `task` makes of a request.
+/// Gives a request to a worker and returns its reply.
 pub fn call(task: &Task, header: &[u8], body: &[u8], allowance: Allowance) -> Result<Vec<u8>, Lost> {
     let Some(program) = PROGRAM.get() else { return Ok((task.work)(header, body)) };
     let mut lost = Lost::Nonsense;
-    // One that somebody else ended, while it was idle or at work, says nothing of the file: another one tries.
+    // If something else ended the worker, the file is not the cause: another worker tries.
     for _ in 0..TRIES {
         let idle = IDLE.lock().pop();
         let mut worker = match idle {
@@ -127,12 +127,12 @@ impl Worker {
         command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
         command.env_clear().envs(ALLOCATOR);
         command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        // A signal to all that runs in a terminal is for this process alone, which decides what becomes of its workers.
+        // Ctrl-C signals every process of a group. In their own group, workers do not get it: this process ends them.
         command.process_group(0);
         let mut process = command.spawn()?;
         let pipes = process.stdin.take().zip(process.stdout.take());
         let (requests, replies) = pipes.ok_or_else(|| io::Error::other("it has no pipes"))?;
-        // Where a larger pipe is refused, the usual one will do.
+        // If the system refuses a larger pipe, the default size works too.
         #[cfg(target_os = "linux")]
         {
             let _ = rustix::pipe::fcntl_setpipe_size(&requests, PIPE);
@@ -156,7 +156,7 @@ impl Worker {
         if reply.len() as u64 == length { Ok(reply) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
-    /// Until it begins to answer; one that is stopped is not waited for longer than any work takes.
+    /// Waits until the worker begins to answer. The limit is longer than any work takes; it is for a stopped process.
     fn wait(&self, allowance: Allowance) -> io::Result<()> {
         let most = Timespec { tv_sec: i64::from(PATIENCE + SLOWDOWN * allowance.seconds), tv_nsec: 0 };
         loop {
@@ -181,17 +181,17 @@ impl Worker {
         drop((self.requests, self.replies));
         let signal = self.process.wait().ok().and_then(|status| status.signal());
         match signal {
-            // An allocation that fails ends a Rust program by `abort`.
+            // A Rust program aborts if an allocation fails.
             Some(limits::ABORTED) => Lost::Memory(allowance.memory / 1_000_000),
             Some(limits::OUT_OF_TIME) => Lost::Time(allowance.seconds),
             Some(signal) if limits::CRASHES.contains(&signal) => Lost::Crash(signal),
-            Some(signal) => Lost::Unavailable(format!("it was ended from outside (signal {signal})")),
-            None => Lost::Unavailable("it ends as soon as it has begun".to_owned()),
+            Some(signal) => Lost::Unavailable(format!("something else ended it (signal {signal})")),
+            None => Lost::Unavailable("it ended right after its start".to_owned()),
         }
     }
 }
 
-/// What comes before the body of a request.
+/// The bytes before the body of a request.
 fn head(task: &str, header: &[u8], body: usize, allowance: Allowance) -> Vec<u8> {
     let mut head = Vec::with_capacity(header.len() + 64);
     head.push(task.len() as u8);
@@ -210,7 +210,7 @@ fn read_u64(from: &mut impl Read) -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// If this process was started as a worker: does what it is asked to, until nobody asks any more.
+/// If this process was started as a worker, handles requests until its input ends. Otherwise returns `None`.
 pub fn run_if_asked(tasks: &[&Task]) -> Option<ExitCode> {
     let mut arguments = std::env::args_os();
     if arguments.nth(1).as_deref() != Some(OsStr::new(ARGUMENT)) || arguments.next().is_some() {
@@ -223,9 +223,9 @@ pub fn run_if_asked(tasks: &[&Task]) -> Option<ExitCode> {
 }
 
 fn serve(tasks: &[&Task]) -> io::Result<()> {
-    // What panics is told in the reply.
+    // The reply reports a panic.
     std::panic::set_hook(Box::new(|_| ()));
-    // A descriptor of its own, taken while that is allowed: `Stdout` would write anew at every newline byte.
+    // `Stdout` would flush at every newline byte, so use the descriptor itself. After `confine`, it cannot be copied.
     let replies = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     limits::confine()?;
     let (mut requests, mut replies) = (io::stdin().lock(), BufWriter::with_capacity(BUFFER, replies));
@@ -252,7 +252,7 @@ fn serve(tasks: &[&Task]) -> io::Result<()> {
     }
 }
 
-/// Says what a worker may do besides its work: it should be nothing. For tests.
+/// Reports which forbidden things a worker can do; there should be none. For tests.
 pub static PROBE: Task = Task {
     name: "probe",
     work: |_, _| {

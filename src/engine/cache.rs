@@ -2,10 +2,10 @@
 //!
 //! | file | what it is |
 //! | --- | --- |
-//! | `key`, `reason` | the document that a key is the hash of; how two of them differ, in words |
+//! | `key`, `reason` | the key document; the reasons why something runs again |
 //! | `store`, `blobs`, `contents` | a result for each key; the list of its files; each content once, under its digest |
-//! | `output_dir`, `checkout`, `checked_out` | where files are put; putting them there; which result is there now |
-//! | `inspection`, `folders`, `kept_aside` | whether the files are unmodified; what happens to those of other people |
+//! | `output_dir`, `checkout`, `checked_out` | output directories; checking out; which result is checked out |
+//! | `inspection`, `folders`, `kept_aside` | finding missing and modified files; moving files of the user away |
 //! | `file_stamp`, `stamp_index`, `digest_cache` | which files need not be read again |
 //! | `result_files` | the files of a result, in the output directory or in the store |
 //! | `remote_cache`, `remote` | results that other machines share; in a bucket or a folder |
@@ -59,7 +59,7 @@ pub use sealed::{Found, is_below};
 pub use store::{Store, StoredResult};
 pub use verify::{Damage, read_kept, write_kept};
 
-/// Folders for items that are made outside the pipeline: each has its own items and its own digests of files.
+/// Folders for items that are made outside the pipeline. Each has its own items and its own digest cache.
 pub const NAMESPACES: [&str; 1] = [PEOPLE];
-/// For items that people bring.
+/// The namespace for the user's own pictures.
 pub const PEOPLE: &str = "people";

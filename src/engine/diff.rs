@@ -1,4 +1,4 @@
-//! How two results that should be equal differ: the first file, and the place in it where people would look.
+//! Describes how two results differ that should be equal: the first different file, and the first difference in it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -8,19 +8,19 @@ use anyhow::{Result, anyhow};
 use crate::base::files;
 use crate::engine::cache::{Contents, File};
 
-/// Says how two files differ whose names end with `ending`: the expected one, and the one found.
+/// Compares two files with the extension `ending`: the expected one, and the one found.
 pub struct FileDiff {
     pub ending: &'static str,
     pub compare: fn(&Path, &Path) -> Result<String>,
 }
 
-/// For the kinds of files that the layers above know.
+/// The comparisons for kinds of files that the engine does not know.
 pub type FileDiffs = &'static [FileDiff];
 
-/// A result, and where each of its files can be read.
+/// The files of a result, and the path at which each can be read.
 pub type Readable<'a> = (&'a Contents, &'a dyn Fn(&File) -> PathBuf);
 
-/// The first file that differs, and how; `None` where all are equal.
+/// The first file that differs, and how. `None` if all files are equal.
 pub fn first(diffs: FileDiffs, (expected, expected_path): Readable, (found, found_path): Readable) -> Option<String> {
     let changes = found.changes_since(expected);
     let all = [&changes.changed, &changes.removed, &changes.added].into_iter().filter_map(|paths| paths.first());
@@ -28,7 +28,7 @@ pub fn first(diffs: FileDiffs, (expected, expected_path): Readable, (found, foun
     Some(match (expected.find(path), found.find(path)) {
         (Some(one), Some(two)) => {
             let (one, two) = (expected.file(one), found.file(two));
-            // A reader that panics at a damaged file tells as little as one that fails.
+            // A damaged file may make a reader fail or panic. In both cases, show the digests.
             let how = catch_unwind(AssertUnwindSafe(|| within(diffs, path, &expected_path(&one), &found_path(&two))));
             let how = how
                 .unwrap_or_else(|_| Err(anyhow!("it cannot be read")))
@@ -62,9 +62,9 @@ fn lines(expected: &Path, found: &Path) -> Result<String> {
         return Ok(match (a.next(), b.next()) {
             (Some(a), Some(b)) if a == b => continue,
             (Some(a), Some(b)) => format!("line {number}: `{}` where `{}` is expected", short(b), short(a)),
-            (None, Some(_)) => format!("it goes on after line {}", number - 1),
+            (None, Some(_)) => format!("it has more lines after line {}", number - 1),
             (Some(_), None) => format!("it ends after line {}", number - 1),
-            (None, None) => "the line ends differ".to_owned(),
+            (None, None) => "the line endings differ".to_owned(),
         });
     }
     bytes(expected, found)

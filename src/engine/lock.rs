@@ -1,4 +1,4 @@
-//! `pipeline.lock`: for each profile, what each instance's result depends on and the digests it must have.
+//! `pipeline.lock`: for each profile and instance, the key document of the result and the digests of its files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::engine::diff::{self, FileDiffs};
 pub const FILE: &str = "pipeline.lock";
 const VERSION: u32 = 2;
 const DEFAULT_PROFILE: &str = "default";
-/// A result of more files has a digest for each of its folders instead of each file.
+/// A result of more files than this has a digest for each of its folders, not for each file.
 const LISTED: usize = 32;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct LockFile {
     profiles: BTreeMap<String, Lock>,
 }
 
-/// What is locked for one profile, by instance.
+/// The locked results of one profile, by instance.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Lock(pub BTreeMap<String, Locked>);
@@ -33,10 +33,10 @@ pub struct Lock(pub BTreeMap<String, Locked>);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Locked {
-    /// Of the result as a whole.
+    /// Digest of the result.
     pub digest: String,
     document: KeyDocument,
-    /// By path; a folder ends in `/`.
+    /// Digests by path. The path of a folder ends in `/`.
     outputs: BTreeMap<String, String>,
 }
 
@@ -55,18 +55,18 @@ impl LockFile {
         let broken = |error: serde_yaml::Error| damaged(format!("is damaged ({error})"));
         let Versioned { version } = serde_yaml::from_str(&text).map_err(broken)?;
         if version != VERSION {
-            return Err(damaged(format!("has version {version}, where {VERSION} is known")));
+            return Err(damaged(format!("has version {version}, but this program reads version {VERSION}")));
         }
         serde_yaml::from_str(&text).map(Some).map_err(broken)
     }
 
-    /// What is locked for `profile`.
+    /// The locked results of `profile`.
     pub fn profile(&self, profile: Option<&str>) -> Result<&Lock, String> {
         let name = profile.unwrap_or(DEFAULT_PROFILE);
         self.profiles.get(name).ok_or_else(|| format!("{FILE} has nothing for profile `{name}`; run `similiai lock`"))
     }
 
-    /// The same with `lock` for `profile`.
+    /// The lock file `earlier` with `lock` in the place of its results for `profile`.
     pub fn with(earlier: Option<Self>, profile: Option<&str>, lock: Lock) -> Self {
         let mut profiles = earlier.map(|earlier| earlier.profiles).unwrap_or_default();
         profiles.insert(profile.unwrap_or(DEFAULT_PROFILE).to_owned(), lock);
@@ -79,7 +79,7 @@ impl LockFile {
             serde_yaml::to_string(self)?
         );
         let path = project.join(FILE);
-        // Through a link, which stays one.
+        // If it is a link, the target is written and the link stays.
         files::write_atomically(&path.canonicalize().unwrap_or(path), text.as_bytes())
     }
 }
@@ -95,13 +95,14 @@ impl Locked {
         Self { digest: stored.digest.clone(), document: stored.document.clone(), outputs: outline(contents) }
     }
 
-    /// Whether it speaks of a result for `document`.
+    /// Fails if the locked result has another key document than `document`.
     pub fn vouch_for(&self, document: &KeyDocument) -> Result<(), String> {
         let changes = document.changes_since(&self.document, |_, _| None);
-        if changes.is_empty() { Ok(()) } else { Err(format!("not what is locked: {}", Reason::all(&changes))) }
+        if changes.is_empty() { Ok(()) } else { Err(format!("differs from {FILE}: {}", Reason::all(&changes))) }
     }
 
-    /// How a result that is not the locked one differs from it: as exactly as what is stored of the locked one allows.
+    /// How a result differs from the locked one. It names the place inside of a file if the store still has the locked
+    /// result.
     pub fn difference(
         &self,
         (store, diffs): (&Store, FileDiffs),
@@ -119,10 +120,10 @@ impl Locked {
         names.sort();
         let first = names.into_iter().find(|name| now.get(*name) != self.outputs.get(*name));
         match first.map(|name| (name, now.get(name), self.outputs.get(name))) {
-            Some((name, Some(now), Some(then))) => format!("{name}: {now} where {then} is locked"),
-            Some((name, Some(_), None)) => format!("{name} is not locked"),
-            Some((name, None, _)) => format!("{name} is locked, but not there"),
-            None => format!("{} where {} is locked", found.digest(), self.digest),
+            Some((name, Some(now), Some(then))) => format!("{name}: digest is {now}, but {then} is locked"),
+            Some((name, Some(_), None)) => format!("{name} is not in {FILE}"),
+            Some((name, None, _)) => format!("{name} is in {FILE}, but not in the result"),
+            None => format!("digest is {}, but {} is locked", found.digest(), self.digest),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `pipeline.yaml` → [`Manifest`]: every error is found here, before anything runs.
+//! Reads `pipeline.yaml` into a [`Manifest`], and finds every error in it before anything runs.
 
 mod draft;
 mod error;
@@ -22,25 +22,25 @@ use crate::base::files;
 use crate::engine::cache;
 use crate::engine::stage::{AnyStage, Kind};
 
-/// A manifest with its profile and overrides applied, all of it checked.
+/// A checked manifest, with its profile and overrides applied.
 pub struct Manifest {
     /// The folder of the manifest; relative paths start here.
     pub project: PathBuf,
     pub seed: u64,
     pub profile: Option<String>,
-    /// Where results are shared with other machines.
+    /// The remote cache, with which results are shared with other machines.
     pub cache: Option<cache::Settings>,
-    /// In an order in which each stands after what it needs.
+    /// Ordered so that each instance comes after those it needs.
     pub instances: PerInstance<Instance>,
 }
 
 pub struct Instance {
     pub name: String,
     pub stage: Box<dyn AnyStage>,
-    /// The manifest's, unless it has its own.
+    /// The seed of the manifest, unless the instance has its own.
     pub seed: u64,
     pub needs: Vec<InstanceId>,
-    /// Where the files are checked out, relative to the project.
+    /// The output directory, relative to the project or absolute.
     pub out: PathBuf,
 }
 
@@ -48,7 +48,7 @@ impl Manifest {
     pub fn load(path: &Path, kinds: &'static [Kind], profile: Option<&str>, sets: &[String]) -> Result<Self> {
         if !path.is_file() {
             let message = format!("there is no manifest at {}", path.display());
-            let help = "run this in the project's folder, or name it: -C DIR, or --manifest FILE";
+            let help = "run this in the project's folder, or name it with -C DIR, or the file with --manifest FILE";
             return Err(ManifestError::new(message, None).help(Some(help.to_owned())).into());
         }
         let length = files::length(path)?;
@@ -64,7 +64,7 @@ impl Manifest {
         Ok(reader::parse(&path.display().to_string(), &text, project, kinds, profile, sets)?)
     }
 
-    /// Where the files of an instance are checked out.
+    /// The output directory of an instance.
     pub fn output_dir(&self, id: InstanceId) -> cache::OutputDir<'_> {
         let Instance { name, out, .. } = &self.instances[id];
         cache::OutputDir { instance: name, project: &self.project, out }
@@ -72,7 +72,7 @@ impl Manifest {
 
     /// Whether `target` is the instance `id`, or needs it, directly or through others.
     pub fn is_needed_by(&self, id: InstanceId, target: InstanceId) -> bool {
-        // Needs have lower numbers than what needs them, so a number below `id` leads nowhere.
+        // Each instance has a higher number than those it needs, so one with a number below `id` cannot need `id`.
         let (mut waiting, mut seen) = (vec![target], HashSet::new());
         while let Some(next) = waiting.pop() {
             if next == id {
@@ -85,7 +85,7 @@ impl Manifest {
         false
     }
 
-    /// Fails if there is no instance of one of these names, or of several.
+    /// Fails if one or more of these names is not the name of an instance.
     pub fn must_have<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let is_there = |name: &&str| self.instances.iter().any(|instance| instance.name == *name);
         let absent: Vec<&str> = names.into_iter().filter(|name| !is_there(name)).collect();
@@ -110,10 +110,10 @@ impl Manifest {
     }
 }
 
-/// Whatever a manifest says takes much less.
+/// Longest manifest in bytes. Real ones are much shorter.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Text as editors save it: UTF-8, with a byte order mark or without, or UTF-16 with one.
+/// Decodes text as editors save it: UTF-8 with or without a byte order mark, or UTF-16 with one.
 fn text(bytes: Vec<u8>, name: &str) -> Result<String, ManifestError> {
     let units = |read: fn([u8; 2]) -> u16| -> Option<String> {
         let (pairs, []) = bytes[2..].as_chunks::<2>() else { return None };
@@ -131,7 +131,7 @@ fn text(bytes: Vec<u8>, name: &str) -> Result<String, ManifestError> {
             Some(text.to_owned())
         }
     };
-    text.ok_or_else(|| ManifestError::new(format!("{name} begins as UTF-16 text, and is none"), None))
+    text.ok_or_else(|| ManifestError::new(format!("{name} begins like UTF-16 text, but is not valid UTF-16"), None))
 }
 
 #[cfg(test)]

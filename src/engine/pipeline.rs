@@ -1,4 +1,4 @@
-//! A manifest and its store: what is up to date and why, and running what is not.
+//! Runs the instances of a manifest, and says which are up to date and why.
 
 mod artifact;
 mod assessment;
@@ -29,7 +29,7 @@ use crate::engine::stage::{Ancestor, Input, Inputs, Need};
 pub struct Project {
     pub manifest: Manifest,
     pub store: Arc<Store>,
-    /// How files of results that differ are compared.
+    /// Comparisons of files, for messages about results that differ.
     pub diffs: FileDiffs,
 }
 
@@ -44,7 +44,7 @@ impl Project {
         self.inputs_among(id, &self.manifest.instances[id].needs, results)
     }
 
-    /// For the instance at `id`, with the results of those that are `ready`.
+    /// The inputs of instance `id`, with the results of the instances in `ready`.
     fn inputs_among(
         &self,
         id: InstanceId,
@@ -85,7 +85,8 @@ impl Project {
         })
     }
 
-    /// What the result at `id` comes from, each after what it needs; the order depends on `needs` alone.
+    /// All results that instance `id` needs directly or through others, each after those it needs. The order depends
+    /// only on `needs`.
     fn lineage(&self, id: InstanceId, results: &PerInstance<Option<StoredResult>>) -> Vec<Ancestor> {
         fn visit(instances: &PerInstance<Instance>, id: InstanceId, order: &mut Vec<InstanceId>) {
             for need in &instances[id].needs {
@@ -107,14 +108,14 @@ impl Project {
         order.into_iter().filter_map(ancestor).collect()
     }
 
-    /// Asks all of `later` whether they would fail, by what is there of what they come from.
+    /// Fails if one of `later` would fail, as far as the results that exist so far can tell.
     fn precheck(&self, later: &[InstanceId], results: &PerInstance<Option<StoredResult>>) -> Result<()> {
         for id in later {
             let ready = |need: &InstanceId| results[*need].is_some() && self.manifest.is_needed_by(*need, *id);
             let ready: Vec<InstanceId> = self.manifest.instances.ids().filter(|need| need < id).filter(ready).collect();
             let Instance { name, stage, .. } = &self.manifest.instances[*id];
             let inputs = self.inputs_among(*id, &ready, results)?;
-            stage.precheck(&inputs).with_context(|| format!("`{name}` would fail, so what it needs is not made"))?;
+            stage.precheck(&inputs).with_context(|| format!("`{name}` would fail, so its inputs are not made"))?;
         }
         Ok(())
     }
@@ -132,7 +133,7 @@ impl Project {
         })
     }
 
-    /// What is different from the result that lies at the instance's id now.
+    /// The differences from the result of the instance that is checked out now.
     fn changes(&self, id: InstanceId, document: &KeyDocument) -> Result<Vec<Reason>> {
         let Some(checked_out) = self.store.checked_out(&self.manifest.instances[id].name)? else {
             return Ok(vec![Reason::FirstRun]);

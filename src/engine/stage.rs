@@ -1,4 +1,4 @@
-//! The contract of a stage: its parameters, what it reads, and how it runs.
+//! The interface of a stage: its parameters, what it reads, and how it runs.
 
 mod context;
 mod inputs;
@@ -16,56 +16,58 @@ pub use context::{Context, Notes};
 pub use inputs::{Ancestor, Input, Inputs, Need};
 pub use outputs::{Output, Outputs};
 
-/// A step of the pipeline. Its fields are its parameters: `Default` gives their defaults, serde their names
-/// and types (add `#[serde(default, deny_unknown_fields)]`), schemars what editors show of them.
+/// A kind of step of the pipeline. Its fields are its parameters. `Default` gives their defaults, and serde their names
+/// and types: add `#[serde(default, deny_unknown_fields)]`. Editors show the descriptions from schemars.
 ///
-/// Everything that can change the output must be a parameter, the seed, or an input: the cache sees no more.
+/// Everything that can change the output must be a parameter, the seed, or an input. The cache does not notice anything
+/// else.
 pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sync + 'static {
     const NAME: &'static str;
-    /// Raise it whenever the code gives other bytes for the same inputs.
+    /// Raise it when the code gives other bytes for the same inputs.
     const VERSION: u32;
     /// One line for `--help` and reports.
     const ABOUT: &'static str;
-    /// The stages whose results this one reads; `needs` in the manifest names an instance of each.
+    /// The stages whose results this one reads. In the manifest, `needs` must name an instance of each.
     const NEEDS: &'static [&'static str] = &[];
-    /// Those of them of which `needs` may name several instances.
+    /// The stages of `NEEDS` of which there may be several instances.
     const MANY: &'static [&'static str] = &[];
-    /// Parameters that cannot change the output, and so stay out of the key.
+    /// Parameters that cannot change the output. They do not enter the key.
     const UNKEYED: &'static [&'static str] = &[];
 
-    /// What commands outside the pipeline find in its result.
+    /// The kind of its result, for commands outside the pipeline that use it.
     const PROVIDES: Option<ArtifactKind> = None;
 
-    /// Range checks; `Err` names the parameter and says what would be right.
+    /// Checks the ranges of parameters. `Err` names the parameter and says what is allowed.
     fn check(&self) -> Result<(), Invalid> {
         Ok(())
     }
 
-    /// What stands in the key for the content read: by default each input's digest. A stage that reads only a
-    /// part of an input, or something outside the project, digests that instead.
+    /// The digests of everything that the stage reads, for the key. By default these are the digests of all inputs. A
+    /// stage that reads only part of an input, or something outside the project, returns the digest of that instead.
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>> {
         Ok(inputs.digests())
     }
 
-    /// What it reads outside the project's results: no result may be checked out there. `project` is the manifest's folder.
+    /// Paths outside of the results that the stage reads. No result may be checked out there. `project` is the folder
+    /// of the manifest.
     fn external_inputs(&self, project: &Path) -> Vec<PathBuf> {
         let _ = project;
         Vec::new()
     }
 
-    /// Refuses early what [`Stage::run`] would refuse in the end. `ready` has those results that are there of all that
-    /// this one comes from, by way of others too; it is asked again before each of the others is made.
+    /// Fails early if [`Stage::run`] would fail later. `ready` has the results that exist so far, of all instances that
+    /// this one needs directly or through others. It is called before each of those instances runs.
     fn precheck(&self, ready: &Inputs) -> Result<()> {
         let _ = ready;
         Ok(())
     }
 
-    /// Reads only `context`'s inputs and writes only to its outputs.
+    /// Makes the result. It must read only the inputs of `context`, and write only to its outputs.
     fn run(&self, context: &Context) -> Result<()>;
 }
 
-/// What a result is to commands outside the pipeline, by a name in the plural, such as "embeddings". The engine only compares kinds;
-/// the layers above define them.
+/// A kind of result that commands outside the pipeline use, named by a plural noun such as "embeddings". The engine
+/// only compares kinds. The layers above define them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArtifactKind(pub &'static str);
 
@@ -93,7 +95,7 @@ pub trait AnyStage: Send + Sync {
     fn run(&self, context: &Context) -> Result<()>;
 }
 
-/// What serde says of a parameter, with its path.
+/// An error of serde about a parameter, with the path of the parameter.
 pub type WrongParameter = serde_path_to_error::Error<serde_yaml::Error>;
 
 /// One row of the list of stages.
@@ -127,7 +129,7 @@ pub const fn kind<S: Stage>() -> Kind {
 }
 
 fn schema<S: Stage>() -> schemars::Schema {
-    // Whole for each stage, so that it can stand anywhere in the manifest's.
+    // Inlined, so that it can be inserted anywhere in the schema of the manifest.
     let settings = schemars::generate::SchemaSettings::draft2020_12().with(|it| it.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<S>()
 }

@@ -1,4 +1,4 @@
-//! The command line: arguments, one file a command, and the exit status.
+//! The command line: arguments, one file for each command, and the exit status.
 
 mod dag;
 mod duplicates;
@@ -49,20 +49,20 @@ use crate::retrieval::embeddings;
 
 const EXIT_STATUS: &str = "\
 Exit status:
-  0 done · 1 a stage failed · 2 usage or manifest · 3 work is pending (status --check)
-  4 something is damaged · 5 another run holds the project · 6 not reproducible
-  130, 143 ended by SIGINT or SIGTERM; the next run goes on
+  0 success · 1 a stage failed · 2 wrong arguments or manifest · 3 work is pending (status --check)
+  4 something is damaged · 5 another run uses the project · 6 not reproducible
+  130, 143 stopped by SIGINT or SIGTERM; the next run resumes
 
 Environment:
-  SIMILIAI_SIMD  avx512, avx2 or portable: the vector unit (default: the best there is); results do not depend on it
-  NO_COLOR       no colour, wherever stderr goes";
+  SIMILIAI_SIMD  vector instructions: avx512, avx2 or portable (default: the best available); results stay the same
+  NO_COLOR       turns off colour on stderr, if it is not empty";
 
 /// The heading of the options that every command has.
 const GLOBAL: &str = "Global options";
 /// The heading of the options that change the manifest for one command.
 const MANIFEST: &str = "Manifest options";
 
-/// Learns from scratch to find visually similar images, and can prove how it got there.
+/// Find similar pictures with a network trained from scratch, in a reproducible pipeline
 #[derive(Parser)]
 #[command(name = "similiai", version, after_help = EXIT_STATUS)]
 struct Cli {
@@ -72,13 +72,13 @@ struct Cli {
     /// The pipeline's manifest
     #[arg(long, value_name = "FILE", default_value = "pipeline.yaml", global = true, help_heading = GLOBAL)]
     manifest: PathBuf,
-    /// Threads of the kernels, at most 512 (default: all cores); results do not depend on it
+    /// Number of threads, at most 512 (default: all cores); results stay the same
     #[arg(long, value_name = "N", global = true, help_heading = GLOBAL, value_parser = clap::value_parser!(u16).range(1..=512))]
     threads: Option<u16>,
-    /// Say more on stderr
+    /// Print more messages on stderr
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     verbose: bool,
-    /// Say nothing on stderr but warnings and errors
+    /// Print only warnings and errors on stderr
     #[arg(short, long, global = true, help_heading = GLOBAL, conflicts_with = "verbose")]
     quiet: bool,
     #[command(subcommand)]
@@ -87,35 +87,35 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the pipeline, or the instances named and what they need; what is cached is not run again
+    /// Run the pipeline, or some instances and those they need; cached results are not made again
     Run(run::Arguments),
-    /// Find the pictures that look like one: of the pipeline's, or of your own
+    /// Find pictures similar to a given one, among the pipeline's pictures or your own
     Query(query::Arguments),
-    /// Embed pictures of your own into a Parquet file
+    /// Embed your own pictures and write the vectors to a Parquet file
     Embed(embed::Arguments),
-    /// Write embeddings into a PostgreSQL database with pgvector, to be searched there
+    /// Write embeddings to a PostgreSQL database with pgvector, for searching there
     #[cfg(feature = "cloud")]
     Publish(publish::Arguments),
-    /// Find copies of pictures, within a folder or between two; nothing is deleted
+    /// Find copies of pictures in one folder or between two; deletes nothing
     Duplicates(duplicates::Arguments),
-    /// Show pictures that look like yours, on a page in the browser and to programs
+    /// Start a server that finds similar pictures: a page for browsers and an API for programs
     #[cfg(feature = "serve")]
     Serve(serve::Arguments),
-    /// Show what is fresh, stale or missing, and why; runs nothing
+    /// Show which results are fresh, stale or missing, and why; runs nothing
     Status(status::Arguments),
-    /// Show what an instance's result depends on, and what changed since its last one
+    /// Show what an instance's result depends on, and what changed since the last result
     Explain(explain::Arguments),
-    /// Show the figures of the last run, of past ones, or how two differ
+    /// Show the metrics of the last run or of past runs, or compare two results
     Metrics(metrics::Arguments),
-    /// Draw the pipeline as a graph
+    /// Print the pipeline as a graph
     Dag(dag::Arguments),
-    /// Read everything that is stored and checked out, and name what is damaged; or make it again and compare
+    /// Check all stored and checked-out files for damage, or make results again and compare them
     Verify(verify::Arguments),
-    /// Make room: remove stored results that were not used for longest
+    /// Free disk space: remove the stored results that have been unused for longest
     Gc(gc::Arguments),
-    /// Write what the results depend on and their digests into pipeline.lock, for `run --locked`
+    /// Write pipeline.lock: what each result depends on and its digest, for `run --locked`
     Lock(lock::Arguments),
-    /// Compare stored results
+    /// Compare two stored results
     Hash(hash::Arguments),
     /// Print the JSON Schema of pipeline.yaml, for editors
     Schema,
@@ -126,18 +126,18 @@ enum Command {
     },
 }
 
-/// How the manifest is varied.
+/// Changes to the manifest from the command line.
 #[derive(Args, Default)]
 struct Variation {
-    /// Lay the manifest's profile P over its parameters
+    /// Override parameters with profile P of the manifest
     #[arg(long, value_name = "P", help_heading = MANIFEST)]
     profile: Option<String>,
-    /// Set one parameter, such as train.epochs=5; may stand more than once
+    /// Set one parameter, such as train.epochs=5; can be given several times
     #[arg(long = "set", value_name = "K=V", help_heading = MANIFEST)]
     sets: Vec<String>,
 }
 
-/// What every command gets.
+/// What every command receives: the stages, the path of the manifest and the output.
 struct Session {
     kinds: &'static [Kind],
     manifest: PathBuf,
@@ -156,7 +156,7 @@ impl Session {
     }
 }
 
-/// The whole program, with the stages it is made of.
+/// Runs the program with these stages.
 pub fn main(kinds: &'static [Kind]) -> ExitCode {
     if let Some(done) = worker::run_if_asked(&[&images::DECODING, &embeddings::READING, &worker::PROBE]) {
         return done;
@@ -166,10 +166,10 @@ pub fn main(kinds: &'static [Kind]) -> ExitCode {
     match run_command(cli, kinds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // `status --check` has said all it has to say on stdout, and a server is ended, not wrong.
+            // `status --check` has printed its result, and stopping a server with a signal is not an error.
             if !matches!(error.downcast_ref(), Some(Failure::Pending | Failure::Ended(_))) {
                 let why = legible(&format!("{error:#}"));
-                // Where nobody can be told, the exit status still says it.
+                // If stderr is closed, the exit status still shows the failure.
                 drop(writeln!(std::io::stderr(), "{} {why}", emphasis("error:")));
             }
             ExitCode::from(exit_status::exit_status(&error))
@@ -177,13 +177,13 @@ pub fn main(kinds: &'static [Kind]) -> ExitCode {
     }
 }
 
-/// Ends with what is wrong with the arguments, or with the help that they ask for.
+/// Prints the error in the arguments, or the help that they ask for, and exits.
 fn refuse(error: &clap::Error) -> ! {
     let is_plain = |argument: std::ffi::OsString| argument.to_str().is_some_and(|text| legible(text) == text);
     if std::env::args_os().all(is_plain) {
         error.exit();
     }
-    // An argument that it repeats would steer the terminal.
+    // The message repeats arguments, and their control characters must not reach the terminal.
     drop(write!(std::io::stderr(), "{}", legible(&error.render().to_string())));
     std::process::exit(error.exit_code());
 }
@@ -262,12 +262,12 @@ fn colored(terminal: bool) -> bool {
     terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Bold red on a terminal that shows colour.
+/// Makes the text bold and red if stderr shows colour.
 fn emphasis(text: &str) -> String {
     if colored(std::io::stderr().is_terminal()) { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// 0.4s, 12s, 2m31s, 1h02m.
+/// Formats a time, such as 0.4s, 12s, 2m31s or 1h02m.
 fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {

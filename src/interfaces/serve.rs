@@ -1,4 +1,4 @@
-//! A server: it takes a picture and shows the most similar ones, on a page for people and as JSON for programs.
+//! An HTTP server that finds similar pictures, with a page for people and JSON for programs.
 
 mod api;
 mod connections;
@@ -35,22 +35,24 @@ pub use snapshot::Snapshot;
 use state::State;
 pub use uploads::picture_of_form;
 
-/// Between two looks at whether there is something new to show.
+/// Time between two checks for new results.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
-/// At most so many checks pass before an opening that failed is tried again.
+/// Most checks that are skipped before a failed opening is tried again.
 const MOST_RESTS: u32 = 16;
-/// Connections that wait to be accepted: a burst of them is not turned away by the system.
+/// Most connections that wait to be accepted. The system refuses more, so a burst must fit.
 const WAITING: u32 = 4096;
-/// For answers under way once the server is to end.
+/// Time to finish current requests when the server stops.
 const FAREWELL: Duration = Duration::from_secs(4);
 
 /// Where snapshots come from.
 pub trait Source {
-    /// Changes whenever [`Source::open`] would give something else.
+    /// Returns a version. It changes whenever [`Source::open`] would return something else.
     fn version(&self) -> Result<String>;
 
+    /// Opens the current snapshot.
+    ///
     /// # Errors
-    /// Said to whoever asks, until there is something to show.
+    /// If there is nothing to show yet. Clients get this error until there is.
     fn open(&self) -> Result<Snapshot>;
 }
 
@@ -60,10 +62,10 @@ pub struct Options {
     pub limits: Limits,
 }
 
-/// Serves what `source` gives, now and whenever it changes, until a signal comes; `started` gets the address.
+/// Serves the snapshots of `source`, always the newest, until a signal comes. Calls `started` with the address.
 pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketAddr)) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    // More open connections than the usual 1,024 files allow; where that is refused, fewer will do.
+    // The usual limit of 1,024 open files is too low. If it cannot be raised, fewer connections are possible.
     allow_files(2 * connections::MOST as u64);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
@@ -75,7 +77,7 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
     let base = access.base.clone();
     let state = State::new(limits, base.clone())?;
     let listener = runtime.block_on(async { listen(address) }).map_err(|error| {
-        let mend = "choose another with --port, or --port 0 for any free one";
+        let mend = "choose another port with --port, or any free one with --port 0";
         Failure::Usage(format!("cannot listen on {address}: {error}; {mend}"))
     })?;
     let address = listener.local_addr().context("the server has no address")?;
@@ -93,7 +95,7 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
         }
         watcher.look();
     };
-    tracing::info!("ending: no new requests, those under way have {} s", FAREWELL.as_secs());
+    tracing::info!("stopping: current requests have {} s to finish", FAREWELL.as_secs());
     end.send_replace(true);
     let ended = runtime.block_on(async { tokio::time::timeout(FAREWELL, server).await });
     if ended.is_err() {
@@ -123,13 +125,13 @@ fn allow_files(wanted: u64) {
 struct Watcher<'a> {
     source: &'a dyn Source,
     state: &'a State,
-    /// Of the snapshot, if there is one.
+    /// Version of the snapshot, if there is one.
     version: Option<String>,
-    /// What could not be opened last: its version, and how many looks rest after a try.
+    /// The version that failed to open last, and how many checks to skip after a try.
     failed: Option<(String, u32)>,
-    /// So many looks still rest.
+    /// Checks that are still to be skipped.
     resting: u32,
-    /// What was said last.
+    /// The last error in the log.
     trouble: String,
 }
 
@@ -142,11 +144,11 @@ impl Watcher<'_> {
                 return Ok(None);
             }
             let snapshot = self.source.open().inspect_err(|_| {
-                // The same again would mostly fail the same way.
+                // Opening the same version again would usually fail in the same way.
                 let rest = self.failed.as_ref().filter(|_| known).map_or(1, |(_, rest)| (2 * rest).min(MOST_RESTS));
                 (self.resting, self.failed) = (rest, Some((version.clone(), rest)));
             })?;
-            // What changed meanwhile may be half of the one and half of the other.
+            // If the version changed during opening, the snapshot may mix two versions.
             Ok((self.source.version()? == version).then_some((version, snapshot)))
         });
         match opened {
@@ -169,7 +171,7 @@ impl Watcher<'_> {
                     tracing::warn!("{trouble}");
                     self.state.not_ready(&trouble);
                 } else {
-                    tracing::info!("the page keeps what it shows: {trouble}");
+                    tracing::info!("the server keeps the snapshot that it has: {trouble}");
                 }
                 self.trouble = trouble;
             }

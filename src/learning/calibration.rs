@@ -1,29 +1,30 @@
-//! What a distance means to people: the chance that a neighbour at that distance is of the query's class.
+//! Match probability: how likely it is that a neighbour at a given distance is of the query's class.
 
 use serde::{Deserialize, Serialize};
 
-/// Below this chance a neighbour is no close match: it is more likely of another class.
+/// Below this match probability, a neighbour is not a close match: it is more likely of another class.
 pub const CLOSE: f64 = 0.5;
-/// Neighbours of each held-out picture that a curve is fitted to.
+/// Number of neighbours of each held-out picture that a curve is fitted to.
 pub const NEIGHBOURS: usize = 10;
-/// For these a curve has at most so many points, each from at least so many pairs.
+/// Nearest neighbours give a curve at most this many points. Each point is made from at least [`PAIRS`] pairs, if there
+/// are that many.
 const POINTS: usize = 20;
 const PAIRS: usize = 25;
 
-/// Fitted to pictures that were held out of the training.
+/// Curves of match probability, fitted to pictures that were held out of the training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// For neighbours among the pictures learned from …
+    /// For neighbours that the network learned from.
     pub learned: Curve,
-    /// … and among pictures never seen in training, whose distances are other ones.
+    /// For neighbours that the network never saw in training. Their distances are different.
     pub unseen: Curve,
 }
 
-/// A falling line through (distance, chance).
+/// A falling curve of match probability: straight lines between points (distance, probability).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve(Vec<(f64, f64)>);
 
-/// Pairs that were pooled.
+/// Pairs that were pooled into one point of a curve.
 struct Block {
     distances: f64,
     same: f64,
@@ -35,19 +36,19 @@ impl Block {
         self.distances / self.count
     }
 
-    /// Whether the chance would not fall from `before` to this one.
+    /// Whether the probability does not fall from `before` to this block.
     fn violates(&self, before: &Self) -> bool {
         before.same * self.count <= self.same * before.count || before.chance() <= self.chance()
     }
 
-    /// Never quite 0 or 1 (Laplace's rule of succession).
+    /// Probability that a pair is of one class: never exactly 0 or 1 (Laplace's rule of succession).
     fn chance(&self) -> f64 {
         (self.same + 1.0) / (self.count + 2.0)
     }
 }
 
 impl Calibration {
-    /// Whether it is one that [`Curve::fit`] could have given.
+    /// Whether [`Curve::fit`] could have made both curves.
     pub fn is_sound(&self) -> bool {
         self.learned.is_sound() && self.unseen.is_sound()
     }
@@ -59,9 +60,12 @@ impl Curve {
         within && self.0.windows(2).all(|pair| pair[0].0 <= pair[1].0 && pair[0].1 >= pair[1].1)
     }
 
-    /// Isotonic regression by pooling adjacent violators (Ayer et al. 1955) over pairs of (distance, same class) in
-    /// groups: `near` ones, of nearest neighbours, in groups of equal size; beyond them any others, `far`, in groups each
-    /// twice the size of the one before, so that no picture unlike all others is taken for a near one.
+    /// Fits a curve to pairs of (distance, same class) by isotonic regression: it pools adjacent violators (Ayer et al.
+    /// 1955).
+    ///
+    /// `near` holds the pairs of nearest neighbours. They are put into groups of equal size. `far` holds any other
+    /// pairs. Only those beyond the last near pair are used, in groups that double in size. They extend the curve to
+    /// larger distances, so that a picture unlike all others does not get a high probability.
     pub fn fit(mut near: Vec<(f32, bool)>, mut far: Vec<(f32, bool)>) -> Self {
         let sort = |pairs: &mut Vec<(f32, bool)>| pairs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         sort(&mut near);
@@ -86,7 +90,7 @@ impl Curve {
         Self(blocks.iter().map(|block| (block.distance(), block.chance())).collect())
     }
 
-    /// Between two points on the straight line; beyond the ends as at them.
+    /// Match probability at `distance`: interpolated between two points, and constant beyond the first and the last.
     pub fn chance(&self, distance: f32) -> f64 {
         let (points, distance) = (&self.0, f64::from(distance));
         let after = points.partition_point(|point| point.0 <= distance);
@@ -98,7 +102,7 @@ impl Curve {
     }
 }
 
-/// Parts of `pairs`, each `growth` times the size of the one before; what is left at the end joins the last.
+/// Splits `pairs` into groups. Each is `growth` times the size of the one before. The rest joins the last group.
 fn groups(pairs: &[(f32, bool)], mut size: usize, growth: usize) -> Vec<&[(f32, bool)]> {
     let (mut rest, mut groups) = (pairs, Vec::new());
     while !rest.is_empty() {
@@ -110,27 +114,27 @@ fn groups(pairs: &[(f32, bool)], mut size: usize, growth: usize) -> Vec<&[(f32, 
     groups
 }
 
-/// What was foretold of neighbours, and what came of it.
+/// How well match probabilities agree with the neighbours that were found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Reliability {
-    /// Mean difference between the chance foretold and the share that was right, over groups of equal chance, each by
-    /// its size (Naeini et al. 2015, "expected calibration error").
+    /// Expected calibration error (Naeini et al. 2015): the mean difference between the match probability and the share
+    /// that was right, over groups of similar probability, weighted by their size.
     pub expected_error: f64,
     pub groups: Vec<Group>,
 }
 
-/// Neighbours of about the same chance.
+/// Neighbours with similar match probabilities.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Group {
     pub neighbours: usize,
-    /// Mean chance foretold.
+    /// Mean match probability.
     pub foretold: f64,
-    /// Share of them that are of the query's class.
+    /// Share of the neighbours that are of the query's class.
     pub right: f64,
 }
 
 impl Reliability {
-    /// Over tenths of the chance foretold, from pairs of (chance, same class).
+    /// Groups pairs of (match probability, same class) by tenths of the probability.
     pub fn of(pairs: &[(f64, bool)]) -> Self {
         let group = |tenth: usize| {
             let within = pairs.iter().filter(|(chance, _)| ((chance * 10.0) as usize).min(9) == tenth);

@@ -9,21 +9,21 @@ use serde::{Deserialize, Serialize};
 use crate::base::files;
 use crate::damaged;
 
-/// Whether each image is for training or for testing.
+/// CSV file that says for each image whether it is for training or for testing.
 pub const SPLIT: &str = "split.csv";
-/// The list of all prepared images, beside the folders of their classes.
+/// CSV file that lists all prepared images, next to the folders of their classes.
 pub const IMAGES: &str = "images.csv";
-/// How they were prepared.
+/// JSON file that says how the images were prepared.
 pub const PREPARATION: &str = "preparation.json";
-/// Where pictures had files of their own: which one each image was made of.
+/// CSV file that says which picture file each image was made from, if the pictures had their own files.
 pub const SOURCES: &str = "sources.csv";
-/// Pictures that were left out, with the reasons.
+/// CSV file that lists the skipped pictures, with the reasons.
 pub const SKIPPED: &str = "skipped.csv";
 
-/// Labels are bytes in the archives of CIFAR, and in what is learned from.
+/// Largest number of classes: labels are single bytes in the archives of CIFAR and in training.
 const MOST_CLASSES: usize = 256;
 
-/// Fails where there are more classes.
+/// Fails if there are more than 256 classes.
 pub fn check_class_count(classes: usize) -> Result<()> {
     if classes > MOST_CLASSES {
         return Err(damaged!("there are {classes} classes, and at most {MOST_CLASSES} are supported"));
@@ -31,20 +31,20 @@ pub fn check_class_count(classes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Whether no class may be called so, as a file beside the folders of the classes is; on some systems names that differ
-/// only in case are the same.
+/// Whether a file next to the class folders has this name, so that no class may have it. Case is ignored, because some
+/// systems do not distinguish it.
 pub fn is_list(name: &str) -> bool {
     [IMAGES, PREPARATION, SOURCES, SKIPPED].iter().any(|list| list.eq_ignore_ascii_case(name))
 }
 
-/// A picture that was left out.
+/// A picture that was skipped.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Skipped {
     pub source: String,
     pub why: String,
 }
 
-/// The part of a collection that a folder of that name holds.
+/// The subset that a folder with this name holds, for example `train` or `test`.
 pub fn part(folder: &str) -> Option<Subset> {
     match folder.to_ascii_lowercase().as_str() {
         "train" | "training" => Some(Subset::Train),
@@ -53,17 +53,17 @@ pub fn part(folder: &str) -> Option<Subset> {
     }
 }
 
-/// A row of the list of all images; sorted by path.
+/// A row of `images.csv`. Rows are sorted by path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Listed {
     pub path: String,
     pub label: i32,
     pub label_name: String,
-    /// The archive's own part.
+    /// The subset that the source itself assigns.
     pub part: Subset,
 }
 
-/// A row of `split.csv`; sorted by path.
+/// A row of `split.csv`. Rows are sorted by path.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Split {
     pub path: String,
@@ -94,7 +94,7 @@ pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>> {
     rows.map_err(|error| damaged!("{} is damaged: {error}", path.display()))
 }
 
-/// As [`read`] reads them.
+/// Writes rows as CSV, so that [`read`] can read them.
 pub fn to_bytes<R: Serialize>(rows: &[R]) -> Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     rows.iter().try_for_each(|row| writer.serialize(row)).context("cannot write a list")?;

@@ -1,4 +1,4 @@
-//! Images: CIFAR's binary archives, pictures of people in their files, and how both are prepared for a network.
+//! Images: the binary archives of CIFAR, picture files of users, and how both are prepared for a network.
 
 mod archive;
 mod containers;
@@ -22,7 +22,7 @@ pub use preparation::{Filter, Ground, Preparation, Sharpen};
 pub use skipped_files::{SkipReason, SkippedCount, SkippedFiles};
 pub use unreadable::{Unreadable, is_no_fault_of_it};
 
-/// What is done about a picture that cannot be read.
+/// What to do with a picture that cannot be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnBadImage {
@@ -32,7 +32,7 @@ pub enum OnBadImage {
     Skip,
 }
 
-/// `class/00042.png`, the name by which an image is known from its preparation on.
+/// The path of an image after its preparation, for example `class/00042.png`.
 pub fn image_path(class: &str, place: usize) -> PathBuf {
     Path::new(class).join(format!("{place:05}.png"))
 }

@@ -1,4 +1,4 @@
-//! The networks, and a trained one saved together with its configuration.
+//! The networks, and a trained network saved with its configuration.
 
 mod networks;
 mod views;
@@ -26,53 +26,53 @@ use crate::learning::calibration::Calibration;
 use crate::learning::images::Preparation;
 use crate::learning::nn::{Buffer, FeatureMap, normalize};
 
-/// The file of a trained network.
+/// File name of a trained network.
 pub const FILE: &str = "model.safetensors";
 
 const METADATA_KEY: &str = "similiai";
-/// Pixels by which a picture is moved for its views.
+/// Largest number of pixels by which views of a picture may be moved.
 pub const MOST_SHIFT: usize = 8;
-/// Images embedded at a time: bounds the memory of feature maps.
+/// Number of images embedded at a time. It bounds the memory of feature maps.
 const BATCH: usize = 64;
-/// Of a model's file; networks here have a few megabytes.
+/// Largest model file that is read, in bytes. The networks here have a few megabytes.
 const MOST_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkName {
-    /// The original project's.
+    /// The network of the original project.
     Original,
-    /// The default: small, residual, pre-activation, with 32, 64 and 128 channels.
+    /// The default: a small residual network with pre-activation, and 32, 64 and 128 channels.
     Residual,
-    /// The same with 48, 96 and 192 channels.
+    /// Like `residual`, but with 48, 96 and 192 channels.
     #[serde(rename = "residual-48")]
     Residual48,
-    /// The same with 64, 128 and 256 channels.
+    /// Like `residual`, but with 64, 128 and 256 channels.
     #[serde(rename = "residual-64")]
     Residual64,
-    /// 64, 128 and 256 channels, and a fourth block of 256.
+    /// Like `residual-64`, with a fourth block of 256 channels.
     #[serde(rename = "residual-deep")]
     ResidualDeep,
 }
 
-/// All that is needed to embed an image as in training.
+/// Everything that is needed to embed an image as in training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Configuration {
     pub network: NetworkName,
     pub dimension: usize,
     /// Whether embeddings are scaled to length 1.
     pub normalize: bool,
-    /// An embedding is the mean over the picture and its mirror image …
+    /// Whether the views of a picture also include mirror images. An embedding is the mean over all views.
     pub mirrored: bool,
-    /// … each in its place and moved by so many pixels to the four sides.
+    /// Pixels by which views are moved to the four sides. If it is 0, there are no moved views.
     pub shift: usize,
-    /// From any picture to those learned from, which are prepared already …
+    /// Turns any picture into one like the prepared pictures that the network learned from.
     pub preparation: Preparation,
-    /// … and from those to the network's input.
+    /// Turns a prepared picture into the network's input.
     pub preprocessing: Preprocessing,
 }
 
-/// What stands in a model's metadata.
+/// JSON in the metadata of a model file.
 #[derive(Serialize, Deserialize)]
 struct About {
     #[serde(flatten)]
@@ -81,12 +81,12 @@ struct About {
     provenance: BTreeMap<String, String>,
 }
 
-/// From an RGB image to the network's input.
+/// Turns an RGB image into the network's input.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
-    /// Side of the square input, in pixels; larger images are averaged down.
+    /// Side of the square input, in pixels. Larger images are averaged to this size.
     pub side: usize,
-    /// A value v of 0 to 1 enters as (v − mean) / deviation.
+    /// A value v from 0 to 1 becomes (v − mean) / deviation.
     pub mean: f32,
     pub deviation: f32,
 }
@@ -102,7 +102,7 @@ impl NetworkName {
 }
 
 impl Configuration {
-    /// Embeds images that [fit](Preprocessing::fit) by batches: (images, [`DIMENSION`]).
+    /// Embeds images in batches. [`Preprocessing::fit`] must have returned the images. Returns (images, [`DIMENSION`]).
     pub fn embed<N: Network>(&self, network: &N, images: &[RgbImage]) -> Vec<f32> {
         let views = View::all(self.shift, self.mirrored);
         let embed = |images: &[RgbImage]| {
@@ -132,7 +132,7 @@ impl Configuration {
 }
 
 impl Preprocessing {
-    /// A square image whose side is a multiple of the input's, as [`Preprocessing::apply`] wants it.
+    /// Returns a square image whose side is a multiple of the input's side, as [`Preprocessing::apply`] needs it.
     pub fn fit(&self, image: RgbImage) -> RgbImage {
         let (side, (width, height)) = (self.side as u32, image.dimensions());
         if width == height && width % side == 0 {
@@ -141,7 +141,7 @@ impl Preprocessing {
         image::imageops::resize(&image, side, side, image::imageops::FilterType::Triangle)
     }
 
-    /// Blocks of pixels averaged to (side, side, 3) values.
+    /// Averages blocks of pixels and writes (side, side, 3) values to `to`.
     pub fn apply(&self, image: &RgbImage, to: &mut [f32]) {
         let block = image.width() as usize / self.side;
         let line = image.width() as usize * 3;
@@ -161,7 +161,7 @@ impl Preprocessing {
         }
     }
 
-    /// (images · views, side, side, 3), all views of an image filled in by `each`.
+    /// Returns (images · views, side, side, 3). `each` fills in all views of one image.
     pub fn batch(&self, (images, views): (usize, usize), each: impl Fn(usize, &mut [f32]) + Sync) -> FeatureMap {
         let image = views * self.side * self.side * 3;
         let mut values = Buffer::stale(images * image);
@@ -170,7 +170,7 @@ impl Preprocessing {
     }
 }
 
-/// A network of any kind.
+/// A network of any type.
 trait Embed: Send + Sync {
     fn embed(&self, configuration: &Configuration, images: &[RgbImage]) -> Vec<f32>;
 }
@@ -184,42 +184,41 @@ impl<N: Network> Embed for N {
 /// A trained network.
 pub struct Model {
     pub configuration: Configuration,
-    /// What its distances mean.
+    /// The match probabilities of distances.
     pub calibration: Calibration,
-    /// BLAKE3 of the file it came from.
+    /// BLAKE3 digest of the model file. Empty for an untrained network.
     pub digest: String,
-    /// How the file is called in messages.
+    /// Name of the model in messages.
     name: String,
     network: Box<dyn Embed>,
 }
 
 impl Model {
-    /// The network in the file at `path`.
+    /// Loads the network from the file at `path`.
     ///
     /// # Errors
-    /// If it is not one that training here could have made: whoever wrote it may be anybody.
+    /// If training here could not have made the file. The file is not trusted.
     pub fn load(path: &Path) -> Result<Self> {
         if path.is_file() && files::length(path)? > MOST_BYTES {
-            return Err(damaged!("{} is no model: it has more than {} MiB", path.display(), MOST_BYTES >> 20));
+            return Err(damaged!("{} is not a model: it has more than {} MiB", path.display(), MOST_BYTES >> 20));
         }
         Self::parse(&files::read(path)?, path)
     }
 
-    /// The same, if its BLAKE3 is `digest`.
+    /// Like [`Model::load`], but fails if the BLAKE3 digest of the file is not `digest`.
     pub fn load_as(path: &Path, digest: &str) -> Result<Self> {
         let model = Self::load(path)?;
         if model.digest == digest { Ok(model) } else { Err(damaged!("{} changed while it was read", path.display())) }
     }
 
     fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
-        let (_, metadata) =
-            SafeTensors::read_metadata(bytes).map_err(|error| damaged!("{} is no model: {error}", path.display()))?;
+        let (_, metadata) = SafeTensors::read_metadata(bytes)
+            .map_err(|error| damaged!("{} is not a model: {error}", path.display()))?;
         let text = metadata.metadata().as_ref().and_then(|entries| entries.get(METADATA_KEY));
         let text = text.ok_or_else(|| damaged!("{} does not say which network it holds", path.display()))?;
         let About { configuration, calibration, .. } = serde_json::from_str(text)
             .map_err(|error| damaged!("{}: its configuration is damaged: {error}", path.display()))?;
-        let wrong =
-            |what: &str| damaged!("{}: its configuration is not one that training makes: {what}", path.display());
+        let wrong = |what: &str| damaged!("{}: training cannot have made its configuration: {what}", path.display());
         if let Err((field, message)) = configuration.preparation.check() {
             return Err(wrong(&format!("preparation.{field} {message}")));
         }
@@ -227,19 +226,19 @@ impl Model {
             return Err(wrong(&format!("shift must be 0 to {MOST_SHIFT}")));
         }
         if !calibration.is_sound() {
-            return Err(wrong("its calibration must fall from a chance of at most 1 to one of at least 0"));
+            return Err(wrong("the match probability in its calibration must fall, and be between 0 and 1"));
         }
         let known = (DIMENSION, configuration.network.preprocessing());
         if (configuration.dimension, configuration.preprocessing.clone()) != known {
-            return Err(damaged!("{}: its configuration is not one that its network has", path.display()));
+            return Err(damaged!("{}: its configuration does not fit its network", path.display()));
         }
         let network = configuration.network.with_seed(0, Some((bytes, path)))?;
         let (digest, name) = (blake3::hash(bytes).to_hex().to_string(), path.display().to_string());
         Ok(Self { configuration, calibration, digest, name, network })
     }
 
-    /// The same network before any training, with weights drawn from `seed`; an embedding is of the picture alone,
-    /// without other views.
+    /// The same network before any training, with weights drawn from `seed`. It embeds only the picture itself, without
+    /// other views.
     pub fn untrained(&self, seed: u64) -> Result<Self> {
         let configuration = Configuration { mirrored: false, shift: 0, ..self.configuration.clone() };
         let network = configuration.network.with_seed(seed, None)?;
@@ -247,12 +246,12 @@ impl Model {
         Ok(Self { configuration, calibration, digest, name, network })
     }
 
-    /// Any picture as those that the model learned from.
+    /// Prepares any picture like the pictures that the model learned from.
     pub fn prepare(&self, image: &RgbImage) -> RgbImage {
         self.configuration.preparation.apply(image)
     }
 
-    /// What of a prepared picture enters the network, as a picture.
+    /// Shows as a picture what the network sees of a prepared picture.
     pub fn seen(&self, prepared: &RgbImage) -> RgbImage {
         let preprocessing = &self.configuration.preprocessing;
         let side = preprocessing.side as u32;
@@ -265,7 +264,7 @@ impl Model {
         })
     }
 
-    /// (images, dimension); fails on an embedding that is not finite.
+    /// Returns embeddings (images, dimension). Fails if a value of an embedding is not finite.
     pub fn embed(&self, images: Vec<RgbImage>) -> Result<Vec<f32>> {
         let fit = |image| self.configuration.preprocessing.fit(image);
         let images: Vec<RgbImage> = images.into_par_iter().map(fit).collect();
@@ -278,7 +277,7 @@ impl Model {
 }
 
 impl NetworkName {
-    /// With weights from the bytes of a file, or drawn from `seed`.
+    /// Builds the network, with weights from the bytes of a file or drawn from `seed`.
     fn with_seed(self, seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn Embed>> {
         fn build<N: Network + 'static>(seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn Embed>> {
             let mut network = N::with_seed(seed)?;
@@ -298,7 +297,7 @@ impl NetworkName {
     }
 }
 
-/// The bytes of `model.safetensors`: dfdx writes the tensors, and the rest joins them as metadata.
+/// The bytes of `model.safetensors`: the tensors as dfdx writes them, and everything else as metadata.
 pub fn to_bytes<N: Network>(
     network: &N,
     configuration: &Configuration,
@@ -310,7 +309,7 @@ pub fn to_bytes<N: Network>(
     network.save_safetensors(&bare).with_context(|| format!("cannot write {}", bare.display()))?;
     let bytes = files::read(&bare)?;
     let tensors = SafeTensors::deserialize(&bytes).context("dfdx wrote tensors that cannot be read")?;
-    // One entry, as several would be in no fixed order.
+    // Only one entry, because several entries would have no fixed order.
     let about = About { configuration: configuration.clone(), calibration, provenance };
     let entry = (METADATA_KEY.to_owned(), serde_json::to_value(&about)?.to_string());
     let metadata = Some(HashMap::from([entry]));

@@ -1,7 +1,7 @@
-//! Differentiable ops on dfdx tensors, and the kernels under them.
+//! Differentiable operations on dfdx tensors, and the kernels that they use.
 //!
-//! Feature maps are (batch, height, width, channels): vectors run over channels. The order of every sum is fixed
-//! by the shapes alone, and it is either fused or not on every path alike, so results depend neither on the number of
+//! Feature maps are (batch, height, width, channels), so that vectors run over channels. The shapes alone fix the order
+//! of each sum. Every path fuses the same multiplications and additions. So results depend neither on the number of
 //! threads nor on the vector unit.
 
 mod adamw;
@@ -36,11 +36,11 @@ pub use proxies::{Entropy, Mixed, cross_entropy};
 pub use residual::{Identity, ResidualBlock, Shortcut};
 pub use triplet::{TripletLoss, Triplets, triplet_loss};
 
-/// What parameters are made of.
+/// A number type for parameters.
 pub trait Number: dfdx::dtypes::Dtype + num_traits::Float + rand_distr::uniform::SampleUniform {}
 impl<E: dfdx::dtypes::Dtype + num_traits::Float + rand_distr::uniform::SampleUniform> Number for E {}
 
-/// A batch of feature maps, outside the tape.
+/// A batch of feature maps, not on the tape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureMap {
     pub batch: usize,
@@ -62,17 +62,17 @@ impl FeatureMap {
         Self { batch, height, width, channels, values }
     }
 
-    /// Values that must be written before they are read.
+    /// A map with arbitrary values: write them before you read them.
     fn stale(shape: (usize, usize, usize, usize)) -> Self {
         Self::new(shape, Buffer::stale(shape.0 * shape.1 * shape.2 * shape.3))
     }
 
-    /// Of the same size, not yet written.
+    /// A map of the same size with arbitrary values.
     fn like(&self, channels: usize) -> Self {
         Self::stale((self.batch, self.height, self.width, channels))
     }
 
-    /// Of half the size, not yet written.
+    /// A map of half the size with arbitrary values.
     fn halved(&self, channels: usize) -> Self {
         Self::stale((self.batch, self.height / 2, self.width / 2, channels))
     }
@@ -81,12 +81,12 @@ impl FeatureMap {
         (self.height, self.width)
     }
 
-    /// Values of one image.
+    /// Number of values of one image.
     fn image(&self) -> usize {
         self.height * self.width * self.channels
     }
 
-    /// The values of this image.
+    /// The values of one image.
     fn of(&self, image: usize) -> &[f32] {
         &self.values[image * self.image()..][..self.image()]
     }

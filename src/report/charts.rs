@@ -1,4 +1,4 @@
-//! Charts: drawn once as SVG, which a page shows in its own colours and from which a PNG is made.
+//! Charts, which are drawn once as SVG: a page shows the SVG in its own colours, and a PNG is made from it.
 
 mod bars;
 mod lines;
@@ -19,7 +19,8 @@ pub use raster::{Placed, png};
 
 pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Readable for people with any colour vision (Okabe and Ito 2008), and 3:1 against white (WCAG 2.2, 1.4.11).
+/// Colours that people with any colour vision can tell apart (Okabe and Ito 2008), with a contrast of 3:1 against white
+/// (WCAG 2.2, 1.4.11).
 pub const BLUE: RGBColor = RGBColor(0, 114, 178);
 pub const ORANGE: RGBColor = RGBColor(213, 94, 0);
 pub const GREEN: RGBColor = RGBColor(0, 158, 115);
@@ -28,7 +29,7 @@ pub const GREY: RGBColor = RGBColor(89, 99, 110);
 pub const INK: RGBColor = RGBColor(40, 44, 52);
 pub const FAINT: RGBColor = RGBColor(222, 226, 230);
 
-/// Each colour with what it is in the dark.
+/// Each colour, and its colour in dark mode.
 const PALETTE: [(RGBColor, RGBColor); 7] = [
     (BLUE, RGBColor(86, 180, 233)),
     (ORANGE, RGBColor(240, 145, 74)),
@@ -41,10 +42,10 @@ const PALETTE: [(RGBColor, RGBColor); 7] = [
 
 pub const TITLE: i32 = 17;
 pub const TEXT: i32 = 13;
-/// Between a chart and its border, in pixels.
+/// Distance between a chart and its border, in pixels.
 pub const MARGIN: i32 = 8;
 
-/// What tells two series apart, beside their colour.
+/// How series differ, in addition to their colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     Solid,
@@ -52,13 +53,13 @@ pub enum Look {
     Dotted,
 }
 
-/// What a legend shows beside a name.
+/// The symbol before a name in a legend.
 #[derive(Debug, Clone, Copy)]
 pub enum Swatch {
     Line(Look),
-    /// Filled, or framed.
+    /// Filled if true, otherwise framed.
     Bar(bool),
-    /// A disc, or a ring.
+    /// A disc if true, otherwise a ring.
     Dot(bool),
 }
 
@@ -69,11 +70,11 @@ pub struct Mark<'a> {
     pub swatch: Swatch,
 }
 
-/// The SVG of a picture of `size` pixels.
+/// Draws a picture of `size` pixels as SVG.
 pub fn svg(size: (u32, u32), picture: impl FnOnce(&Area) -> Result<()>) -> Result<String> {
     static FONT: Once = Once::new();
     FONT.call_once(|| {
-        // Fails only on bytes that are no font, and these are fixed.
+        // This fails only on bytes that are not a font. These bytes are fixed.
         let _ = register_font("sans-serif", FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     });
     let mut text = String::new();
@@ -85,12 +86,12 @@ pub fn svg(size: (u32, u32), picture: impl FnOnce(&Area) -> Result<()>) -> Resul
     Ok(text)
 }
 
-/// `#0072B2`, as it stands in an SVG.
+/// A colour as in an SVG, for example `#0072B2`.
 pub fn hex(RGBColor(red, green, blue): RGBColor) -> String {
     format!("#{red:02X}{green:02X}{blue:02X}")
 }
 
-/// CSS that gives charts their colours in the dark.
+/// CSS that gives charts their colours in dark mode.
 pub fn dark_style() -> String {
     let rule = |(light, dark): &(RGBColor, RGBColor)| {
         let (light, dark) = (hex(*light), hex(*dark));
@@ -99,7 +100,7 @@ pub fn dark_style() -> String {
     PALETTE.iter().map(rule).collect()
 }
 
-/// Drawing errors borrow the canvas; their text is enough.
+/// Turns a drawing error into its text, because the error borrows the canvas.
 pub fn fault<E: std::fmt::Display>(error: E) -> anyhow::Error {
     anyhow!("cannot draw: {error}")
 }
@@ -108,20 +109,20 @@ pub fn font(size: i32, color: &RGBColor) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(color)
 }
 
-/// `text` with the middle of its left, centre or right side `at` a place.
+/// Writes `text`. `at` is the middle of its left side, its centre, or the middle of its right side.
 pub fn write(area: &Area, text: &str, at: (i32, i32), side: HPos, size: i32, color: &RGBColor) -> Result<()> {
     let style = font(size, color).pos(Pos::new(side, VPos::Center));
     area.draw(&Text::new(text.to_owned(), at, style)).map_err(fault)
 }
 
-/// `text` turned to run upwards, with its end below a place.
+/// Writes `text` upwards. `at` is the position of its end.
 pub fn write_upright(area: &Area, text: &str, at: (i32, i32), size: i32) -> Result<()> {
     let font = ("sans-serif", size).into_font().transform(FontTransform::Rotate270);
     let style = TextStyle::from(font).color(&INK).pos(Pos::new(HPos::Right, VPos::Center));
     area.draw(&Text::new(text.to_owned(), at, style)).map_err(fault)
 }
 
-/// A title and a legend; gives the area below them.
+/// Draws a title and a legend. Returns the area below them.
 fn headed<'a>(area: &Area<'a>, title: &str, legend: &[Mark]) -> Result<Area<'a>> {
     const LINE: i32 = 20;
     write(area, title, (MARGIN, MARGIN + TITLE / 2), HPos::Left, TITLE, &INK)?;
@@ -144,12 +145,12 @@ fn headed<'a>(area: &Area<'a>, title: &str, legend: &[Mark]) -> Result<Area<'a>>
     Ok(area.split_vertically(top).1)
 }
 
-/// At most so many letters of a name.
+/// Shortens a name to at most `most` letters.
 pub fn shortened(name: &str, most: usize) -> String {
     if name.chars().count() <= most { name.to_owned() } else { name.chars().take(most - 1).chain(['…']).collect() }
 }
 
-/// A value in as few digits as tell neighbouring ticks apart.
+/// Writes a value with up to four decimals, without zeros at the end.
 fn short(value: f64) -> String {
     let text = format!("{value:.4}");
     let text = text.trim_end_matches('0').trim_end_matches('.');

@@ -1,10 +1,10 @@
-//! Pages in one file that need nothing else.
+//! Pages that are one file and load nothing else.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-/// The page of a report.
+/// File name of the page of a report.
 pub const REPORT: &str = "index.html";
 
 pub fn page(title: &str, style: &str, body: Markup) -> String {
@@ -23,7 +23,7 @@ pub fn page(title: &str, style: &str, body: Markup) -> String {
     page.into_string()
 }
 
-/// The bytes of a picture, `png` or `jpeg`, as the source of an image.
+/// Returns a picture, `png` or `jpeg`, as a URL for the source of an image.
 pub fn source(kind: &str, picture: &[u8]) -> String {
     format!("data:image/{kind};base64,{}", STANDARD.encode(picture))
 }

@@ -1,4 +1,4 @@
-//! `results.json`: what a benchmark measured, for commands, the server and programs of others.
+//! `results.json`: what a benchmark measured, for commands, the server and other programs.
 
 use std::collections::BTreeMap;
 
@@ -12,40 +12,40 @@ use crate::retrieval::metrics::{Difference, METRICS, PRECISION_AT_5, Score};
 /// The name of the file.
 pub const FILE: &str = "results.json";
 
-/// Names and values as in the file. What only programs of others read is in [`Results::details`].
+/// The names and values of the file. Values that only other programs read are in [`Results::details`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
     /// The instance whose embeddings were measured.
     pub run: String,
     pub protocols: BTreeMap<String, Protocol>,
     pub map: Option<Map>,
-    /// Other trainings beside this one.
+    /// Comparisons with other trainings.
     #[serde(default)]
     pub comparisons: Vec<Comparison>,
-    /// All results that the measured ones come from.
+    /// All results from which the measured results were made.
     #[serde(default)]
     pub lineage: Vec<Ancestor>,
-    /// What the key of this result is the hash of.
+    /// The key document of this result.
     pub document: Option<KeyDocument>,
     #[serde(flatten)]
     pub details: Object<String, Value>,
 }
 
-/// The measurements under one protocol.
+/// What was measured under one protocol.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Protocol {
     pub queries: usize,
     pub gallery: usize,
-    /// By the name of the metric.
+    /// By name of the metric.
     pub metrics: BTreeMap<String, Score>,
-    /// What other vectors reach, by their names.
+    /// What is reached without learning, by name.
     #[serde(default)]
     pub baselines: BTreeMap<String, Baseline>,
     #[serde(flatten)]
     pub details: Object<String, Value>,
 }
 
-/// What vectors reach that no training made.
+/// What is reached without learning.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Baseline {
     #[serde(rename = "precision@5")]
@@ -57,9 +57,9 @@ pub struct Baseline {
 /// How another training compares with the measured one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Comparison {
-    /// The instance of its embeddings.
+    /// The instance that made its embeddings.
     pub run: String,
-    /// The instance of its network.
+    /// The instance that trained its network.
     pub training: String,
     /// By protocol and metric, over the same queries.
     pub protocols: BTreeMap<String, BTreeMap<String, Difference>>,
@@ -70,25 +70,25 @@ pub struct Comparison {
 pub struct Map {
     pub method: String,
     pub perplexity: f32,
-    /// The number of all test pictures.
+    /// Number of all test pictures.
     pub of: usize,
     pub points: Vec<Point>,
-    /// In how many directions the embeddings vary: (Σ λ)² / Σ λ² over the eigenvalues λ of their covariance
-    /// (participation ratio); 1 where they have collapsed to a line.
+    /// Number of directions in which the embeddings vary: (Σ λ)² / Σ λ² over the eigenvalues λ of their covariance
+    /// (participation ratio). It is 1 if all embeddings are on a line.
     pub effective_dimensions: f64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Point {
-    /// Of a picture.
+    /// Id of a picture.
     pub id: usize,
-    /// 0 to 1.
+    /// From 0 to 1.
     pub x: f32,
-    /// 0 to 1, upwards.
+    /// From 0 to 1, upwards.
     pub y: f32,
 }
 
-/// Lines for people: the metrics of each protocol, the baselines, and the other trainings.
+/// Lines of text for users: the metrics of each protocol, what is reached without learning, and the other trainings.
 pub fn table(results: &Results) -> Vec<String> {
     let precision = METRICS[PRECISION_AT_5].name;
     let mut lines = Vec::new();
@@ -96,7 +96,7 @@ pub fn table(results: &Results) -> Vec<String> {
         lines.push(format!("{name}: {} queries, gallery of {}", protocol.queries, protocol.gallery));
         for metric in &METRICS {
             let Some(score) = protocol.metrics.get(metric.name) else { continue };
-            lines.push(format!("  {:12} {score}, chance {:.3}", metric.name, score.chance));
+            lines.push(format!("  {:12} {score}, baseline {:.3}", metric.name, score.chance));
         }
         for (baseline, reached) in &protocol.baselines {
             lines.push(format!("  {precision:12} {} with {baseline}", reached.precision));

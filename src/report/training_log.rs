@@ -14,13 +14,14 @@ pub const FILE: &str = "training_log.csv";
 pub struct Epoch {
     pub epoch: usize,
     pub learning_rate: f64,
-    /// The sum of the terms, each by its weight.
+    /// The weighted sum of the losses.
     pub loss: f64,
     pub triplet_loss: f64,
     pub cross_entropy: f64,
     /// Share of triplets with a loss above zero.
     pub active_triplets: f64,
-    /// Mean distance between two pictures of one class, with the 10th and 90th percentile.
+    /// Mean distance between two pictures of one class. `positive_low` and `positive_high` are the 10th and the 90th
+    /// percentile.
     pub positive_distance: f64,
     pub positive_low: f64,
     pub positive_high: f64,
@@ -28,14 +29,14 @@ pub struct Epoch {
     pub negative_distance: f64,
     pub negative_low: f64,
     pub negative_high: f64,
-    /// Of held-out pictures among each other; empty where the epoch was not measured.
+    /// Among held-out pictures. Empty if it was not measured in this epoch.
     pub validation_triplet_loss: Option<f64>,
-    /// Of held-out pictures as queries to those learned from.
+    /// For held-out pictures as queries, among the pictures that the network learned from.
     #[serde(rename = "validation_precision@5")]
     pub validation_precision: Option<f64>,
 }
 
-/// The log as it is read again: rounding keeps it short.
+/// Writes the log as CSV. Values are rounded to keep it short.
 pub fn to_bytes(epochs: &[Epoch]) -> Result<Vec<u8>> {
     let rounded = |value: f64| (value * 1e6).round() / 1e6;
     let row = |epoch: &Epoch| Epoch {
@@ -57,7 +58,7 @@ pub fn to_bytes(epochs: &[Epoch]) -> Result<Vec<u8>> {
     dataset::to_bytes(&epochs.iter().map(row).collect::<Vec<Epoch>>())
 }
 
-/// A chart over the epochs.
+/// A chart whose x axis is the epochs.
 pub struct Panel {
     pub title: &'static str,
     pub up: &'static str,
@@ -65,7 +66,7 @@ pub struct Panel {
     epochs: usize,
 }
 
-/// The charts of a training, on the page of a report and in a picture of their own.
+/// The charts of a training, for the page of a report and for a separate picture.
 pub fn panels(epochs: &[Epoch]) -> Vec<Panel> {
     let line = |name, color, look, pick: fn(&Epoch) -> Option<f64>| {
         let points = epochs.iter().filter_map(|epoch| Some((epoch.epoch as f64, pick(epoch)?))).collect();
@@ -110,7 +111,7 @@ impl Panel {
     }
 }
 
-/// As PNG, with `facts` beside the pixels.
+/// Draws all charts as PNG, with `facts` in its text chunks.
 pub fn draw(facts: &BTreeMap<String, String>, epochs: &[Epoch]) -> Result<Vec<u8>> {
     let svg = charts::svg((1320, 640), |area| {
         area.split_evenly((2, 3)).iter().zip(panels(epochs)).try_for_each(|(area, panel)| panel.draw(area))

@@ -1,4 +1,4 @@
-//! Arrow in, Arrow out: pictures come as an IPC stream and their embeddings go out as one, batch for batch.
+//! Reads pictures from an Arrow IPC stream, and writes their embeddings as another such stream, batch by batch.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -21,37 +21,38 @@ use crate::learning::images::{Unreadable, Wanted, decode_for, is_no_fault_of_it}
 use crate::learning::model::Model;
 use crate::retrieval::embeddings;
 
-/// Pictures decoded before they are embedded.
+/// Number of pictures that are decoded and then embedded together.
 const AT_ONCE: usize = 64;
-/// Batches read before they are needed, so that whoever writes them need not wait.
+/// Number of batches that are read before they are needed, so that the program that writes them does not have to wait.
 const AHEAD: usize = 1;
 
 const ID: &str = "id";
 const IMAGE: &str = "image";
-const WANTED: &str = "a column `id` of any type and a column `image` of binary, each picture as PNG, JPEG or WebP";
+const WANTED: &str = "a column `id` of any type and a binary column `image` whose pictures are PNG, JPEG or WebP";
 
-/// How embeddings go out.
+/// How embeddings are written.
 pub struct Options {
-    /// As lists, for readers that know no lists of a fixed size.
+    /// Write embeddings as lists, for programs that do not know lists of a fixed size.
     pub list: bool,
-    /// A picture that cannot be decoded ends it all.
+    /// Stop at a picture that cannot be decoded.
     pub strict: bool,
 }
 
-/// What went through.
+/// How many pictures were read and answered.
 #[derive(Debug, Default, PartialEq)]
 pub struct Passed {
     pub pictures: usize,
-    /// Those of them without an embedding.
+    /// How many of the pictures have no embedding.
     pub bad: usize,
 }
 
-/// From columns `id` and `image` to columns `id`, `embedding` and `error`, in the same order. What is read and written
-/// at a time is one batch; `passing` is told how many pictures went through with each.
+/// Turns columns `id` and `image` into columns `id`, `embedding` and `error`, in the same order. It reads and writes
+/// one batch at a time. For each batch, it calls `passing` with the number of pictures.
 ///
 /// # Errors
-/// If the columns are not those wanted, the stream breaks, or, where it is strict, a picture cannot be decoded. Then no
-/// end is written; a reader that takes the end of the file for one must look at the exit status too.
+/// If the columns are not as expected, the stream breaks off, or, with `strict`, a picture cannot be decoded. Then the
+/// output has no end marker. A reader that accepts the end of the file as the end of the stream must check the exit
+/// status too.
 pub fn filter(
     model: &Model,
     input: impl Read + Send + 'static,
@@ -60,20 +61,20 @@ pub fn filter(
     passing: impl Fn(usize),
 ) -> Result<Passed> {
     let reader = StreamReader::try_new_buffered(input, None)
-        .map_err(|error| damaged!("the input is no Arrow IPC stream ({error}); {WANTED} are wanted"))?;
+        .map_err(|error| damaged!("the input is not an Arrow IPC stream ({error}); it must have {WANTED}"))?;
     let id = id_column(&reader.schema())?;
     let schema = Arc::new(schema(model, id, options)?);
     let failed = "cannot write the embeddings";
     let mut writer = StreamWriter::try_new_buffered(output, &schema).context(failed)?;
-    // Whoever reads learns the schema before the first batch is there.
+    // So readers get the schema before the first batch is ready.
     writer.flush().context(failed)?;
     let mut passed = Passed::default();
     let (sender, batches) = sync_channel(AHEAD);
-    // On its own: where this side fails, it may still wait for a batch that never comes.
+    // On its own thread: if this side fails, that thread may still wait for a batch that never comes.
     std::thread::spawn(move || {
         for batch in reader {
             let broken = batch.is_err();
-            // Nobody listens once the other side has failed.
+            // The other side no longer receives batches once it has failed.
             if sender.send(batch.map(Some)).is_err() || broken {
                 return;
             }
@@ -86,7 +87,7 @@ pub fn filter(
             Ok(Ok(Some(batch))) => batch,
             Ok(Ok(None)) => break,
             Ok(Err(error)) => return Err(broken(&said(&error))),
-            // Its reader panics on some damage.
+            // The Arrow reader panics on some damage.
             Err(_) => return Err(broken("it is damaged")),
         };
         let embedded = embed(model, &batch, &schema, options, &mut passed)?;
@@ -105,7 +106,7 @@ fn said(error: &ArrowError) -> String {
     said
 }
 
-/// That of the input, which goes through as it is.
+/// Returns the column `id` of the input, which is written to the output unchanged.
 fn id_column(schema: &Schema) -> Result<FieldRef> {
     let found = || -> String {
         let column = |field: &FieldRef| format!("`{}` of {}", field.name(), field.data_type());
@@ -121,7 +122,7 @@ fn id_column(schema: &Schema) -> Result<FieldRef> {
     };
     match (one(ID), one(IMAGE).filter(binary)) {
         (Some(id), Some(_)) => Ok(id.clone()),
-        _ => Err(damaged!("the input has the columns {}; {WANTED} are wanted", found())),
+        _ => Err(damaged!("the input has the columns {}; it must have {WANTED}", found())),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Pictures of people in files and folders of their own: found, embedded, and remembered by their content.
+//! Pictures of users, in their own files and folders: finds them, embeds them, and caches the embeddings by content.
 
 mod shards;
 
@@ -25,36 +25,36 @@ use crate::learning::images::{
 use crate::learning::model::Model;
 use crate::retrieval::embeddings::{self, Embeddings};
 
-/// Pictures decoded before they are embedded.
+/// Number of pictures that are decoded and then embedded together.
 const BATCH: usize = 64;
-/// Raise it whenever a picture is decoded, prepared or embedded otherwise than before.
+/// Raise this whenever a picture is decoded, prepared or embedded in a different way than before.
 const VERSION: u32 = 3;
 
 /// A picture file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// As it was named, or below the folder that was named.
+    /// The path as the user gave it, or a path below the folder that the user gave.
     pub path: String,
-    /// Of the folder it lies in, where that lies in a folder that was named; empty otherwise. Folders of the same name
-    /// are one class.
+    /// The name of the folder that has the picture, if that folder is inside one that the user gave. Otherwise empty.
+    /// Folders with the same name are one class.
     pub class: String,
 }
 
 /// What was found in files and folders.
 #[derive(Debug, Default)]
 pub struct Search {
-    /// By path, each file once, however often it was named or linked.
+    /// Sorted by path. Each file is there once, even if it was named or linked several times.
     pub found: Vec<Found>,
-    /// What should be read and cannot be, each with the reason.
+    /// Files that should be readable but are not, each with the reason.
     pub bad: Vec<String>,
-    /// What is no picture that is read here.
+    /// Files that are not readable pictures.
     pub skipped: SkippedFiles,
 }
 
-/// Every file named, and all pictures below every folder named. What hides is left alone.
+/// Finds all files that are named, and all pictures below the folders that are named. Hidden files are skipped.
 ///
 /// # Errors
-/// If names are those of nothing.
+/// If a named file or folder does not exist.
 pub fn find(sources: &[PathBuf]) -> Result<Search> {
     let absent = |source: &&PathBuf| matches!(source.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
     let absent: Vec<String> = sources.iter().filter(absent).map(|source| legible_path(source)).collect();
@@ -70,7 +70,7 @@ pub fn find(sources: &[PathBuf]) -> Result<Search> {
 
 #[derive(Default)]
 struct PictureSearch {
-    /// By where they really lie.
+    /// By their canonical paths.
     files: BTreeMap<PathBuf, Found>,
     bad: Vec<String>,
     skipped: SkippedFiles,
@@ -95,7 +95,7 @@ impl PictureSearch {
             }
             is_shown
         };
-        // In one order on every machine; of a file with several names one that is no link comes first.
+        // The order is the same on every machine. If a file has several names, a name that is not a link comes first.
         let order = |entry: &walkdir::DirEntry| (entry.path_is_symlink(), entry.file_name().to_owned());
         let all = WalkDir::new(folder).sort_by_key(order).into_iter();
         for entry in all.filter_entry(&mut is_shown) {
@@ -107,13 +107,13 @@ impl PictureSearch {
                 }
             };
             let path = entry.path();
-            // A link to a picture is one too; a link to a folder might lead round in a circle.
+            // A link to a picture is also a picture. A link to a folder might lead back to a folder above it.
             let kind = match entry.path_is_symlink() {
                 true => path.metadata().map(|metadata| metadata.file_type()),
                 false => Ok(entry.file_type()),
             };
             match kind {
-                // A link to nowhere may have led to a folder of pictures.
+                // A broken link may have pointed to a folder of pictures.
                 Err(error) if is_picture(path) || path.extension().is_none() || error.kind() != ErrorKind::NotFound => {
                     self.bad.push(format!("cannot read {}: {error}", path.display()));
                 }
@@ -124,7 +124,7 @@ impl PictureSearch {
                 Ok(kind) if kind.is_dir() => {}
                 Ok(_) if !is_picture(path) => self.skipped.add(path, SkipReason::of_name(path)),
                 Ok(kind) if !kind.is_file() => self.skipped.add(path, SkipReason::Special),
-                // Whether it can be read is seen when it is.
+                // Whether the file can be read is only known when it is read.
                 Ok(_) => {
                     let class = path.parent().filter(|_| entry.depth() > 1).and_then(Path::file_name);
                     self.add(path, class.and_then(|class| class.to_str()).unwrap_or_default());
@@ -149,23 +149,23 @@ impl PictureSearch {
 
 /// Pictures with their embeddings.
 pub struct Collection {
-    /// By path.
+    /// Sorted by path.
     pub embeddings: Embeddings,
     /// Pictures that cannot be read, each with the reason.
     pub bad: Vec<String>,
-    /// What is no picture that is read here.
+    /// Files that are not readable pictures.
     pub skipped: SkippedFiles,
-    /// How many of the others had to be embedded now.
+    /// Number of pictures that were not in the cache and had to be embedded.
     pub made: usize,
 }
 
-/// Embeds pictures. What `cache` has, by content, is taken from there.
+/// Embeds pictures. If `cache` has the embedding of a picture with the same content, it is taken from there.
 pub fn embed(search: Search, model: &Model, cache: &mut EmbeddingCache, progress: &Progress) -> Result<Collection> {
     let Search { found, mut bad, skipped } = search;
     let bar = progress.bar("pictures", found.len() as u64);
     let known = found.par_iter().map(|picture| {
         signal::check()?;
-        // One that cannot be read says so where it is decoded.
+        // A file that cannot be read gives an error later, when it is decoded.
         let path = Path::new(&picture.path);
         let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let may_be = file.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MOST_BYTES);
@@ -190,7 +190,7 @@ pub fn embed(search: Search, model: &Model, cache: &mut EmbeddingCache, progress
                 match read {
                     Ok((digest, image)) => {
                         digests[place] = Some(digest);
-                        // A copy of one just read has its embedding too.
+                        // A copy of a picture that was just read has the same embedding.
                         if let Some(image) = image.filter(|_| !fresh.contains(&digest)) {
                             fresh.push(digest);
                             images.push(image);
@@ -231,14 +231,14 @@ pub fn embed(search: Search, model: &Model, cache: &mut EmbeddingCache, progress
     Ok(Collection { embeddings, bad, skipped, made })
 }
 
-/// The place of each name among those there are, sorted; -1 where it is empty.
+/// For each name, its position in the sorted list of all names, or -1 if it is empty.
 fn labels(names: &[String]) -> Vec<i32> {
     let classes: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
     let labels: HashMap<&str, i32> = classes.into_iter().zip(0..).collect();
     names.iter().map(|name| labels.get(name.as_str()).copied().unwrap_or(-1)).collect()
 }
 
-/// The embeddings that one model made of pictures, by the pictures' content.
+/// The embeddings that one model made, by the content of the pictures.
 pub struct EmbeddingCache {
     folder: PathBuf,
     digests: DigestCache,
@@ -246,14 +246,14 @@ pub struct EmbeddingCache {
 }
 
 impl EmbeddingCache {
-    /// Beside what `store` has of the pipeline.
+    /// Opens the cache in `store`, separate from the results of the pipeline.
     pub fn open(store: &Store, model: &Model) -> Result<Self> {
         let folder = store.namespace(PEOPLE);
         let recipe = blake3::hash(format!("{VERSION} {}", model.digest).as_bytes()).to_hex();
         Ok(Self { digests: DigestCache::new(&folder), table: ItemTable::read(&folder, &recipe)?, folder })
     }
 
-    /// The digest of a picture, and the picture as `model` wants it where its embedding is not known.
+    /// Returns the digest of a picture. If its embedding is not known, also returns the picture, prepared for `model`.
     fn read(&self, model: &Model, path: &str) -> Result<(blake3::Hash, Option<RgbImage>)> {
         let bytes = read_picture(Path::new(path))?;
         let digest = blake3::hash(&bytes);
@@ -278,12 +278,12 @@ impl EmbeddingCache {
         self.table.insert(*picture.as_bytes(), ItemResult::Bytes(bytes));
     }
 
-    /// For the next time; where that cannot be written, the next time just takes longer.
+    /// Saves the embeddings for the next run. If that fails, the next run only takes longer.
     fn save(&mut self) {
         let saved =
             files::create_folder(&self.folder).and_then(|()| self.table.write()).and_then(|()| self.digests.save());
         if let Err(error) = saved {
-            tracing::warn!("the embeddings cannot be kept for the next time: {error:#}");
+            tracing::warn!("cannot save the embeddings for the next run: {error:#}");
         }
     }
 }

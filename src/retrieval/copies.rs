@@ -1,4 +1,4 @@
-//! Copies: pictures whose embeddings are so near that they are taken for one picture.
+//! Copies: pictures whose embeddings are so near that they count as the same picture.
 
 use std::collections::HashSet;
 
@@ -6,15 +6,15 @@ use anyhow::Result;
 
 use super::search::{FlatIndex, Neighbour, Query};
 
-/// Pictures nearer than this to each other are taken for copies of one: resized, recompressed or slightly cropped.
+/// Pictures that are nearer to each other than this count as copies: resized, recompressed or slightly cropped.
 pub const COPY: f32 = 0.1;
 
-/// Pictures whose copies are searched at a time: each of them may have many.
+/// Number of pictures whose copies are searched for at a time. Each of them may have many copies.
 const AT_ONCE: usize = 64;
 
-/// Sets of copies among `values`, (pictures, `dimension`): at most `reach` from the picture with the lowest id of their
-/// set, which is first. A picture is in one set at most. With `between`, the first picture of each set has an id below
-/// it, and the others have not.
+/// Finds sets of copies among `values`, (pictures, `dimension`). The first picture of a set has the lowest id, and the
+/// others are at most `reach` away from it. A picture is in at most one set. With `between`, the id of the first
+/// picture of each set is below `between`, and the ids of the others are not.
 pub fn copies(dimension: usize, values: Vec<f32>, reach: f32, between: Option<usize>) -> Result<Vec<Vec<Neighbour>>> {
     if values.is_empty() {
         return Ok(Vec::new());

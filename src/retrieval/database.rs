@@ -1,4 +1,4 @@
-//! Vectors in PostgreSQL with pgvector: written whole in one transaction, and searched where they are.
+//! Vectors in PostgreSQL with pgvector: written in one transaction, and searched in the database.
 
 mod address;
 
@@ -24,47 +24,48 @@ use crate::retrieval::embeddings::Embeddings;
 use crate::retrieval::search::{Neighbour, Query, distance};
 use crate::retrieval::searcher::{SearchOptions, Vectors};
 
-/// For the answer of a search.
+/// Time limit for a search.
 const SEARCH: &str = "60s";
-/// Of the index (Malkov and Yashunin 2018): links of a node, and candidates looked at while it is built.
+/// Parameters of the index (Malkov and Yashunin 2018): links of a node, and candidates that it looks at when it is
+/// built.
 const M: usize = 16;
 const EF_CONSTRUCTION: usize = 128;
-/// Candidates that the index looks at where nobody says.
+/// Candidates that the index looks at by default.
 pub const EF: usize = 64;
-/// The most candidates that pgvector's index looks at.
+/// Largest number of candidates that pgvector's index looks at.
 const MOST_CANDIDATES: usize = 1000;
-/// Neighbours fetched beyond those asked for: the server's sums are rounded otherwise, so the last ones may change
-/// places.
+/// Neighbours that are fetched in addition to those asked for. The server rounds sums differently, so the last
+/// neighbours may change places.
 const BEYOND: usize = 16;
-/// For those who read the old table; who comes later waits behind us.
+/// How long to wait for clients that read the old table. Clients that come later wait until the new table is there.
 const PATIENCE: &str = "10s";
-/// Rows told of at a time.
+/// Number of rows between two updates of the progress bar.
 const ROWS: usize = 1000;
 
-/// What stands in a table's comment.
+/// JSON in the comment of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct About {
-    /// BLAKE3 of the file of embeddings.
+    /// BLAKE3 digest of the file of embeddings.
     #[serde(rename = "similiai.gallery")]
     pub gallery: String,
     dimension: usize,
     facts: BTreeMap<String, String>,
 }
 
-/// What became of a publication.
+/// The result of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Published {
     Written,
-    /// The table has this gallery already.
+    /// The table already has this gallery.
     Current,
 }
 
-/// The comment of a table: of none, of something else, or of ours.
+/// The comment of a table: there is no table, the comment is something else, or it is ours.
 enum Comment {
     NoTable,
     Foreign,
-    /// With the table's oid, which another table of the name does not have.
+    /// Also has the oid of the table. Another table of the same name has another oid.
     Ours(About, u32),
 }
 
@@ -76,32 +77,32 @@ impl Comment {
     }
 }
 
-/// Gives what [`Comment::of`] reads.
+/// The query for the row that [`Comment::of`] reads.
 const COMMENT: &str = "SELECT to_regclass($1)::oid, obj_description(to_regclass($1), 'pg_class')";
 
-/// Makes the table hold these embeddings, whose file has the digest `gallery`, and nothing else. Whoever searches
-/// meanwhile sees the old table until the new one is whole.
+/// Replaces what the table holds with these embeddings, whose file has the digest `gallery`. Until the new table is
+/// complete, other clients see the old one.
 ///
 /// # Errors
-/// If the server cannot be reached or refuses; the table is then as it was.
+/// If the server cannot be reached or refuses. The table then stays as it was.
 pub fn publish(mut address: Address, embeddings: &Embeddings, gallery: &str, progress: &Progress) -> Result<Published> {
     let mut client = address.connect()?;
     let told = |error: postgres::Error| anyhow!("{address}: {}", said(&error));
     let mut work = client.transaction().map_err(told)?;
-    // One after the other, should two machines publish at the same time.
+    // If two machines publish at the same time, one waits for the other.
     let (name, new) = (address.quoted(&address.table), format!("{}_being_published", address.table));
     work.query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&format!("similiai {name}")])
         .map_err(told)?;
     match Comment::of(&work.query_one(COMMENT, &[&name]).map_err(told)?) {
         Comment::Ours(about, _) if about.gallery == gallery => return Ok(Published::Current),
         Comment::Foreign => {
-            let why = format!("{address} is there, and not by `similiai publish`; choose another --table, or drop it");
+            let why = format!("{address} is not from `similiai publish`; choose another --table, or drop it");
             return Err(Failure::Usage(why).into());
         }
         _ => {}
     }
     work.batch_execute("CREATE EXTENSION IF NOT EXISTS vector").map_err(|error| {
-        anyhow!("{address} has no pgvector: {}; have an administrator run CREATE EXTENSION vector", said(&error))
+        anyhow!("{address} has no pgvector: {}; ask an administrator to run CREATE EXTENSION vector", said(&error))
     })?;
     see_vectors(&mut work).map_err(told)?;
     let (quoted, dimension) = (address.quoted(&new), embeddings.dimension);
@@ -129,7 +130,7 @@ pub fn publish(mut address: Address, embeddings: &Embeddings, gallery: &str, pro
         }
     }
     copy.finish().map_err(told)?;
-    tracing::info!("{} rows are there; now their index", embeddings.len());
+    tracing::info!("wrote {} rows; building their index", embeddings.len());
     let about = About { gallery: gallery.to_owned(), dimension, facts: embeddings.facts.clone() };
     let about = serde_json::to_string(&about)?.replace('\'', "''");
     let table = &address.table;
@@ -148,27 +149,27 @@ pub fn publish(mut address: Address, embeddings: &Embeddings, gallery: &str, pro
     work.batch_execute(&index).map_err(told)?;
     signal::check()?;
     work.commit().map_err(told)?;
-    // For the planner; the table is right without it.
+    // Statistics for the query planner. The table is complete without them.
     if let Err(error) = client.batch_execute(&format!("ANALYZE {name}")) {
-        tracing::warn!("{address} could not be analysed for the server's planner: {}", said(&error));
+        tracing::warn!("cannot update the statistics of {address} for the query planner: {}", said(&error));
     }
     Ok(Published::Written)
 }
 
-/// A published table that is searched.
+/// A published table that can be searched.
 pub struct Table {
     address: Address,
     pub about: About,
-    /// Its oid.
+    /// The oid of the table.
     table: u32,
-    /// Candidates that the index looks at; without it, every row is.
+    /// Number of candidates that the index looks at. Without it, every row is compared.
     ef: Option<usize>,
-    /// `None` once it is lost.
+    /// `None` after the connection is lost.
     client: Mutex<Option<Client>>,
 }
 
 impl Drop for Table {
-    /// On a thread of its own: a client waits for its connection to end, which no thread of a server may.
+    /// Drops the client on its own thread: it waits until its connection ends, and a thread of a server must not wait.
     fn drop(&mut self) {
         let client = self.client.get_mut().take();
         std::thread::spawn(move || drop(client));
@@ -176,25 +177,27 @@ impl Drop for Table {
 }
 
 impl Table {
+    /// Opens a published table.
+    ///
     /// # Errors
-    /// If it cannot be reached, or no `publish` made it.
+    /// If the table cannot be reached, or is not from `similiai publish`.
     pub fn open(mut address: Address, ef: Option<usize>) -> Result<Self> {
         let mut client = connect(&mut address, ef)?;
         let row = client.query_one(COMMENT, &[&address.quoted(&address.table)]);
         let (about, table) = match Comment::of(&row.map_err(|error| anyhow!("{address}: {}", said(&error)))?) {
             Comment::Ours(about, table) => (about, table),
             Comment::NoTable => {
-                return Err(Failure::Usage(format!("there is no {address}; `similiai publish` makes it")).into());
+                return Err(Failure::Usage(format!("there is no {address}; run `similiai publish` to make it")).into());
             }
-            Comment::Foreign => return Err(Failure::Usage(format!("{address} is not by `similiai publish`")).into()),
+            Comment::Foreign => return Err(Failure::Usage(format!("{address} is not from `similiai publish`")).into()),
         };
         Ok(Self { address, about, table, ef, client: Mutex::new(Some(client)) })
     }
 
-    /// What lies beside the vectors, by id.
+    /// Returns all columns except the vectors, by id.
     ///
     /// # Errors
-    /// If it is of another model than the one with the digest `model`, or the ids have gaps.
+    /// If the table is of another model than the one with the digest `model`, or the ids have gaps.
     pub fn rows(&self, model: &str) -> Result<Embeddings> {
         let About { dimension, facts, .. } = self.about.clone();
         let mut all = Embeddings { dimension, facts, ..Embeddings::default() };
@@ -212,12 +215,12 @@ impl Table {
         Ok(all)
     }
 
-    /// Changes whenever another gallery is published.
+    /// A text that changes whenever another gallery is published.
     pub fn version(&self) -> Result<String> {
         let rows = self.ask(COMMENT, &[&self.name()])?;
         match rows.first().map(Comment::of) {
             Some(Comment::Ours(about, table)) => Ok(format!("{} {table}", about.gallery)),
-            _ => Err(anyhow!("{} is gone", self.address)),
+            _ => Err(anyhow!("{} no longer exists", self.address)),
         }
     }
 
@@ -225,16 +228,16 @@ impl Table {
         self.address.quoted(&self.address.table)
     }
 
-    /// Rows that begin with their `tableoid`, all of the table that was opened.
+    /// Runs a query. Each row must begin with its `tableoid`. Fails if a row is not of the table that was opened.
     fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
         let rows = self.ask(sql, parameters)?;
         if rows.iter().any(|row| row.get::<_, u32>(0) != self.table) {
-            return Err(damaged!("{} was published anew meanwhile; ask again", self.address));
+            return Err(damaged!("{} was replaced during the search; search again", self.address));
         }
         Ok(rows)
     }
 
-    /// Once more where the connection was lost.
+    /// Runs a query. If the connection was lost, it connects again and repeats the query once.
     fn ask(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
         let mut held = self.client.lock();
         let mut client = match held.take().filter(|client| !client.is_closed()) {
@@ -264,7 +267,7 @@ impl Vectors for Table {
         asked.iter().map(row).collect()
     }
 
-    /// By our own distances; ties by id.
+    /// Measures distances here, and sorts by them. Of equal distances, the smaller id comes first.
     fn nearest(&self, query: &Query, options: &SearchOptions) -> Result<Vec<Neighbour>> {
         let (vector, without) = (Vector::from(query.vector.to_vec()), query.without.map_or(-1, |id| id as i32));
         let limit = (query.most + BEYOND) as i64;
@@ -287,19 +290,19 @@ impl Vectors for Table {
     }
 }
 
-/// For searching.
+/// Connects for a search.
 fn connect(address: &mut Address, ef: Option<usize>) -> Result<Client> {
     let mut client = address.connect()?;
     let how = match ef {
-        // The index gives the rows in order of distance until there are enough.
+        // The index returns rows in the order of their distances until there are enough.
         Some(ef) => {
             let ef = ef.clamp(1, MOST_CANDIDATES);
             format!("SET hnsw.ef_search = {ef}; SET hnsw.iterative_scan = strict_order; SET enable_seqscan = off")
         }
-        // Of an ordered index there is no other kind of scan.
+        // An index that returns rows in order supports no other kind of scan.
         None => "SET enable_indexscan = off".to_owned(),
     };
     let how = format!("{how}; SET statement_timeout = '{SEARCH}'");
-    client.batch_execute(&how).with_context(|| format!("{address} cannot be set up for searching"))?;
+    client.batch_execute(&how).with_context(|| format!("cannot set up {address} for searching"))?;
     Ok(client)
 }

@@ -1,4 +1,4 @@
-//! How two pictures, tables or networks that should be equal differ, for `run --locked` and `hash diff`.
+//! Says how two pictures, tables or networks that should be equal differ, for `run --locked` and `hash diff`.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::base::files;
 use crate::engine::diff::{FileDiff, FileDiffs, short};
 use crate::learning::images;
 
-/// One for each kind of file that results hold, beside text.
+/// One entry for each kind of file that results hold, except text.
 pub const FILE_DIFFS: FileDiffs = &[
     FileDiff { ending: "parquet", compare: parquet },
     FileDiff { ending: "png", compare: pixels },
@@ -45,8 +45,8 @@ fn parquet(expected: &Path, found: &Path) -> Result<String> {
     let fact =
         facts.iter().find(|fact| !other_facts.contains(fact)).or(other_facts.iter().find(|f| !facts.contains(f)));
     Ok(match fact {
-        Some(fact) => format!("the footer's {} differs", fact.key),
-        None => "the same rows, stored otherwise".to_owned(),
+        Some(fact) => format!("`{}` in the footer differs", fact.key),
+        None => "the rows are the same, but stored in a different way".to_owned(),
     })
 }
 
@@ -59,7 +59,7 @@ fn pixels(expected: &Path, found: &Path) -> Result<String> {
     let mut pairs = one.enumerate_pixels().zip(two.pixels());
     Ok(match pairs.find(|((.., a), b)| a != b) {
         Some(((x, y, a), b)) => format!("pixel ({x}, {y}): {:?} where {:?} is expected", b.0, a.0),
-        None => "the same pixels; its text differs, or how it is compressed".to_owned(),
+        None => "the pixels are the same, but the text or the compression differs".to_owned(),
     })
 }
 
@@ -84,7 +84,7 @@ fn tensors(expected: &Path, found: &Path) -> Result<String> {
     if a.len() != b.len() {
         return Ok(format!("{} tensors where {} are expected", b.len(), a.len()));
     }
-    Ok("the same tensors; what is written beside them differs".to_owned())
+    Ok("the tensors are the same, but the metadata differs".to_owned())
 }
 
 #[cfg(test)]

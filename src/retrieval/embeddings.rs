@@ -1,4 +1,4 @@
-//! The Parquet file of embeddings: schema, writing by batches, reading.
+//! The Parquet file of embeddings: its schema, writing in batches, and reading.
 
 mod reading;
 
@@ -23,16 +23,16 @@ use crate::damaged;
 use crate::learning::dataset::Split;
 use crate::learning::model::Model;
 
-/// The file of a pipeline's embeddings.
+/// File name of a pipeline's embeddings.
 pub const FILE: &str = "embeddings.parquet";
 
 const EMBEDDING: &str = "embedding";
-/// Rows of people's own pictures written at a time.
+/// Number of rows of users' own pictures that are written at a time.
 const ROWS: usize = 256;
-/// The footer's fact that names the model, by its digest.
+/// Key of the footer's fact with the digest of the model.
 pub const MODEL: &str = "similiai.model";
 
-/// What a file of the embeddings of `model` says of them, in its metadata.
+/// The facts about the embeddings of `model` in the metadata of their file.
 pub fn facts_of(model: &Model) -> Result<BTreeMap<String, String>> {
     let configuration = &model.configuration;
     let facts = [
@@ -69,13 +69,13 @@ fn schema(dimension: usize) -> Schema {
     ])
 }
 
-/// What stands beside an embedding.
+/// The columns of a row except its id and its embedding.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     pub path: String,
     pub label: i32,
     pub label_name: String,
-    /// `train`, `test`, or nothing.
+    /// `train`, `test`, or empty.
     pub split: String,
 }
 
@@ -86,7 +86,7 @@ impl From<&Split> for Row {
     }
 }
 
-/// Writes rows by id; ids count from 0 in the order of writing.
+/// Writes rows. Their ids count from 0, in the order of writing.
 pub struct Writer<W: Write + Send> {
     writer: ArrowWriter<W>,
     schema: Arc<Schema>,
@@ -95,7 +95,7 @@ pub struct Writer<W: Write + Send> {
 }
 
 impl<W: Write + Send> Writer<W> {
-    /// Into `file`; `facts` go into its footer.
+    /// Begins to write into `file`. `facts` go into its footer.
     pub fn new(file: W, dimension: usize, facts: BTreeMap<String, String>) -> Result<Self> {
         let floats = ColumnPath::from(vec![EMBEDDING.to_owned(), "list".to_owned(), "element".to_owned()]);
         let facts = facts.into_iter().map(|(key, value)| KeyValue::new(key, value)).collect();
@@ -112,7 +112,7 @@ impl<W: Write + Send> Writer<W> {
         Ok(Self { writer, schema, dimension, next: 0 })
     }
 
-    /// `embeddings`: (rows, dimension)
+    /// Writes `rows` with their `embeddings`, (rows, dimension).
     pub fn write(&mut self, rows: &[Row], embeddings: Vec<f32>) -> Result<()> {
         let ids = Int32Array::from_iter_values(self.next..self.next + rows.len() as i32);
         self.next += rows.len() as i32;
@@ -132,7 +132,7 @@ impl<W: Write + Send> Writer<W> {
         self.writer.write(&batch).context("cannot write the embeddings")
     }
 
-    /// The file, with all of it written.
+    /// Finishes the file and returns it.
     pub fn finish(self) -> Result<W> {
         self.writer.into_inner().context("cannot write the embeddings")
     }
@@ -161,7 +161,7 @@ impl Embeddings {
         self.paths.is_empty()
     }
 
-    /// Adds `others` of the same model; their ids come after.
+    /// Appends `others`, which must be of the same model. Their ids come after those that are already there.
     pub fn append(&mut self, others: Self) {
         self.paths.extend(others.paths);
         self.labels.extend(others.labels);
@@ -170,7 +170,7 @@ impl Embeddings {
         self.values.extend(others.values);
     }
 
-    /// Writes all of it to the file at `path`.
+    /// Writes all embeddings to the file at `path`.
     pub fn write(&self, path: &Path) -> Result<()> {
         let row = |id: usize| Row {
             path: self.paths[id].clone(),
@@ -195,13 +195,13 @@ impl Embeddings {
         }
         if made_by.is_empty() {
             return Err(damaged!(
-                "{name} does not say which model made it: its footer has lost `{MODEL}`; if the model here made it, write \
-                 that again: `COPY … (FORMAT parquet, KV_METADATA {{'{MODEL}': '{model}'}})` in DuckDB, \
+                "{name} does not say which model made it: its footer has no `{MODEL}`; if the current model made it, \
+                 write it: `COPY … (FORMAT parquet, KV_METADATA {{'{MODEL}': '{model}'}})` in DuckDB, \
                  `table.replace_schema_metadata({{'{MODEL}': '{model}'}})` in pyarrow; otherwise, {mend}"
             ));
         }
         let (has, wants) = (made_by.get(..12).unwrap_or("none"), model.get(..12).unwrap_or(model));
-        Err(damaged!("{name} was made by another model ({has}…) than the one that is here ({wants}…); {mend}"))
+        Err(damaged!("{name} was made by another model ({has}…) than the current one ({wants}…); {mend}"))
     }
 
     /// Refuses embeddings of another length than `dimension`.
@@ -209,7 +209,7 @@ impl Embeddings {
         match self.dimension {
             0 => Ok(()),
             own if own == dimension => Ok(()),
-            own => Err(damaged!("{name} has embeddings of {own} values, and those of the model here have {dimension}")),
+            own => Err(damaged!("{name} has embeddings of {own} values, but the current model gives {dimension}")),
         }
     }
 
@@ -267,8 +267,8 @@ mod tests {
         assert_eq!(message(vec![])?, "[]");
         for (rows, said) in [
             (vec![Some(vec![Some(1.0)]), Some(vec![Some(1.0), Some(2.0)])], "row 1 has an embedding of 2 values"),
-            (vec![Some(vec![Some(f32::NAN)])], "no finite number"),
-            (vec![Some(vec![None])], "no finite number"),
+            (vec![Some(vec![Some(f32::NAN)])], "not a finite number"),
+            (vec![Some(vec![None])], "not a finite number"),
             (vec![Some(vec![Some(1.0)]), Some(vec![Some(-3e38)])], "row 1 has an embedding with values so large"),
             (vec![None], "row 0 has no embedding"),
             (vec![Some(vec![])], "of 0 values"),

@@ -1,7 +1,7 @@
-//! Retrieval metrics, each a row: name, definition, value for a query, chance level.
+//! Retrieval metrics: name, definition, value for a query, and baseline.
 //!
-//! Definitions of precision@1, R-precision and MAP@R as in Musgrave et al. 2020, "A Metric Learning Reality
-//! Check", section 3.2.
+//! Precision@1, R-precision and MAP@R are defined as in Musgrave et al. 2020, "A Metric Learning Reality Check",
+//! section 3.2.
 
 mod bootstrap;
 mod queries;
@@ -9,18 +9,18 @@ mod queries;
 pub use bootstrap::{Difference, Score, Verdict};
 pub use queries::{Scored, differences, parse, to_bytes as queries_to_bytes};
 
-/// What each query of a run scored.
+/// File name of the scores of each query.
 pub const QUERIES: &str = "queries.csv";
 
-/// The ranked labels of one query's neighbours, and what stands in its gallery.
+/// The ranked labels of one query's neighbours, and the classes in its gallery.
 #[derive(Debug, Clone)]
 pub struct Ranking {
     pub label: i32,
     /// Labels of the nearest max(R, 5) items, nearest first.
     pub labels: Vec<i32>,
-    /// Items of the query's own class in the gallery: R.
+    /// Number of items of the query's own class in the gallery: R.
     pub relevant: usize,
-    /// Items of each other class in the gallery.
+    /// Number of items of each other class in the gallery.
     pub others: Vec<usize>,
 }
 
@@ -46,12 +46,12 @@ pub struct Metric {
     pub name: &'static str,
     pub definition: &'static str,
     pub of: fn(&Ranking) -> f64,
-    /// What a random order would give on average.
+    /// The baseline: the mean value over random orders of the gallery.
     pub chance: fn(&Ranking) -> f64,
 }
 
 pub const COUNT: usize = 6;
-/// Places in [`METRICS`].
+/// Positions in [`METRICS`].
 pub const PRECISION_AT_5: usize = 0;
 pub const MAP_AT_R: usize = 5;
 
@@ -100,32 +100,33 @@ fn map_at_r(ranking: &Ranking) -> f64 {
         hits += 1.0;
         hits / (rank + 1) as f64
     });
-    // From 0: the sum of nothing would be −0.
+    // Start from 0, because the sum of nothing would be −0.
     precisions.fold(0.0, |sum, precision| sum + precision) / ranking.relevant.max(1) as f64
 }
 
-/// At each rank a hit is as likely as R in the gallery, and then the other ranks hold R − 1 of the rest.
+/// A random rank is of the query's class with probability R / gallery. Then R − 1 of the remaining items are of that
+/// class.
 fn map_at_r_by_chance(ranking: &Ranking) -> f64 {
     let (r, rest) = (ranking.relevant as f64, (ranking.gallery() as f64 - 1.0).max(1.0));
     let at = |rank: usize| ranking.share() * (1.0 + (rank as f64 - 1.0) * (r - 1.0) / rest) / rank as f64;
     (1..=ranking.relevant).map(at).sum::<f64>() / r.max(1.0)
 }
 
-/// The chance that none of `k` random items is of the query's class.
+/// Probability that none of `k` random items is of the query's class.
 fn none_of(ranking: &Ranking, k: usize) -> f64 {
     let (all, foreign) = (ranking.gallery(), ranking.gallery() - ranking.relevant);
     (0..k.min(all)).map(|drawn| foreign.saturating_sub(drawn) as f64 / (all - drawn) as f64).product()
 }
 
-/// The commonest label; of equally common ones that of the nearest item.
+/// The most frequent label. Of equally frequent labels, that of the nearest item.
 pub fn vote(labels: &[i32]) -> Option<i32> {
     let count = |label: &i32| labels.iter().filter(|other| *other == label).count();
     let most = labels.iter().map(count).max()?;
     labels.iter().find(|label| count(label) == most).copied()
 }
 
-/// The chance that the query's class wins the vote of `k` random items, by counting the draws: among classes that
-/// tie, each is as likely to hold the nearest.
+/// Probability that the query's class wins the vote of `k` random items, by counting the draws. If classes tie, each is
+/// equally likely to have the nearest item.
 fn vote_by_chance(ranking: &Ranking, k: usize) -> f64 {
     let k = k.min(ranking.gallery());
     let choose = |n: usize, m: usize| -> f64 {
@@ -133,7 +134,8 @@ fn vote_by_chance(ranking: &Ranking, k: usize) -> f64 {
     };
     let mut won = 0.0;
     for own in 1..=k.min(ranking.relevant) {
-        // ways[drawn][tied]: to draw from the other classes, none above `own`, `tied` of them equal to it.
+        // ways[drawn][tied]: ways to draw items from the other classes, at most `own` of each, with `tied` classes that
+        // have `own`.
         let mut ways = vec![vec![0.0; k + 1]; k + 1];
         ways[0][0] = 1.0;
         for size in &ranking.others {
@@ -153,7 +155,7 @@ fn vote_by_chance(ranking: &Ranking, k: usize) -> f64 {
     won / choose(ranking.gallery(), k)
 }
 
-/// What one query scored, in the order of [`METRICS`].
+/// Scores of one query, in the order of [`METRICS`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
     pub values: [f64; COUNT],

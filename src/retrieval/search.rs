@@ -12,10 +12,10 @@ use crate::base::simd::Simd;
 pub use exact::FlatIndex;
 pub use graph::{Graph, Parameters};
 
-/// The file of an approximate index.
+/// File name of an approximate index.
 pub const INDEX: &str = "index.hnsw";
 
-/// One neighbour of a query. Nearer ones come first; of equal distances, the smaller id.
+/// A neighbour of a query. Nearer neighbours come first. Of equal distances, the smaller id comes first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Neighbour {
     pub id: usize,
@@ -36,19 +36,19 @@ impl PartialOrd for Neighbour {
     }
 }
 
-/// What is asked of a gallery.
+/// A search in a gallery.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     pub vector: &'a [f32],
-    /// At most so many neighbours …
+    /// Largest number of neighbours.
     pub most: usize,
-    /// … at most so far away.
+    /// Largest distance of a neighbour.
     pub reach: f32,
-    /// Left out by its id: the query itself, where it stands in the gallery.
+    /// An id to leave out: the query itself, if it is in the gallery.
     pub without: Option<usize>,
 }
 
-/// Between two vectors.
+/// The Euclidean distance between two vectors.
 pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     let mut square = [0.0];
     kernels::squared_distances(Simd::current(), a, b, &mut square);
@@ -56,12 +56,12 @@ pub fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 impl<'a> Query<'a> {
-    /// The `k` nearest.
+    /// Searches for the `k` nearest neighbours.
     pub fn nearest(vector: &'a [f32], k: usize) -> Self {
         Self { vector, most: k, reach: f32::INFINITY, without: None }
     }
 
-    /// All within a distance.
+    /// Searches for all neighbours within a distance.
     pub fn within(vector: &'a [f32], reach: f32) -> Self {
         Self { vector, most: usize::MAX, reach, without: None }
     }

@@ -1,4 +1,4 @@
-//! Who looks like this picture: a gallery of embeddings that is asked, and answers that people can read.
+//! Searches a gallery of embeddings for similar pictures, and gives answers for users.
 
 use std::borrow::Cow;
 
@@ -14,18 +14,18 @@ use crate::retrieval::search::{FlatIndex, Graph, Neighbour, Query, distance};
 
 /// A gallery that can be searched.
 pub struct Searcher {
-    /// Without their values, which the vectors have.
+    /// The embeddings without their values, which are in `vectors`.
     pub embeddings: Embeddings,
     vectors: Box<dyn Vectors>,
     calibration: Calibration,
 }
 
-/// Where the vectors of a gallery are, and how they are searched.
+/// The vectors of a gallery, and how they are searched.
 pub trait Vectors: Send + Sync {
     /// Vectors of `ids`, in the same order.
     fn of(&self, ids: &[usize]) -> Result<Vec<Cow<'_, [f32]>>>;
 
-    /// The nearest pictures of those that `options` allow.
+    /// The nearest pictures among those that `options` allow.
     fn nearest(&self, query: &Query, options: &SearchOptions) -> Result<Vec<Neighbour>>;
 }
 
@@ -43,51 +43,51 @@ impl Vectors for FlatIndex<'static> {
     }
 }
 
-/// A neighbour with all that is known of it.
+/// A neighbour with everything that is known about it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Hit {
-    /// From 1.
+    /// Rank of the neighbour, from 1.
     pub rank: usize,
     pub id: usize,
     pub path: String,
     pub label_name: String,
     pub split: String,
     pub distance: f32,
-    /// That it is of the query's class.
+    /// Match probability: how likely it is that the neighbour is of the query's class.
     pub chance: f64,
-    /// Copies of it that are also near, by id.
+    /// Ids of its copies that are also near.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<usize>,
 }
 
-/// What was found for one query.
+/// The answer to one query.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Answer {
-    /// How the query was named.
+    /// Name of the query.
     pub query: String,
-    /// Whether the best of them is rather of the query's class than not.
+    /// Whether the match probability of the nearest neighbour is at least one half.
     pub close: bool,
     pub results: Vec<Hit>,
 }
 
-/// What is asked for each query.
+/// Options of a search.
 #[derive(Clone, Copy)]
 pub struct SearchOptions<'a> {
-    /// Five, or as many as there are, where it does not say.
+    /// Number of neighbours. Without it, there are five, or all if there are fewer.
     pub k: Option<usize>,
-    /// Copies of an answer are no answers of their own.
+    /// Show copies of an answer as one answer.
     pub distinct: bool,
-    /// Search by this graph, looking at so many candidates; exactly otherwise.
+    /// Search with this graph, and look at this many candidates. Without it, the search is exact.
     pub graph: Option<(&'a Graph, usize)>,
-    /// Only these ids are answers, in rising order.
+    /// Only these ids can be answers. They are in ascending order.
     pub among: Option<&'a [usize]>,
 }
 
-/// One picture that is asked about.
+/// A picture that is used as a query.
 pub struct Asked<'a> {
     pub name: String,
     pub vector: &'a [f32],
-    /// Its id, where it stands in the gallery itself.
+    /// Its id, if it is in the gallery itself.
     pub id: Option<usize>,
 }
 
@@ -100,7 +100,7 @@ impl Searcher {
         Ok(Self::with_vectors(embeddings, Box::new(index), calibration))
     }
 
-    /// `embeddings`: without values, which are in `vectors`.
+    /// `embeddings` must not have values. These are in `vectors`.
     pub fn with_vectors(embeddings: Embeddings, vectors: Box<dyn Vectors>, calibration: Calibration) -> Self {
         Self { embeddings, vectors, calibration }
     }
@@ -138,7 +138,7 @@ impl Searcher {
         }
     }
 
-    /// How many answers there can be.
+    /// Number of possible answers.
     pub fn others(&self, asked: &Asked, options: &SearchOptions) -> usize {
         match options.among {
             Some(ids) => ids.len() - usize::from(asked.id.is_some_and(|id| ids.binary_search(&id).is_ok())),
@@ -146,11 +146,11 @@ impl Searcher {
         }
     }
 
-    /// The first of each set of copies, with the ids of the others.
+    /// Returns the first picture of each set of copies, with the ids of the others.
     fn fold(&self, found: &[Neighbour]) -> Result<Vec<(Neighbour, Vec<usize>)>> {
         let ids: Vec<usize> = found.iter().map(|neighbour| neighbour.id).collect();
         let rows = self.vectors(&ids)?;
-        // Each with its place among the rows.
+        // Each entry has its position among the rows.
         let mut folded: Vec<(usize, Vec<usize>)> = Vec::new();
         for (place, row) in rows.iter().enumerate() {
             match folded.iter_mut().find(|(first, _)| distance(&rows[*first], row) <= COPY) {
@@ -231,7 +231,7 @@ mod tests {
         let answer =
             searcher.answer(&ask(&[0.9], None), &SearchOptions { k: Some(2), distinct: true, ..PLAIN }).unwrap();
         assert_eq!((ids(&answer), &answer.results[0].copies), (vec![0, 3], &vec![1, 2]));
-        // Fewer than asked for, where there are no more.
+        // There are fewer answers than asked for, because there are no more.
         let answer =
             searcher.answer(&ask(&[0.9], None), &SearchOptions { k: Some(5), distinct: true, ..PLAIN }).unwrap();
         assert_eq!(ids(&answer), [0, 3, 4]);

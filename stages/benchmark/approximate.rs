@@ -1,4 +1,4 @@
-//! How near the approximate index comes to exact search, and at what cost.
+//! Recall and cost of the approximate index, compared with exact search.
 
 use std::time::Instant;
 
@@ -9,18 +9,18 @@ use similiai::retrieval::search::{self, FlatIndex, Graph, Parameters, Query};
 
 use super::runs::Run;
 
-/// Neighbours by which an index is judged.
+/// Number of neighbours for which recall is measured.
 pub const K: usize = 10;
-/// Candidates looked at for a query.
+/// Values of `ef`: the number of candidates that a search keeps.
 const WIDTHS: [usize; 6] = [10, 16, 32, 64, 128, 256];
 
 /// A point of the curve.
 #[derive(Serialize)]
 pub struct Point {
     pub ef: usize,
-    /// Share of the nearest [`K`] that it found.
+    /// Share of the nearest [`K`] that the index found.
     pub recall: f64,
-    /// Distances measured for a query, on average: what it costs, whatever the machine.
+    /// Mean number of distances computed for a query. This cost does not depend on the machine.
     pub distances: f64,
 }
 
@@ -32,8 +32,8 @@ pub struct Curve {
     pub points: Vec<Point>,
 }
 
-/// Of the run's index among the inputs, if there is one: `queries` are asked for their neighbours among all. What it
-/// takes in time is told, but stands nowhere: it is another one on every run.
+/// Measures the index of `run`, if there is one among the inputs, by searching for the neighbours of `queries` among
+/// all pictures. Speeds are printed but not stored, because they differ from run to run.
 pub fn curve(run: &Run, queries: &[usize], context: &Context) -> Result<Option<Curve>> {
     let Run { embeddings, digest, .. } = run;
     let lineage = &context.inputs.lineage;
@@ -56,7 +56,8 @@ pub fn curve(run: &Run, queries: &[usize], context: &Context) -> Result<Option<C
         let found = graph.search_all(&exact, &asked, ef)?;
         let speed = speed(start);
         let hits = found.iter().zip(&expected).map(|((found, _), expected)| {
-            // As near as the last of them: of equally near ones any will do.
+            // Counts all neighbours that are as near as the last expected one: any of several equally near pictures
+            // is right.
             let last = expected.last().map_or(0.0, |neighbour| neighbour.distance);
             found.iter().filter(|neighbour| neighbour.distance <= last).count()
         });

@@ -1,8 +1,8 @@
-//! Precision at every k: how far down the list of neighbours the query's class reaches.
+//! Precision at every k, to show how it falls along the list of neighbours.
 
 use serde::Serialize;
 
-/// The longest list that is looked at.
+/// Largest k.
 pub const MOST: usize = 50;
 
 /// A point of the curve.
@@ -19,12 +19,12 @@ pub struct AtK {
 #[derive(Default)]
 pub struct PrecisionAt {
     queries: usize,
-    /// Of precisions, and of their squares; as long as the shortest list.
+    /// Sums of the precisions, and of their squares, for each k. As long as the shortest list.
     sums: Option<Vec<(f64, f64)>>,
 }
 
 impl PrecisionAt {
-    /// One query: whether each of its neighbours, nearest first, is of its class.
+    /// Adds one query. `hits` says for each neighbour, nearest first, whether it is of the query's class.
     pub fn add(&mut self, hits: impl Iterator<Item = bool>) {
         let mut right = 0;
         let precisions: Vec<f64> = hits

@@ -1,4 +1,4 @@
-//! What is reached without learning: by the raw pixels, and by the same network with random weights.
+//! Precision without learning: with the raw pixels, and with the same network with random weights.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -17,18 +17,18 @@ use similiai::retrieval::search::{FlatIndex, Neighbour, Query};
 use super::at_k::{AtK, MOST, PrecisionAt};
 use super::protocols::{NEIGHBOURS, Protocol};
 
-/// Side to which pictures are averaged down for their raw pixels.
+/// Side to which pictures are scaled down for the comparison of raw pixels, in pixels.
 const SIDE: usize = 32;
-/// Queries that are asked; of more, as many are drawn at random.
+/// Largest number of queries; if there are more, this many are drawn at random.
 const QUERIES: usize = 1000;
-/// Pictures of the gallery in memory at a time.
+/// Number of pictures of the gallery in memory at a time.
 const CHUNK: usize = 4096;
 
 #[derive(Serialize)]
 pub struct Baseline {
     pub name: &'static str,
     pub definition: &'static str,
-    /// In the order of the protocols.
+    /// One for each protocol, in the same order.
     pub reached: Vec<Reached>,
 }
 
@@ -41,18 +41,18 @@ pub struct Reached {
     pub at_k: Vec<AtK>,
 }
 
-/// A way from pictures to vectors that learned nothing.
+/// A way to turn pictures into vectors without learning.
 struct Way<'a> {
     name: &'static str,
     definition: &'static str,
-    /// (pictures, dimension)
+    /// Returns vectors of shape (pictures, dimension).
     embed: Embed<'a>,
 }
 
-/// From pictures to a vector of each.
+/// Turns each picture into a vector.
 type Embed<'a> = Box<dyn Fn(&[image::RgbImage]) -> Result<Vec<f32>> + 'a>;
 
-/// The gallery passes once, a part at a time, so that memory does not grow with it.
+/// Reads the gallery once, in parts, so that memory does not grow with it.
 pub fn measure(
     embeddings: &Embeddings,
     model: &Model,
@@ -91,7 +91,7 @@ pub fn measure(
     }
     let asked = read(&queries)?;
     let asked = ways.iter().map(|way| (way.embed)(&asked)).collect::<Result<Vec<_>>>()?;
-    // (way, protocol, query): the nearest so far.
+    // (way, protocol, query): the nearest neighbours found so far.
     let mut found = vec![vec![vec![Vec::<Neighbour>::new(); queries.len()]; protocols.len()]; ways.len()];
     let bar = context.bar("baselines", embeddings.len() as u64);
     for start in (0..embeddings.len()).step_by(CHUNK) {
@@ -135,7 +135,7 @@ pub fn measure(
     Ok(ways.iter().zip(found).map(baseline).collect())
 }
 
-/// Of those that have something to find in every protocol.
+/// The queries that have something to find in every protocol.
 fn queries(protocols: &[Protocol], context: &Context) -> Vec<usize> {
     let in_all = |query: &usize| protocols.iter().all(|protocol| protocol.queries.binary_search(query).is_ok());
     let mut queries: Vec<usize> =

@@ -16,18 +16,18 @@ use similiai::report::training_log::{Panel, panels};
 
 pub use map::{COLUMNS as SPRITE_COLUMNS, TILE};
 
-/// Of a chart, in pixels: narrow enough to be read on a phone.
+/// Size of a chart, in pixels: narrow enough for a phone.
 const SIZE: (u32, u32) = (460, 330);
 
 pub struct Chart {
-    /// Of its file, without the ending.
+    /// Name of its file, without the extension.
     pub name: String,
-    /// What it shows, for those who do not see it.
+    /// Text alternative: what the chart shows.
     pub alt: String,
     pub svg: String,
 }
 
-/// Every figure that is drawn as a chart.
+/// All charts of the report.
 pub struct Charts {
     pub headline: Chart,
     pub scores: Chart,
@@ -35,13 +35,13 @@ pub struct Charts {
     pub calibration: Chart,
     pub map: Chart,
     pub pipeline: Chart,
-    /// In the order of the protocols.
+    /// One for each protocol, in the same order.
     pub failures: Vec<Failures>,
-    /// One for each panel of the training's own picture, which has no other file.
+    /// One for each panel of the training curves. These charts have no files.
     pub training: Vec<Chart>,
 }
 
-/// Where one protocol fails.
+/// Charts about the failures of one protocol.
 pub struct Failures {
     pub at_k: Chart,
     pub confusion: Chart,
@@ -63,7 +63,7 @@ impl Charts {
         })
     }
 
-    /// Those with a file of their own.
+    /// The charts that have a file.
     pub fn files(&self) -> impl Iterator<Item = &Chart> {
         let Self { headline, scores, classes, calibration, map, pipeline, failures, .. } = self;
         let failures = failures.iter().flat_map(|it| [&it.at_k, &it.confusion, &it.hubness, &it.distances]);
@@ -71,7 +71,7 @@ impl Charts {
     }
 }
 
-/// How the protocols are told apart, everywhere in the same way: by colour, and filled or framed.
+/// Looks of the protocols, the same in every chart: a colour, and filled or outlined bars.
 pub const LOOKS: [(RGBColor, bool); 2] = [(BLUE, true), (ORANGE, false)];
 
 fn marks() -> Vec<Mark<'static>> {
@@ -84,7 +84,7 @@ fn bar(place: usize, score: &Score) -> Bar {
     Bar { color, filled, value: score.value, interval: Some((score.low, score.high)), chance: Some(score.chance) }
 }
 
-/// Precision@5 beside what is reached without learning, and by the original.
+/// Precision@5 of this network, without learning, and of the original project.
 fn headline(findings: &Findings) -> Result<Chart> {
     let own =
         findings.protocols.iter().enumerate().map(|(place, protocol)| bar(place, &protocol.scores[PRECISION_AT_5]));
@@ -109,7 +109,7 @@ fn headline(findings: &Findings) -> Result<Chart> {
     })
 }
 
-/// Every metric.
+/// All metrics of all protocols.
 fn scores(findings: &Findings) -> Result<Chart> {
     let row = |(column, metric): (usize, &'static Metric)| {
         let bars = findings.protocols.iter().enumerate().map(|(place, it)| bar(place, &it.scores[column]));
@@ -151,7 +151,7 @@ fn classes(findings: &Findings) -> Result<Chart> {
     })
 }
 
-/// Chance foretold against share that was right, a dot a group; on the diagonal where they are the same.
+/// Match probability against the share that was right, one dot for each group. On the diagonal, both are equal.
 fn calibration(findings: &Findings) -> Result<Chart> {
     let diagonal = vec![(0.0, 0.0), (1.0, 1.0)];
     let mut series =
@@ -159,7 +159,7 @@ fn calibration(findings: &Findings) -> Result<Chart> {
     for (protocol, (color, filled)) in findings.protocols.iter().zip(LOOKS) {
         let groups = &protocol.reliability.groups;
         let most = groups.iter().map(|group| group.neighbours).max().unwrap_or(1);
-        // As large as its share of the neighbours.
+        // The size of a dot grows with its share of the neighbours.
         let radius = |neighbours: usize| (3.0 + 7.0 * (neighbours as f64 / most as f64).sqrt()).round() as i32;
         let points = groups.iter().map(|group| (group.foretold, group.right, radius(group.neighbours))).collect();
         series.push(Series::Dots(Dots { name: protocol.question.name, color, filled, points }));
@@ -193,7 +193,7 @@ fn training(findings: &Findings) -> Result<Vec<Chart>> {
             svg: charts::svg((SIZE.0, 280), |area| panel.draw(area))?,
         })
     };
-    // A term that was not used has nothing to show.
+    // A panel of a term that was not used would be empty.
     let shown = |panel: &&Panel| {
         panel.series.iter().any(|series| matches!(series, Series::Line(line) if line.points.iter().any(|p| p.1 != 0.0)))
     };

@@ -1,4 +1,4 @@
-//! Of which classes the nearest neighbours of each class's queries are.
+//! Classes of the nearest neighbours, for the queries of each class.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 pub struct Confusion {
     pub classes: Vec<String>,
-    /// (class of the query, class of the neighbour)
+    /// Numbers of neighbours, of shape (class of the query, class of the neighbour).
     pub counts: Vec<Vec<usize>>,
     #[serde(skip)]
     places: BTreeMap<i32, usize>,
@@ -20,22 +20,22 @@ impl Confusion {
         Self { classes: classes.values().cloned().collect(), counts, places }
     }
 
-    /// A neighbour of the class `found` of a query of the class `label`.
+    /// Counts a neighbour of class `found` for a query of class `label`.
     pub fn count(&mut self, label: i32, found: i32) {
         self.counts[self.places[&label]][self.places[&found]] += 1;
     }
 
-    /// A row's counts as shares of it.
+    /// The counts of a row, as shares of their sum.
     pub fn shares(&self, row: usize) -> impl Iterator<Item = f64> + '_ {
         let all = self.counts[row].iter().sum::<usize>().max(1) as f64;
         self.counts[row].iter().map(move |count| *count as f64 / all)
     }
 
-    /// The class that a class is taken for most often, other than itself, with its share: (row, column, share).
+    /// The most frequent confusion of two different classes: (row, column, share).
     pub fn worst(&self) -> Option<(usize, usize, f64)> {
         let rows = 0..self.classes.len();
         let all = rows.flat_map(|row| self.shares(row).enumerate().map(move |(column, share)| (row, column, share)));
-        // Of equal ones the first.
+        // Of equal shares, the first one counts.
         all.filter(|(row, column, share)| row != column && *share > 0.0)
             .reduce(|best, next| if next.2 > best.2 { next } else { best })
     }

@@ -1,26 +1,29 @@
-//! How far pictures of one class are from each other, and how far those of different classes.
+//! Distances between pictures of one class, and between pictures of different classes.
 
 use rayon::prelude::*;
 use serde::Serialize;
 use similiai::retrieval::embeddings::Embeddings;
 use similiai::retrieval::search::distance;
 
-/// Queries whose distances to the whole gallery are measured; of more, as many spread evenly.
+/// Largest number of queries whose distances to the gallery are measured; if there are more, this many are taken at
+/// even intervals.
 const QUERIES: usize = 1000;
-/// Up to twice the longest embedding.
+/// Number of bins. They reach up to twice the length of the longest embedding.
 const BINS: usize = 100;
 
 #[derive(Debug, Serialize)]
 pub struct Distances {
     pub queries: usize,
-    /// Of a bin; the first one starts at 0.
+    /// Width of a bin; the first bin starts at 0.
     pub width: f64,
-    /// Pairs of one class, by distance.
+    /// Number of pairs of one class in each bin.
     pub same: Vec<u64>,
+    /// Number of pairs of different classes in each bin.
+    /// Number of pairs of different classes in each bin.
+    /// Number of pairs of different classes in each bin.
     pub different: Vec<u64>,
-    /// The area that both histograms, each scaled to 1, have in common (Inman and Bradley 1989): 0 where distance alone
-    /// tells the classes apart, 1 where it tells nothing.
-    /// `None` where all pairs are of one kind.
+    /// Area that both histograms share, each scaled to 1 (Inman and Bradley 1989): 0 if distance alone separates the
+    /// classes, 1 if it says nothing about them. `None` if all pairs are of one kind.
     pub overlap: Option<f64>,
 }
 
@@ -40,7 +43,7 @@ impl Distances {
             }
             sums
         };
-        // Whole numbers: the order of the sum does not matter.
+        // Sums of whole numbers do not depend on their order.
         let [mut same, mut different] = queries.par_iter().fold(histograms, one).reduce(histograms, |mut all, some| {
             all.iter_mut().flatten().zip(some.iter().flatten()).for_each(|(all, some)| *all += some);
             all
@@ -51,7 +54,7 @@ impl Distances {
         Self { queries: queries.len(), width, overlap: overlap(&same, &different), same, different }
     }
 
-    /// Each bin's share of all pairs of its kind.
+    /// Share of each bin among all pairs of its kind.
     pub fn shares(counts: &[u64]) -> impl Iterator<Item = f64> + '_ {
         let all = counts.iter().sum::<u64>().max(1) as f64;
         counts.iter().map(move |count| *count as f64 / all)

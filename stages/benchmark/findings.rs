@@ -1,4 +1,4 @@
-//! All that the report is made of, and `results.json`.
+//! Everything that the report shows, and `results.json`.
 
 use std::collections::BTreeMap;
 
@@ -17,25 +17,25 @@ use super::protocols::Protocol;
 use super::queries::{Example, Shown};
 use super::runs::Run;
 
-/// What the original project reports of its top 5, on 2,000 pictures of CIFAR-10.
+/// The value that the original project reports for its top 5, on 2,000 pictures of CIFAR-10.
 const ORIGINAL: f64 = 0.36;
-/// CIFAR-10's classes, by name.
+/// Names of the classes of CIFAR-10, in the order of their labels.
 const CIFAR10: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 pub struct Findings {
     pub main: Run,
-    /// Label and name.
+    /// Labels and names of the classes.
     pub classes: BTreeMap<i32, String>,
     pub protocols: Vec<Protocol>,
     pub baselines: Vec<Baseline>,
-    /// Of the approximate index, if there is one.
+    /// Recall and cost of the approximate index, if there is one.
     pub curve: Option<Curve>,
     pub map: Map,
     pub epochs: Vec<Epoch>,
     pub shown: Shown,
-    /// Other trainings beside this one.
+    /// Comparisons with other trainings.
     pub comparisons: Vec<Comparison>,
-    /// What each query of each training scored.
+    /// The scores of each query of each training.
     pub scored: Vec<Scored>,
     /// The instance that made the report.
     pub instance: String,
@@ -52,13 +52,13 @@ pub struct Step<'a> {
     pub stage: &'a str,
     pub needs: &'a [String],
     pub key: &'a str,
-    /// Of its result; the report cannot hold its own.
+    /// Digest of its result; `None` for the report, which cannot contain its own digest.
     pub digest: Option<&'a str>,
     pub document: &'a KeyDocument,
 }
 
 impl Findings {
-    /// What the original reached, where it learned the same classes.
+    /// The value of the original project, if the classes are the same.
     pub fn original(&self) -> Option<f64> {
         self.classes.values().eq(CIFAR10).then_some(ORIGINAL)
     }
@@ -77,7 +77,7 @@ impl Findings {
         before.chain([own]).collect()
     }
 
-    /// A manifest that gives this very report; what cannot change a result (`source`, say) is not in it.
+    /// A manifest that makes the same report. It omits parameters that cannot change a result, such as `source`.
     pub fn manifest(&self) -> Result<String> {
         let mut stages = serde_yaml::Mapping::new();
         for step in self.steps() {

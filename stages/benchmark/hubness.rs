@@ -2,16 +2,16 @@
 
 use serde::Serialize;
 
-/// Neighbours of each query that count.
+/// Number of neighbours of each query that are counted.
 pub const K: usize = 10;
-/// Hubs that are named.
+/// Number of hubs that the report names.
 const NAMED: usize = 5;
 
 /// How often a picture was among the nearest [`K`] of a query.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Appeared {
     pub times: usize,
-    /// … of a query of another class.
+    /// Number of these queries that were of another class.
     pub wrong: usize,
 }
 
@@ -25,15 +25,15 @@ impl Appeared {
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Hubness {
     pub k: usize,
-    /// Mean number of times.
+    /// Mean number of times that a picture appeared.
     pub mean: f64,
-    /// Third standardised moment of the numbers of times: 0 without hubs.
+    /// Skewness (third standardised moment) of the numbers of times; near 0 without hubs.
     pub skewness: f64,
-    /// Share of the gallery that is near nobody.
+    /// Share of the gallery that never appeared.
     pub never: f64,
-    /// How many pictures appeared 0, 1, 2, … times.
+    /// Number of pictures that appeared 0, 1, 2, … times.
     pub histogram: Vec<usize>,
-    /// Those that were wrong most often, the worst first.
+    /// Pictures that were wrong most often, the worst first.
     pub hubs: Vec<Hub>,
 }
 
@@ -45,7 +45,7 @@ pub struct Hub {
 }
 
 impl Hubness {
-    /// Of the pictures `among`, by what is known of every id.
+    /// Measures the pictures with the ids `among`; `appeared` has an entry for every id.
     pub fn of(among: &[usize], appeared: &[Appeared]) -> Self {
         let times = || among.iter().map(|id| appeared[*id].times);
         let count = among.len().max(1) as f64;

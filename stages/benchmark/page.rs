@@ -1,4 +1,4 @@
-//! `index.html`: one file that needs nothing else, from how good it is to how it was made.
+//! Renders `index.html`, a report in one file that needs no other file.
 
 mod elements;
 mod failures;
@@ -64,7 +64,7 @@ pub fn render(
     Ok(html::page(title, &style, body))
 }
 
-/// JSON that holds no markup.
+/// Escapes JSON so that it contains no markup.
 fn embedded(json: &str) -> String {
     json.replace('<', "\\u003c")
 }
@@ -139,7 +139,7 @@ fn table(findings: &Findings, place: usize, protocol: &Protocol) -> Markup {
     }
 }
 
-/// Other trainings beside this one.
+/// Comparison with other trainings.
 fn comparison(findings: &Findings) -> Markup {
     let first = &findings.main;
     html! {

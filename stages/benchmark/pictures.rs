@@ -1,4 +1,4 @@
-//! The pictures themselves: rows of neighbours as PNG, thumbnails for the page.
+//! The pictures of the report: rows of neighbours as PNG files, and thumbnails for the page.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,12 +19,15 @@ use super::charts::{SPRITE_COLUMNS, TILE};
 use super::protocols::NEIGHBOURS;
 use super::queries::Example;
 
+/// Side of a picture in the PNG files, in pixels.
+/// Side of a picture in the PNG files, in pixels.
+/// Side of a picture in the PNG files, in pixels.
 const PICTURE: i32 = 76;
-/// Side of a picture on the page, in pixels, at most.
+/// Largest side of a picture on the page, in pixels.
 const MOST: u32 = 128;
 const CELL: (i32, i32) = (90, 108);
 const TOP: i32 = 2 * MARGIN + TITLE + 8;
-/// Quality of JPEG, of 100: no difference is to be seen on a page.
+/// Quality of JPEG, of 100. No loss is visible on the page.
 const QUALITY: u8 = 90;
 
 /// Pictures of the report, by id.
@@ -41,13 +44,13 @@ impl Pictures {
         self.0.get(&id).with_context(|| format!("picture {id} was not read"))
     }
 
-    /// As JPEG, for a page.
+    /// The picture as JPEG, for the page.
     pub fn jpeg(&self, id: usize) -> Result<Vec<u8>> {
         jpeg(self.get(id)?)
     }
 }
 
-/// No larger than a page shows it.
+/// Scales down a picture that is larger than the page needs.
 fn small(image: RgbImage) -> RgbImage {
     if image.width() <= MOST { image } else { resize(&image, MOST, MOST, FilterType::Triangle) }
 }
@@ -75,7 +78,7 @@ pub fn sheet(folder: &Path, paths: &[&str]) -> Result<Vec<u8>> {
     jpeg(&sheet)
 }
 
-/// A row for each example: the query, then its neighbours, right and wrong told apart by mark and frame.
+/// A row for each example: the query, then its neighbours. Marks and frames show which of them are right.
 pub fn rows(
     examples: &[Example],
     title: &str,
@@ -110,7 +113,7 @@ fn label(area: &Area, name: &str, (left, top): (i32, i32), indent: i32) -> Resul
     charts::write(area, &name, (left + indent, top + PICTURE + 13), HPos::Left, charts::TEXT, &INK)
 }
 
-/// A frame and a tick where the class is right, corners and a cross where it is wrong.
+/// Draws a frame and a tick if the class is right, corners and a cross if it is wrong.
 fn marked(area: &Area, name: &str, right: bool, (left, top): (i32, i32)) -> Result<()> {
     let (color, far) = (if right { GREEN } else { ORANGE }, PICTURE + 1);
     let line = |points: &[(i32, i32)]| {

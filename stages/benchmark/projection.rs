@@ -1,4 +1,4 @@
-//! The map: test embeddings in two dimensions, near ones near each other.
+//! The map: the test embeddings in two dimensions, with similar pictures close together.
 
 use anyhow::{Context as _, Result};
 use bhtsne::{Neighbor, tSNE};
@@ -9,12 +9,12 @@ use similiai::report::results::{Map, Point};
 use similiai::retrieval::embeddings::Embeddings;
 use similiai::retrieval::search::{FlatIndex, Query};
 
-/// Pictures on the map; of more, as many are drawn at random.
+/// Largest number of pictures on the map; if there are more, this many are drawn at random.
 const MOST: usize = 1000;
-/// Neighbours that a picture is held by (van der Maaten and Hinton 2008, section 2).
+/// Effective number of neighbours of a picture in t-SNE (van der Maaten and Hinton 2008, section 2).
 const PERPLEXITY: usize = 30;
 const EPOCHS: usize = 1000;
-/// Of the Barnes-Hut approximation (van der Maaten 2014).
+/// Accuracy of the Barnes-Hut approximation (van der Maaten 2014).
 const THETA: f32 = 0.5;
 
 pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Result<Map> {
@@ -35,7 +35,8 @@ pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Re
     Ok(Map { method: method.to_owned(), perplexity: perplexity as f32, of: test.len(), points, effective_dimensions })
 }
 
-/// From the plane of principal components, as Kobak and Berens 2019 advise, and exact neighbours.
+/// Runs t-SNE with exact neighbours. It starts from the plane of principal components, as Kobak and Berens 2019
+/// advise.
 fn tsne(rows: &[&[f32]], plane: &[[f32; 2]], perplexity: usize) -> Result<Vec<[f32; 2]>> {
     let dimension = rows[0].len();
     let gallery = FlatIndex::of_rows(dimension, rows.concat())?;
@@ -46,10 +47,10 @@ fn tsne(rows: &[&[f32]], plane: &[[f32; 2]], perplexity: usize) -> Result<Vec<[f
         .into_iter()
         .map(|found| found.iter().map(|it| Neighbor { index: it.id, distance: it.distance }).collect())
         .collect();
-    // Small at the start, so that the order is kept and nothing else.
+    // The start is scaled down: only the order of the pictures matters, not their distances.
     let spread = (plane.iter().map(|[x, _]| x * x).sum::<f32>() / plane.len() as f32).sqrt().max(f32::MIN_POSITIVE);
     let start: Vec<f32> = plane.iter().flatten().map(|value| value / spread * 1e-4).collect();
-    // One thread: the order of the crate's sums depends on which of several is free.
+    // Uses one thread: with several, the order of the crate's sums would depend on which thread is free.
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("cannot start a thread")?;
     one.install(|| {
         let mut tsne = tSNE::<f32, &[f32], 2>::new(rows);
@@ -59,7 +60,7 @@ fn tsne(rows: &[&[f32]], plane: &[[f32; 2]], perplexity: usize) -> Result<Vec<[f
 }
 
 struct Principal {
-    /// Each row along the two directions in which all vary most.
+    /// Each row, along the two directions with the largest variance.
     plane: Vec<[f32; 2]>,
     effective_dimensions: f64,
 }
@@ -78,14 +79,14 @@ fn principal(rows: &[&[f32]]) -> Principal {
             }
         }
     }
-    // The lower half is all that is read.
+    // `symmetric_eigen` reads only the lower half.
     let SymmetricEigen { eigenvectors, eigenvalues } = covariance.symmetric_eigen();
     let mut order: Vec<usize> = (0..dimension).collect();
     order.sort_by(|a, b| eigenvalues[*b].total_cmp(&eigenvalues[*a]).then(a.cmp(b)));
     let along = |row: &&[f32], place: usize| {
         let Some(column) = order.get(place) else { return 0.0 };
         let direction = eigenvectors.column(*column);
-        // A direction may point either way: its greatest part is positive.
+        // The sign of a direction is arbitrary. Its largest component is made positive.
         let greatest = direction.iter().copied().reduce(|a, b| if b.abs() > a.abs() { b } else { a });
         let sign = greatest.map_or(1.0, f64::signum);
         let parts = row.iter().zip(&mean).zip(direction.iter());
@@ -96,7 +97,7 @@ fn principal(rows: &[&[f32]]) -> Principal {
     Principal { plane, effective_dimensions: if squares > 0.0 { sum * sum / squares } else { 0.0 } }
 }
 
-/// From 0 to 1 in steps of 1/10,000.
+/// Scales both axes to the range 0 to 1, rounded to 1/10,000.
 fn scaled(places: &[[f32; 2]]) -> Vec<[f32; 2]> {
     let scale = |axis: usize| {
         let values = || places.iter().map(move |place| place[axis]);
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_plane_holds_most_of_what_varies() {
-        // On a line through (1, 2, 0), with little beside it.
+        // Points on a line through (1, 2, 0), with small deviations from it.
         let rows: Vec<[f32; 3]> = (0..20).map(|i| [i as f32, 2.0 * i as f32, 0.01 * (i % 2) as f32]).collect();
         let rows: Vec<&[f32]> = rows.iter().map(|row| row.as_slice()).collect();
         let found = principal(&rows);

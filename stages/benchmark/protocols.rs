@@ -1,4 +1,4 @@
-//! Who asks whom, and all that one pass over the answers shows.
+//! Which pictures are searched among which, and everything measured in one pass over the answers.
 
 use std::collections::BTreeMap;
 
@@ -17,23 +17,24 @@ use super::confusion::Confusion;
 use super::distances::Distances;
 use super::hubness::{self, Hubness};
 
-/// Neighbours shown of a query, and counted in confusion and calibration.
+/// Number of neighbours shown for a query, and counted in confusion and calibration.
 pub const NEIGHBOURS: usize = 5;
 
-/// A question to the embeddings.
+/// A kind of query that the report measures.
 #[derive(Clone, Copy)]
 pub struct Question {
     pub name: &'static str,
-    /// In plain words: what it is to people, and what is asked.
+    /// What users do, in plain words.
     pub task: &'static str,
+    /// The queries and the gallery, in plain words.
     pub question: &'static str,
     /// Which pictures are the gallery.
     pub gallery: Subset,
-    /// What the model's calibration says of such a gallery.
+    /// Selects the curve of the model's calibration for this gallery.
     pub curve: fn(&Calibration) -> &Curve,
 }
 
-/// The honest question: nothing that is found was learned from.
+/// The protocol in which the network learned from no picture of the gallery.
 pub const UNSEEN: &str = "test-vs-test";
 
 pub const QUESTIONS: [Question; 2] = [
@@ -55,11 +56,11 @@ pub const QUESTIONS: [Question; 2] = [
 
 pub struct Protocol {
     pub question: Question,
-    /// Ids of those that have something to find: the metrics are not defined for the others.
+    /// Ids of the queries that have something to find: the metrics are not defined for other pictures.
     pub queries: Vec<usize>,
-    /// How many pictures they are asked of.
+    /// Number of pictures in the gallery.
     pub gallery: usize,
-    /// Of each query.
+    /// The measurements of each query.
     pub measured: Vec<Measured>,
     /// The nearest [`NEIGHBOURS`] of each query.
     pub nearest: Vec<Vec<Neighbour>>,
@@ -70,7 +71,7 @@ pub struct Protocol {
     pub confusion: Confusion,
     pub hubness: Hubness,
     pub distances: Distances,
-    /// What the model's calibration foretold of the nearest neighbours, and what came of it.
+    /// How well the model's calibration predicts which of the nearest neighbours are of the query's class.
     pub reliability: Reliability,
 }
 
@@ -92,7 +93,7 @@ pub fn classes(embeddings: &Embeddings) -> BTreeMap<i32, String> {
     embeddings.labels.iter().copied().zip(embeddings.label_names.iter().cloned()).collect()
 }
 
-/// Asks every question, in their order.
+/// Searches for every question, in the order of [`QUESTIONS`].
 pub fn ask(embeddings: &Embeddings) -> Result<Vec<Answers>> {
     let (train, test) = (ids(embeddings, Subset::Train), ids(embeddings, Subset::Test));
     if train.is_empty() || test.len() < 2 {
@@ -112,7 +113,7 @@ pub fn ask(embeddings: &Embeddings) -> Result<Vec<Answers>> {
     QUESTIONS.iter().map(one).collect()
 }
 
-/// All that the report says of the answers to one question.
+/// Computes everything that the report says about the answers to one question.
 pub fn evaluate(answers: Answers, embeddings: &Embeddings, calibration: &Calibration, context: &Context) -> Protocol {
     let Answers { question, among, queries, measured, nearest, precision, confusion, appeared } = answers;
     let name = question.name;
@@ -156,12 +157,12 @@ pub struct Answers {
     /// Ids of the gallery.
     among: Vec<usize>,
     pub queries: Vec<usize>,
-    /// Of each query.
+    /// The measurements of each query.
     pub measured: Vec<Measured>,
     nearest: Vec<Vec<Neighbour>>,
     precision: PrecisionAt,
     confusion: Confusion,
-    /// By id: in how many queries' nearest, and in how many of another class.
+    /// By id: how often the picture is among the nearest of a query, and how often of a query of another class.
     appeared: Vec<hubness::Appeared>,
 }
 
@@ -192,7 +193,7 @@ fn answers(question: Question, embeddings: &Embeddings, test: &[usize], among: &
         for neighbour in neighbours.iter().take(hubness::K) {
             appeared[neighbour.id].count(embeddings.labels[neighbour.id] == label);
         }
-        // Cut short, it would keep the memory of all that it had.
+        // A truncated list would keep the memory of the full list.
         nearest.push(neighbours[..neighbours.len().min(NEIGHBOURS)].to_vec());
         Ok(())
     })?;

@@ -1,4 +1,4 @@
-//! Queries that are shown: drawn at random, the best, the worst.
+//! Queries shown in the report: some drawn at random, the best and the worst.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use similiai::retrieval::search::Neighbour;
 
 use super::protocols::Protocol;
 
-/// Shown of the best and of the worst.
+/// Number of best queries to show, and of worst queries.
 const EXTREMES: usize = 5;
 
 /// A query with its nearest neighbours.
@@ -34,8 +34,8 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// `count` random ones, the classes in turn; and those with the highest and the lowest average precision, of
-    /// equal ones those with the nearest neighbour: the surest.
+    /// Draws `count` queries at random, with the classes in turn. Takes the queries with the highest and the lowest
+    /// average precision; among equals, those with the nearest neighbour.
     pub fn of(protocol: &Protocol, embeddings: &Embeddings, count: usize, context: &Context) -> Self {
         let example = |place: usize| Example {
             query: protocol.queries[place],
@@ -64,7 +64,7 @@ impl Shown {
     }
 }
 
-/// The first one of each class, by class, then the second ones, and so on.
+/// The first place of each class, in the order of classes, then the second place of each, and so on.
 fn in_turn(places: Vec<usize>, label: impl Fn(usize) -> i32, count: usize) -> Vec<usize> {
     let mut seen: BTreeMap<i32, usize> = BTreeMap::new();
     let round = |place: usize| {

@@ -1,5 +1,4 @@
-//! The trainings that are measured: embeddings, each with the model that made them; and how the others differ from the
-//! first.
+//! The trainings that are measured, each with its model and its embeddings, and how the others differ from the first.
 
 use std::path::PathBuf;
 
@@ -17,16 +16,17 @@ use super::protocols::{Answers, QUESTIONS};
 pub struct Run {
     /// The instance of the embeddings.
     pub name: String,
-    /// The instance of the training, and where its result lies.
+    /// The instance of the training.
     pub training: String,
+    /// The folder of the training's result.
     pub folder: PathBuf,
     pub model: Model,
     pub embeddings: Embeddings,
-    /// Of the file with the embeddings.
+    /// Digest of the file with the embeddings.
     pub digest: String,
 }
 
-/// Refuses before any training what [`all`] would refuse after it.
+/// Fails before any training if [`all`] would fail after it.
 pub fn precheck(ready: &Inputs) -> Result<()> {
     let needs = |stage: &'static str| ready.needs.iter().filter(move |need| need.stage == stage);
     for training in needs("train") {
@@ -54,14 +54,14 @@ fn must_be_used(training: &str, is_used: bool) -> Result<()> {
 }
 
 fn without_training(embeddings: &str) -> String {
-    format!("`needs` has `{embeddings}`, but not the training that it is of")
+    format!("`needs` has `{embeddings}`, but not the training that it uses")
 }
 
 fn different(first: &str, other: &str) -> String {
     format!("`{first}` and `{other}` cannot be compared: they have different pictures, or another split")
 }
 
-/// Every instance of embeddings among the inputs, in the order of `needs`.
+/// All embeddings among the inputs, with their trainings, in the order of `needs`.
 pub fn all(context: &Context) -> Result<Vec<Run>> {
     let inputs = |stage: &'static str| context.inputs.results.iter().filter(move |input| input.stage == stage);
     let run = |input: &Input| {
@@ -98,7 +98,7 @@ fn same_pictures(a: &Embeddings, b: &Embeddings) -> bool {
     (&a.paths, &a.labels, &a.splits) == (&b.paths, &b.labels, &b.splits)
 }
 
-/// What each query of a run scored.
+/// The scores of each query of a run.
 pub fn scored(run: &Run, answers: &[Answers]) -> Vec<Scored> {
     let of = |answers: &Answers| -> Vec<Scored> {
         let rows = answers.queries.iter().zip(&answers.measured);
@@ -114,7 +114,7 @@ pub fn scored(run: &Run, answers: &[Answers]) -> Vec<Scored> {
     answers.iter().flat_map(of).collect()
 }
 
-/// How a run differs from the first one.
+/// Compares a run with the first one.
 pub fn compare(run: &Run, first: &[Scored], scored: &[Scored]) -> Comparison {
     let protocols =
         QUESTIONS.iter().map(|question| (question.name.to_owned(), differences(first, scored, question.name)));

@@ -11,7 +11,7 @@ use similiai::learning::dataset::{Split, Subset};
 pub struct Arrays<'a> {
     subsets: [SubsetArrays<'a>; 2],
     dimension: usize,
-    /// Characters of the longest path.
+    /// Number of characters of the longest path.
     longest: usize,
 }
 
@@ -23,7 +23,7 @@ struct SubsetArrays<'a> {
 }
 
 impl<'a> Arrays<'a> {
-    /// For all of `rows`.
+    /// Creates the files for all of `rows`.
     pub fn create(outputs: &'a Outputs, rows: &[Split], dimension: usize) -> Result<Self> {
         let longest = rows.iter().map(|row| row.path.chars().count()).max().unwrap_or(1);
         let subset = |subset: Subset| -> Result<SubsetArrays<'a>> {
@@ -32,7 +32,7 @@ impl<'a> Arrays<'a> {
                 let name = format!("{}_{what}.npy", subset.name());
                 let mut file = outputs.create(&name)?;
                 let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}");
-                // The values begin at a multiple of 64 bytes; the header ends with a line break.
+                // The values start at a multiple of 64 bytes, and the header ends with a line break.
                 let length = (10 + header.len() + 1).next_multiple_of(64) - 10;
                 let start = [&b"\x93NUMPY\x01\x00"[..], &(length as u16).to_le_bytes()].concat();
                 let written =
@@ -50,12 +50,12 @@ impl<'a> Arrays<'a> {
         Ok(Self { subsets: [subset(Subset::Train)?, subset(Subset::Test)?], dimension, longest })
     }
 
-    /// `embeddings`: (rows, dimension)
+    /// Writes `rows` with their `embeddings`, of shape (rows, dimension).
     pub fn write(&mut self, rows: &[Split], embeddings: &[f32]) -> Result<()> {
         for (row, embedding) in rows.iter().zip(embeddings.chunks_exact(self.dimension)) {
             let Some(to) = self.subsets.iter_mut().find(|to| to.subset == row.split) else { continue };
             let values: Vec<u8> = embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
-            // UTF-32, filled up with zeros.
+            // UTF-32, padded with zeros.
             let mut path: Vec<u8> = row.path.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect();
             path.resize(4 * self.longest, 0);
             let written = to.embeddings.write_all(&values).and_then(|()| to.labels.write_all(&row.label.to_le_bytes()));

@@ -1,14 +1,14 @@
-//! How deep the pictures of an archive lie: those at the depth of most are taken, and the others are not.
+//! Depths of the pictures in an archive: the most frequent depth is kept, and pictures at other depths are not.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use similiai::engine::stage::Outputs;
 
-/// How many folders deep a picture lies, and whether below a part such as `train`.
+/// Depth of a picture: the number of components of its path, and whether it is below a part such as `train`.
 pub type Depth = (usize, bool);
 
-/// The pictures written so far: by depth, the first one first, their names in the result and in the archive.
+/// The pictures written so far, by depth in order of appearance, with their names in the result and in the archive.
 #[derive(Default)]
 pub struct Depths(Vec<(Depth, Vec<(String, PathBuf)>)>);
 
@@ -21,19 +21,19 @@ impl Depths {
         })
     }
 
-    /// Where to write the picture that is to be `member` of the result.
+    /// Name under which to write the picture that will be `member` of the result.
     pub fn name(&mut self, depth: Depth, member: &str) -> String {
         name(self.place(depth), member)
     }
 
-    /// Notes a picture that was written; `path` is its name in the archive.
+    /// Records a picture that was written; `path` is its name in the archive.
     pub fn add(&mut self, depth: Depth, member: &str, path: &Path) {
         let place = self.place(depth);
         self.0[place].1.push((member.to_owned(), path.to_owned()));
     }
 
-    /// Leaves the pictures at the depth of most, or at the first of two such depths. Removes the others, and gives their
-    /// names in the archive.
+    /// Keeps the pictures at the most frequent depth, or at the first one if two are equally frequent. Removes the
+    /// others and returns their names in the archive.
     pub fn settle(self, outputs: &Outputs) -> Result<Vec<PathBuf>> {
         let most = self.0.iter().map(|(_, pictures)| pictures.len()).max().unwrap_or_default();
         let kept = self.0.iter().position(|(_, pictures)| pictures.len() == most).unwrap_or_default();
@@ -52,7 +52,8 @@ impl Depths {
     }
 }
 
-/// Only once all are there is it known which depth has most: those at another depth than the first stand apart until then.
+/// Name of `member` while the archive is read. The most frequent depth is known only at the end, so pictures at any
+/// other depth than the first go into a folder for that depth.
 fn name(place: usize, member: &str) -> String {
     if place == 0 { member.to_owned() } else { format!(".depth-{place}/{member}") }
 }

@@ -1,4 +1,4 @@
-//! A download that goes on after a broken connection, read as one stream.
+//! A download that resumes after a broken connection, read as one stream.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -13,7 +13,7 @@ use similiai::base::tls;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The download failed, so what was received of the archive says nothing about it.
+/// The download failed. The bytes received do not show whether the archive is valid.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot download {address}: {reason}")]
 pub struct Lost {
@@ -22,7 +22,7 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// The lost download behind `error`, if that is what it comes from.
+    /// The failed download that caused `error`, if there is one.
     pub fn behind<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Self> {
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         match (error.downcast_ref(), wrapped) {
@@ -33,10 +33,13 @@ impl Lost {
     }
 }
 
-/// SkipReason a download does not go on.
+/// Reason why a download does not continue.
 enum Trouble {
+    /// Another try may succeed.
+    /// Another try may succeed.
+    /// Another try may succeed.
     Passing(anyhow::Error),
-    /// Another try would end the same.
+    /// Another try would fail in the same way.
     Lasting(anyhow::Error),
 }
 
@@ -50,7 +53,7 @@ pub struct Download {
     client: Client,
     address: Url,
     response: Response,
-    /// Identifies the content, so that a continuation is of the same.
+    /// Identifies the content, so that the download resumes with the same content.
     tag: Option<HeaderValue>,
     length: u64,
     received: u64,
@@ -63,10 +66,10 @@ impl Download {
         tls::set_up();
         let client = Client::builder()
             .connect_timeout(Duration::from_secs(timeout))
-            // For each read, not for the whole.
+            // The limit is for each read, not for the whole download.
             .timeout(Duration::from_secs(timeout))
             .build()
-            .context("cannot set up HTTP")?;
+            .context("cannot set up an HTTP client")?;
         let mut failed = 0;
         let response = loop {
             let response = signal::while_waiting(|| client.get(address.clone()).send());
@@ -84,12 +87,12 @@ impl Download {
         Ok(Self { client, address, response, tag, length, received: 0, retries, tries_left: retries })
     }
 
-    /// Bytes to come; 0 where the server does not say.
+    /// Length of the archive in bytes; 0 if the server does not say.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Asks for the rest; a server that starts again from the beginning is read up to where we were.
+    /// Requests the remaining bytes. If the server starts again from the beginning, skips the bytes received before.
     fn resume(&mut self) -> Result<(), Trouble> {
         let mut request = self.client.get(self.address.clone()).header(RANGE, format!("bytes={}-", self.received));
         if let Some(tag) = &self.tag {
@@ -109,7 +112,7 @@ impl Download {
         Ok(())
     }
 
-    /// Whether `response` is of the same archive, and where it was asked for.
+    /// Fails if `response` is of another archive, or does not start where it was requested to start.
     fn compare(&self, response: &Response, continues: bool) -> Result<()> {
         let length = if continues {
             let range = response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
@@ -120,7 +123,7 @@ impl Download {
             response.content_length()
         };
         let same = self.length == 0 || length.is_none_or(|length| length == self.length);
-        // A continuation is one of the same content: If-Range asked for that, and it need not say so again.
+        // A partial response has the same content, because of If-Range. The server need not repeat the tag.
         let same = same && (continues || self.tag.is_none() || tag(response.headers()) == self.tag.as_ref());
         ensure!(same, "the archive changed on the server during the download");
         Ok(())
@@ -163,13 +166,13 @@ impl Read for Download {
     }
 }
 
-/// What identifies the content: a strong tag, or else when it was changed.
+/// Identifies the content: a strong entity tag, or else the time of the last change.
 fn tag(headers: &HeaderMap) -> Option<&HeaderValue> {
     let strong = headers.get(ETAG).filter(|tag| !tag.as_bytes().starts_with(b"W/"));
     strong.or_else(|| headers.get(LAST_MODIFIED))
 }
 
-/// Waits twice as long before each further try.
+/// Waits before another try, each time twice as long.
 fn pause(failed: u32, address: &Url, error: &dyn std::fmt::Display) {
     let pause = FIRST_PAUSE * 2u32.pow(failed.min(6));
     tracing::warn!("{address}: {error}; trying again in {:.1} s", pause.as_secs_f64());
@@ -180,7 +183,7 @@ fn worth_another_try(error: &reqwest::Error) -> bool {
     error.status().is_none_or(|status| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS)
 }
 
-/// The whole chain: the outermost message alone says little.
+/// The error with all its causes: the first message alone is too general.
 fn reason(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);

@@ -1,5 +1,5 @@
-//! A folder of pictures, one folder a class, as torchvision's `ImageFolder` wants it; or such folders for `train`, `val`
-//! and `test` side by side.
+//! A folder of pictures with one folder a class, like torchvision's `ImageFolder`, or with such folders below
+//! `train`, `val` and `test`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,18 +16,18 @@ use unicode_normalization::UnicodeNormalization;
 
 use super::ARCHIVE;
 
-/// Bad pictures that an error names.
+/// Number of unusable pictures that an error names.
 const NAMED: usize = 5;
 
 /// A picture of a class.
 struct Picture {
     path: PathBuf,
-    /// `<class>/<picture>`, after the name of its part where there are parts; in Unicode's form C.
+    /// `<class>/<picture>`, in Unicode normalization form C. If there are parts, the name of the part comes first.
     name: String,
 }
 
 impl Picture {
-    /// With its part, where there are parts.
+    /// The class, after the name of the part if there are parts.
     fn class(&self) -> &str {
         self.name.rsplit_once('/').map_or("", |(class, _)| class)
     }
@@ -36,14 +36,14 @@ impl Picture {
 /// What was found below a folder.
 #[derive(Default)]
 struct Found {
-    /// By name.
+    /// Sorted by name.
     pictures: Vec<Picture>,
     skipped: SkippedFiles,
-    /// Classes of which something cannot be taken.
+    /// Classes with a file or folder that cannot be used.
     spoilt: BTreeSet<String>,
 }
 
-/// All pictures below `source`, and what is passed over there.
+/// Finds all pictures below `source`, and what to skip there.
 fn find(source: &Path) -> Result<Found> {
     let mut found = Found::default();
     let parts = parts(source)?;
@@ -60,7 +60,7 @@ fn find(source: &Path) -> Result<Found> {
     Ok(found)
 }
 
-/// The folders called `train`, `val` and so on, where there is no other and where they hold folders themselves.
+/// The folders called `train`, `val` and so on. Empty if there is another folder, or if one of them has no folders.
 fn parts(source: &Path) -> Result<Vec<String>> {
     let mut parts = Vec::new();
     for name in entries(source)? {
@@ -104,7 +104,7 @@ impl Found {
         Ok(())
     }
 
-    /// The files beside the folders of parts.
+    /// Checks the files next to the folders of parts.
     fn files_beside(&mut self, folder: &Path) -> Result<()> {
         for name in entries(folder)? {
             let path = folder.join(&name);
@@ -113,7 +113,7 @@ impl Found {
                 continue;
             }
             match path.metadata() {
-                // Perhaps another part.
+                // This may have been another part.
                 Err(error) => self.skipped.add(&path, SkipReason::Unreadable(error.to_string())),
                 Ok(metadata) if metadata.is_dir() => {}
                 Ok(_) if is_picture(&path) => self.skipped.add(&path, SkipReason::Misplaced),
@@ -123,7 +123,7 @@ impl Found {
         Ok(())
     }
 
-    /// Leaves out what has the name of another picture.
+    /// Keeps only the first of several pictures with the same name.
     fn names_once(&mut self) {
         let mut once: Vec<Picture> = Vec::with_capacity(self.pictures.len());
         for picture in std::mem::take(&mut self.pictures) {
@@ -139,7 +139,7 @@ impl Found {
         self.pictures = once;
     }
 
-    /// The pictures of `class`, which lie in `folder`.
+    /// Finds the pictures of `class` in `folder`.
     fn class(&mut self, folder: &Path, class: &str) {
         let names = match std::fs::read_dir(folder).and_then(|entries| entries.map(|it| Ok(it?.file_name())).collect())
         {
@@ -155,7 +155,7 @@ impl Found {
                 self.hidden(&path);
                 continue;
             }
-            // The file itself is opened later: a look is quick, and tells most of what can be wrong.
+            // The file is opened later. Its metadata is quick to read, and shows most problems.
             match path.metadata() {
                 Err(error) if is_picture(&path) || error.kind() != std::io::ErrorKind::NotFound => {
                     self.spoil(class, &path, &error.to_string());
@@ -178,7 +178,7 @@ impl Found {
         }
     }
 
-    /// Pictures and folders that are hidden may have been meant.
+    /// Reports hidden pictures and folders: the user may have wanted to include them.
     fn hidden(&mut self, path: &Path) {
         if is_picture(path) || path.is_dir() {
             self.skipped.add(path, SkipReason::Hidden);
@@ -190,7 +190,7 @@ impl Found {
         self.skipped.add(path, SkipReason::Unreadable(why.to_owned()));
     }
 
-    /// Fails where something cannot be taken, unless that is to be left out, and where nothing is left.
+    /// Fails if something cannot be used, unless it is to be skipped. Fails if no picture is left.
     fn judge(&self, source: &Path, on_bad_image: OnBadImage) -> Result<()> {
         let is_bad = |why: &SkipReason| matches!(why, SkipReason::Unreadable(_) | SkipReason::NotUnicode);
         let bad = self.skipped.each().into_iter().filter(|(_, why)| is_bad(why));
@@ -198,7 +198,7 @@ impl Found {
         if !bad.is_empty() && on_bad_image == OnBadImage::Fail {
             let (count, named) = (bad.len(), first_of(NAMED, &bad));
             return Err(damaged!(
-                "{count} files or folders cannot be used; repair or remove them, or leave them out with on_bad_image: \
+                "{count} files or folders cannot be used; repair or remove them, or skip them with on_bad_image: \
                  skip:{named}"
             ));
         }
@@ -239,8 +239,8 @@ fn is_hidden(name: &OsString) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
-/// `<class>/<name>` in Unicode's form C, as which macOS and others mean the same. Refuses what cannot be the name of a
-/// folder or a file everywhere, would tear a list apart, or is taken by a list.
+/// `<class>/<name>` in Unicode normalization form C; macOS and other systems use different forms for the same name.
+/// Refuses a name that not every system can use, that would break a list, or that is the name of a list.
 pub fn plain(class: &str, name: &str) -> Result<String, String> {
     let wrong = |part: &&str| part.len() > 255 || part.chars().any(|c| c.is_control() || c == '\\');
     if let Some(part) = class.split('/').chain([name]).find(wrong) {
@@ -252,7 +252,7 @@ pub fn plain(class: &str, name: &str) -> Result<String, String> {
     }
 }
 
-/// Of the names and contents of all pictures, and of what is passed over.
+/// Digest of the names and contents of all pictures, and of what is skipped.
 pub fn digest(source: &Path, on_bad_image: OnBadImage, inputs: &Inputs) -> Result<String> {
     let mut found = find(source)?;
     found.judge(source, on_bad_image)?;
@@ -281,7 +281,7 @@ impl Digest {
         self.0.update(format!("{name}\0{digest}\n").as_bytes());
     }
 
-    /// Where the folder itself lies does not matter.
+    /// Returns the digest. The location of the folder itself has no influence on it.
     fn finish(mut self, skipped: &SkippedFiles, source: &Path) -> String {
         for (path, why) in skipped.each() {
             self.add(below(path, source), &why.to_string());
@@ -311,15 +311,15 @@ pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Resul
         bar.inc(1);
     }
     found.judge(source, on_bad_image)?;
-    // A result stands for what its key names.
+    // A result must have the content that its key names.
     let expected = context.document.reads.get(ARCHIVE);
     if expected.is_none_or(|expected| *expected != digest.finish(&found.skipped, source)) {
-        bail!("{} has changed while it was copied; run again", source.display());
+        bail!("{} was modified while it was copied; run again", source.display());
     }
     leave(found.skipped, source, context)
 }
 
-/// Tells what was passed over below `source`, and lists it.
+/// Reports what was skipped below `source`, and lists it in a file.
 pub fn leave(skipped: SkippedFiles, source: &Path, context: &Context) -> Result<()> {
     if skipped.is_empty() {
         return Ok(());

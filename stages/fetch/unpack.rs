@@ -1,4 +1,4 @@
-//! Unpacking an archive as a stream: only what its layout names, and that only if it is sound.
+//! Unpacks an archive as a stream: only the members that its layout names, and only if they are valid.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -20,38 +20,39 @@ use super::depths::Depths;
 use super::download::Lost;
 use super::folder::plain;
 
-/// Names file, batches, an HTML page and headers: no sound archive of a binary layout unpacks to more than this …
+/// Limit for the unpacked size of an archive, in bytes. It has room for the file of names, the batches, an HTML page
+/// and the headers of a binary layout.
 const MOST_BYTES: u64 = 6 * 10_000 * 3_074 + (1 << 20);
-/// … and no other one to more than so many times its own length: pictures are compressed already.
+/// Archives of pictures may unpack to more, up to this many times their own size: pictures are already compressed.
 const MOST_TIMES: u64 = 100;
 const MOST_NAME_BYTES: u64 = 4096;
-/// The folder in which tar's POSIX format has what is left of a sparse file.
+/// Folder in which tar's POSIX format stores the content of a sparse file.
 const SPARSE: &str = "GNUSparseFile.";
 const HOLES: &str = "it has holes (a sparse file), which is not read here";
 /// A folder in an incremental archive of GNU tar.
 const INCREMENTAL: u8 = b'D';
-/// Of a member: as much as systems take.
+/// Longest name of a member, in bytes: the limit of common systems.
 const MOST_PATH_BYTES: usize = 4096;
 
 /// A member to take.
 enum Wanted {
     Names(&'static Layout),
     Batch(&'static Layout),
-    /// A picture of a class, so many folders deep, and whether it is of a part such as `train`.
+    /// A picture of a class: the number of components of its path, and whether it is below a part such as `train`.
     Picture(usize, bool),
 }
 
-/// What becomes of a member.
+/// What to do with a member.
 enum Verdict {
     Take(String, Wanted),
-    /// Nothing that people would miss.
+    /// Ignore it without a message.
     Leave,
     PassOver(SkipReason),
-    /// It should be taken and cannot be, for this reason.
+    /// It should be unpacked but cannot be, for this reason.
     Refuse(String),
 }
 
-/// Unpacks the gzip-compressed tar `archive`, called `name` in messages, into `outputs`; gives what it passed over.
+/// Unpacks the gzip-compressed tar `archive`, called `name` in messages, into `outputs`. Returns what it skipped.
 pub fn unpack(
     archive: &mut impl Read,
     name: &str,
@@ -68,7 +69,7 @@ pub fn unpack(
         OnBadImage::Skip => Ok(SkipReason::Unreadable(why)),
         OnBadImage::Fail => {
             let path = shown(path);
-            Err(damaged!("{name}: the member {path}: {why}; leave it out with on_bad_image: skip"))
+            Err(damaged!("{name}: the member {path}: {why}; skip it with `on_bad_image: skip`"))
         }
     };
     let (mut layout, mut depths) = (None, Depths::default());
@@ -88,7 +89,7 @@ pub fn unpack(
             if matches!(verdict, Verdict::Take(..)) && has_holes(&mut entry) {
                 verdict = Verdict::Refuse(HOLES.to_owned());
             }
-            // Where names differ only in case, some systems know one file.
+            // Some systems treat names that differ only in case as one file.
             if let Verdict::Take(member, wanted) = &verdict {
                 let own = match wanted {
                     Wanted::Picture(deep, of_part) => depths.name((*deep, *of_part), member),
@@ -119,7 +120,7 @@ pub fn unpack(
                 Wanted::Picture(..) => None,
             };
             if *layout.get_or_insert(of) != of {
-                return Err(damaged!("{name}: the member {} is of another layout than those before", shown(&path)));
+                return Err(damaged!("{name}: the member {} has another layout than those before it", shown(&path)));
             }
             let is_link = entry.header().entry_type() == EntryType::Link;
             let size = entry.size();
@@ -140,11 +141,11 @@ pub fn unpack(
                 }
                 _ => {
                     let shown = member_of(&member).shown();
-                    return Err(damaged!("{shown} is a link, where images should be"));
+                    return Err(damaged!("{shown} is a link, but must be a file of images"));
                 }
             }
         }
-        // The archive ends with zeros, whatever their number.
+        // An archive ends with any number of zeros.
         let mut rest = tar.into_inner();
         nothing_but_zeros(&mut rest, name)?;
     }
@@ -157,11 +158,11 @@ pub fn unpack(
             Err(damaged!("{name}: the member {names} with the class names is missing"))
         }
         Some(names) if found.len() == 1 => {
-            Err(damaged!("{name}: there is no batch of images in it, only their names in {names}"))
+            Err(damaged!("{name}: it has no batch of images, only class names in {names}"))
         }
         None if found.is_empty() => {
             skipped.tell();
-            Err(damaged!("{name}: there are neither batches of CIFAR-10 or CIFAR-100 in it nor <class>/<picture>"))
+            Err(damaged!("{name}: it has no batches of CIFAR-10 or CIFAR-100, and no pictures at <class>/<picture>"))
         }
         // A binary archive has other files too, such as a page about it.
         Some(_) => Ok(SkippedFiles::default()),
@@ -169,13 +170,14 @@ pub fn unpack(
     }
 }
 
-/// Whether tar's POSIX format says so beside the header, in its first version under the file's own name.
+/// Whether tar's POSIX format says that the file is sparse. In the first version of the format, the file keeps its
+/// own name.
 fn has_holes(entry: &mut Entry<impl Read>) -> bool {
     let Ok(Some(mut records)) = entry.pax_extensions() else { return false };
     records.any(|record| record.is_ok_and(|record| record.key_bytes().starts_with(b"GNU.sparse.")))
 }
 
-/// Where a member is to go, and what it is; an error for one that no honest archive has.
+/// Decides what to do with a member. Fails for a member that would be written outside the folder.
 fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
     if path.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(damaged!("{name}: the member {} would be written outside its folder", shown(path)));
@@ -223,15 +225,18 @@ fn verdict(path: &Path, kind: EntryType, name: &str) -> Result<Verdict> {
 struct Pictures<'a> {
     outputs: &'a Outputs,
     archive: &'a str,
-    /// Bytes of the archive read, and of the pictures that links lead to.
+    /// Bytes of the archive that were read.
     packed: &'a Cell<u64>,
+    /// Bytes of the pictures that hard links lead to.
+    /// Bytes of the pictures that hard links lead to.
+    /// Bytes of the pictures that hard links lead to.
     linked: u64,
-    /// By their paths in the archive, the names of those that came: hard links lead to them.
+    /// Names of the unpacked pictures, by their paths in the archive: hard links lead to them.
     linkable: HashMap<PathBuf, String>,
 }
 
 impl Pictures<'_> {
-    /// As it is: whether it can be decoded is seen where it is decoded. Gives why it cannot be taken, if so.
+    /// Writes the picture unchanged; it is not decoded here. Returns the reason if it cannot be used.
     fn take(&mut self, member: &Member, entry: &mut Entry<impl Read>) -> Result<Option<String>> {
         let mut bytes = Vec::new();
         if entry.header().entry_type() == EntryType::Link {
@@ -242,14 +247,14 @@ impl Pictures<'_> {
             bytes = self.outputs.read(name)?;
             self.linked += bytes.len() as u64;
             if self.linked > most_unpacked(self.packed) {
-                return Err(damaged!("{}: its links lead to more bytes than such an archive holds", self.archive));
+                return Err(damaged!("{}: its hard links lead to more bytes than the limit", self.archive));
             }
         } else {
             if member.size > MOST_PICTURE_BYTES {
                 return Ok(Some(format!("it has {} bytes, more than any picture that is read", member.size)));
             }
             let read = entry.read_to_end(&mut bytes);
-            read.map_err(|error| fault(&error, format!("{} ends before its time", member.shown())))?;
+            read.map_err(|error| fault(&error, format!("{} cannot be read", member.shown())))?;
         }
         self.linkable.insert(plain_path(member.path), member.name.to_owned());
         self.outputs.write(member.name, &bytes).with_context(|| format!("cannot unpack {}", self.archive))?;
@@ -257,23 +262,23 @@ impl Pictures<'_> {
     }
 }
 
-/// Without `.` in it.
+/// `path` without its components `.`.
 fn plain_path(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 struct Member<'a> {
-    /// Where it goes.
+    /// Its name in the result.
     name: &'a str,
     size: u64,
-    /// In the archive.
+    /// Its path in the archive.
     path: &'a Path,
     archive: &'a str,
     outputs: &'a Outputs,
 }
 
 impl Member<'_> {
-    /// How it is called in messages.
+    /// Its name in messages.
     fn shown(&self) -> String {
         format!("{}: the member {}", self.archive, shown(self.path))
     }
@@ -281,9 +286,9 @@ impl Member<'_> {
     fn names(&self, layout: &Layout, entry: &mut impl Read) -> Result<()> {
         let mut text = String::new();
         let read = entry.take(MOST_NAME_BYTES + 1).read_to_string(&mut text);
-        read.map_err(|error| fault(&error, format!("{} is no text", self.shown())))?;
+        read.map_err(|error| fault(&error, format!("{} is not text", self.shown())))?;
         if self.size > MOST_NAME_BYTES {
-            return Err(damaged!("{} has {} bytes; class names are shorter", self.shown(), self.size));
+            return Err(damaged!("{} has {} bytes, too many for a list of class names", self.shown(), self.size));
         }
         layout.class_names(&text, &format!("{}: {}", self.archive, shown(self.path)))?;
         self.outputs.write(self.name, text.as_bytes())
@@ -294,7 +299,7 @@ impl Member<'_> {
         let records = self.size / length;
         if !self.size.is_multiple_of(length) || records == 0 || records > most as u64 {
             return Err(damaged!(
-                "{} has {} bytes, where 1 to {most} records of {length} are right",
+                "{} has {} bytes, but must have 1 to {most} records of {length} bytes",
                 self.shown(),
                 self.size
             ));
@@ -320,10 +325,10 @@ impl Member<'_> {
 }
 
 fn broken(name: &str, error: &std::io::Error) -> anyhow::Error {
-    fault(error, format!("{name} is no sound gzip-compressed tar archive"))
+    fault(error, format!("{name} is not a valid gzip-compressed tar archive"))
 }
 
-/// What the network did is no fault of the archive.
+/// A failed download does not mean that the archive is damaged.
 fn fault(error: &std::io::Error, what: String) -> anyhow::Error {
     match Lost::behind(error) {
         Some(lost) => anyhow!("{lost}"),
@@ -348,13 +353,13 @@ fn nothing_but_zeros(reader: &mut impl Read, name: &str) -> Result<()> {
     }
 }
 
-/// Bytes that an honest archive holds, of which so many are read.
+/// Limit for the unpacked size, in bytes, after `packed` bytes of the archive were read.
 fn most_unpacked(packed: &Cell<u64>) -> u64 {
     MOST_BYTES.max(MOST_TIMES * packed.get())
 }
 
-/// Reads gzip members that follow one another, as parallel compressors write them (RFC 1952, section 2.2). Zeros after the
-/// last one are ignored: tapes and some copies pad a file with them.
+/// Reads several gzip members, one after the other, as parallel compressors write them (RFC 1952, section 2.2).
+/// Ignores zeros after the last member: tapes and some programs pad files with zeros.
 struct Members<R>(Option<GzDecoder<R>>);
 
 impl<R: BufRead> Members<R> {
@@ -388,7 +393,7 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// Counts what passes.
+/// Counts the bytes that are read.
 struct Counted<'a, R> {
     reader: R,
     count: &'a Cell<u64>,
@@ -402,7 +407,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// Refuses to unpack more than an honest archive of that length holds.
+/// Fails if the archive unpacks to more than its limit.
 struct Bounded<'a, R> {
     reader: R,
     packed: &'a Cell<u64>,
@@ -413,7 +418,7 @@ impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let most = most_unpacked(self.packed);
         if self.unpacked >= most {
-            let what = format!("it unpacks to more than {most} bytes, which no such archive of pictures does");
+            let what = format!("it unpacks to more than {most} bytes, the limit for an archive of pictures");
             return Err(std::io::Error::other(what));
         }
         let most = buffer.len().min(usize::try_from(most - self.unpacked).unwrap_or(usize::MAX));

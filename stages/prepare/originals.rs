@@ -1,4 +1,4 @@
-//! The images that are prepared: records of a binary archive, or picture files in a folder for each class.
+//! The images to prepare: records of a binary archive, or picture files in one folder for each class.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,16 +12,19 @@ use similiai::engine::stage::Input;
 use similiai::learning::dataset::{self, Subset, is_list};
 use similiai::learning::images::{Layout, Preparation, Record, Wanted, decode_for};
 
-/// How many of each class are passed over, and how many are taken; all where none is said.
+/// Which pictures of each class to prepare.
 #[derive(Clone, Copy, Serialize)]
 pub struct Selection {
+    /// Number of pictures to skip first.
     pub skip: usize,
+    /// Number of pictures to prepare after these; `None`: all.
     pub per_class: Option<usize>,
 }
 
+/// An image before it is prepared.
 pub struct Original {
     pub label: u8,
-    /// Within its class.
+    /// Position within its class.
     pub place: usize,
     pub part: Subset,
     pixels: Pixels,
@@ -46,19 +49,19 @@ impl Original {
         }
     }
 
-    /// Prepared for a network.
+    /// The picture, prepared for a network.
     pub fn prepared(&self, preparation: &Preparation) -> Result<RgbImage> {
         let wanted = Wanted { preparation: Some(preparation.clone()), ..Wanted::default() };
         match &self.pixels {
             Pixels::Record(record) => Ok(preparation.apply(&record.image())),
-            // Not by its name: what is made of it is kept by its content.
+            // The error does not name the file: the result is kept by the content, and may be used for another file.
             Pixels::File { path, .. } => {
                 decode_for(&files::read(path)?, "it", &wanted)?.prepared.context("it was not prepared")
             }
         }
     }
 
-    /// Of its file, below the folder of all; empty where it had none of its own.
+    /// Path of its file in the result of `fetch`; empty if it has no file of its own.
     pub fn name(&self) -> &str {
         match &self.pixels {
             Pixels::Record(_) => "",
@@ -90,7 +93,7 @@ pub fn load(fetched: &Input, selection: Selection) -> Result<Originals> {
     Ok(Originals { originals, classes })
 }
 
-/// Of all that [`load`] gives.
+/// Digest of everything that [`load`] returns.
 pub fn digest(fetched: &Input, selection: Selection) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     match Layout::of(&fetched.folder) {
@@ -126,7 +129,7 @@ fn records(
     Ok(names)
 }
 
-/// A picture's place among those of its class, its path, and its part.
+/// A picture: its position among those of its class, its path, and its part.
 type Placed<'a> = (usize, &'a str, Subset);
 
 /// The pictures of each class, by name: `<class>/<picture>` or `<part>/<class>/<picture>`.
@@ -151,7 +154,8 @@ fn folders(fetched: &Input, selection: Selection) -> Result<BTreeMap<&str, Vec<P
 }
 
 impl Selection {
-    /// `count`: pictures of the class, or as many of them as were looked at.
+    /// Fails if the class has too few pictures. `count` is the number of pictures of the class, or of those read so
+    /// far.
     fn suffices(&self, class: &str, count: usize) -> Result<()> {
         let needed = self.skip + self.per_class.unwrap_or(1);
         if count >= needed {
@@ -162,6 +166,6 @@ impl Selection {
             (_, 0) => "lower images_per_class, or set it to null for all of them",
             _ => "lower images_per_class or skip_per_class",
         };
-        Err(damaged!("there are {count} pictures of class `{class}`, fewer than the {needed} asked for; {help}"))
+        Err(damaged!("there are {count} pictures of class `{class}`, fewer than the {needed} requested; {help}"))
     }
 }

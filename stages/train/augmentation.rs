@@ -12,13 +12,14 @@ use super::data::Mix;
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Augment {
-    /// Mirror half of the pictures.
+    /// Mirror half of the pictures, drawn at random.
     flip: bool,
-    /// Move by up to so many pixels each way, the border reflected.
+    /// Move each picture by up to this number of pixels in each direction, and fill the gap with the reflected
+    /// border.
     shift: usize,
-    /// Brightness of the picture and of each channel, changed by up to this share of the full range, halved.
+    /// Change the brightness of the picture and of each channel by at most half of this share of the full range.
     jitter: f64,
-    /// Side of a square that is greyed out (DeVries and Taylor 2017), in pixels.
+    /// Side of a square that is filled with grey, in pixels (DeVries and Taylor 2017).
     cutout: usize,
 }
 
@@ -34,7 +35,7 @@ impl Augment {
         require(sound, "augment", "needs a shift of 0 to 16, a jitter of 0 to 1 and a cutout of 0 to 32")
     }
 
-    /// `from` and `to`: preprocessed values, (side, side, 3).
+    /// Writes an augmented copy of `from` to `to`. Both hold preprocessed values of shape (side, side, 3).
     pub fn apply(&self, from: &[f32], to: &mut [f32], preprocessing: &Preprocessing, rng: &mut ChaCha8Rng) {
         let &Preprocessing { side, mean, deviation } = preprocessing;
         let mirrored = self.flip && rng.gen_bool(0.5);
@@ -60,7 +61,7 @@ impl Augment {
 }
 
 impl Mix {
-    /// Lets `other` into `image`, both (side, side, 3).
+    /// Mixes `other` into `image`, both of shape (side, side, 3).
     pub fn apply(&self, side: usize, image: &mut [f32], other: &[f32]) {
         let Some(((top, left), length)) = self.square else {
             image.iter_mut().zip(other).for_each(|(a, b)| *a = self.share * *a + (1.0 - self.share) * b);

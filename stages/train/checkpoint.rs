@@ -1,4 +1,4 @@
-//! What an interrupted training goes on from, written after every epoch.
+//! The checkpoint from which an interrupted training resumes, written after every epoch.
 
 use std::collections::HashMap;
 
@@ -13,24 +13,25 @@ use super::Train;
 use similiai::report::training_log::Epoch;
 
 const FILE: &str = "checkpoint.safetensors";
-/// The only entry of the metadata, as several would be in no fixed order: [`About`].
+/// The only entry of the metadata, an [`About`]. Several entries would have no fixed order.
 const ABOUT: &str = "about";
 
-/// A training between two epochs, but for what follows from the seed.
+/// State of a training between two epochs, without what follows from the seed.
 #[derive(Clone, Default, PartialEq, Debug)]
 pub struct Checkpoint {
     pub epochs: Vec<Epoch>,
-    /// Of the network, running statistics included.
+    /// Parameters of the network, with its running statistics.
     pub parameters: Vec<f32>,
     pub proxies: Vec<f32>,
-    /// Of the optimizer.
+    /// Steps of the optimizer.
     pub steps: i32,
+    /// Moments of the optimizer.
     pub moments: Vec<f32>,
     /// The parameters of the best epoch so far, with its precision.
     pub best: Option<(f64, Vec<f32>)>,
 }
 
-/// What stands beside the arrays.
+/// The metadata stored with the arrays.
 #[derive(Serialize, Deserialize)]
 struct About {
     document: KeyDocument,
@@ -68,7 +69,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The one that `context`'s training goes on from; what is said of it is for people.
+    /// Finds the checkpoint from which this training resumes, and reports it.
     pub fn find(train: &Train, context: &Context) -> Result<Option<Self>> {
         if context.is_from_scratch() {
             return Ok(None);
@@ -85,7 +86,7 @@ impl Checkpoint {
             let trained = found.epochs.len();
             match difference(train, &context.document, &document, trained) {
                 Some(why) => {
-                    let told = format!("an earlier training got to epoch {trained}, but this one starts anew: {why}");
+                    let told = format!("an earlier training got to epoch {trained}; starting from scratch: {why}");
                     unfit.get_or_insert(told);
                 }
                 None if best.as_ref().is_none_or(|best| best.epochs.len() < trained) => best = Some(found),
@@ -93,14 +94,14 @@ impl Checkpoint {
             }
         }
         match (&best, unfit) {
-            (Some(best), _) => tracing::info!("goes on after epoch {} of {}", best.epochs.len(), train.epochs),
+            (Some(best), _) => tracing::info!("resuming after epoch {} of {}", best.epochs.len(), train.epochs),
             (None, Some(unfit)) => tracing::info!("{unfit}"),
             (None, None) => {}
         }
         Ok(best)
     }
 
-    /// What [`Checkpoint::save`] kept.
+    /// Reads what [`Checkpoint::save`] wrote.
     pub fn read(bytes: &[u8]) -> Result<(Self, KeyDocument)> {
         let (_, metadata) = SafeTensors::read_metadata(bytes)?;
         let about = metadata.metadata().as_ref().and_then(|entries| entries.get(ABOUT)).context("no metadata")?;
@@ -122,7 +123,7 @@ impl Checkpoint {
     }
 }
 
-/// Why a training by `now` is not the same, up to epoch `trained`, as one by `then`; `None` if it is.
+/// Why a training by `now` differs, up to epoch `trained`, from one by `then`; `None` if it does not.
 fn difference(train: &Train, now: &KeyDocument, then: &KeyDocument, trained: usize) -> Option<String> {
     let changes = now.changes_since(then, |_, _| None);
     let epochs = train.epochs;
@@ -131,10 +132,10 @@ fn difference(train: &Train, now: &KeyDocument, then: &KeyDocument, trained: usi
         [change @ Reason::Parameter { path, .. }] if path == "epochs" => {
             if !train.is_the_same_with_more_epochs() {
                 Some(format!(
-                    "{change}, and with its warm_up and schedule each learning rate follows from the number of epochs"
+                    "{change}; with this warm_up and schedule, the learning rates depend on the number of epochs"
                 ))
             } else {
-                (epochs < trained).then(|| format!("{change}, fewer than it has"))
+                (epochs < trained).then(|| format!("{change}, fewer than the earlier training has"))
             }
         }
         changes => Some(Reason::all(changes)),
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_constant_learning_rate_lets_more_epochs_go_on() {
+    fn only_a_constant_learning_rate_lets_more_epochs_resume() {
         let cosine = Train { epochs: 8, ..Train::default() };
         let constant = Train { schedule: Schedule::Constant, warm_up: 0.0, ..cosine.clone() };
         let warm = Train { warm_up: 0.1, ..constant.clone() };

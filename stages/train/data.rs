@@ -1,4 +1,4 @@
-//! The training part in memory, and the batches drawn from it.
+//! The training subset in memory, and the batches drawn from it.
 
 use std::path::Path;
 
@@ -22,46 +22,46 @@ use super::{Mining, Train};
 pub struct Set {
     pub images: Vec<RgbImage>,
     pub labels: Vec<u8>,
-    /// The images of each class.
+    /// Positions of the images of each class.
     pub classes: Vec<Vec<usize>>,
 }
 
 pub struct Data {
     pub preprocessing: Preprocessing,
     pub learned: Set,
-    /// Held out of the training part; the test part is never looked at here.
+    /// Held out of the training subset. The test subset is not read here.
     pub held_out: Set,
-    /// A fixed selection of held-out images, by which the loss of an epoch is measured.
+    /// A fixed selection of held-out images, on which the loss of an epoch is measured.
     pub validation: (Vec<usize>, Triplets),
 }
 
-/// What a step learns from.
+/// A batch: the input of one step.
 pub struct Batch {
     pub pictures: Vec<Picture>,
-    /// What the first pictures show, by which the cross-entropy is measured.
+    /// Targets of the first pictures, for the cross-entropy.
     pub targets: Vec<Mixed>,
     pub triplets: Triplets,
-    /// Where the pictures begin that the triplets are of.
+    /// Position of the first picture that the triplets use.
     pub from: usize,
 }
 
 /// One input of the network, before it is augmented.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Picture {
-    /// Place in [`Data::learned`].
+    /// Position in [`Data::learned`].
     pub place: usize,
     pub with: Option<Mix>,
 }
 
-/// How another picture enters.
+/// How another picture is mixed in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mix {
-    /// Place in [`Data::learned`].
+    /// Position of the other picture in [`Data::learned`].
     pub place: usize,
-    /// Of the first picture.
+    /// Share of the first picture.
     pub share: f32,
-    /// Where in a square of side 1 the other one takes the place of the first: (top, left) and the side of a smaller
-    /// square; everywhere, by its share, where there is none.
+    /// Square in which the other picture replaces the first: (top, left) and side, if the picture has side 1. If
+    /// `None`, the pictures are blended everywhere, by `share`.
     pub square: Option<((f32, f32), f32)>,
 }
 
@@ -71,19 +71,20 @@ impl From<usize> for Picture {
     }
 }
 
-/// The rows of the training side.
+/// The rows of the training subset.
 fn rows(split: &Path) -> Result<Vec<Split>> {
     let rows: Vec<Split> = dataset::read(&split.join(dataset::SPLIT))?;
     Ok(rows.into_iter().filter(|row| row.split == Subset::Train).collect())
 }
 
-/// Of all that [`load`] reads: those rows, and their pictures among `prepared`, with how they were prepared.
+/// Digest of everything that [`load`] reads: the training rows, their pictures in `prepared`, and how these were
+/// prepared.
 pub fn digest(prepared: &Contents, split: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update(prepared.digest_of(dataset::PREPARATION)?.as_bytes());
     for Split { path, label, .. } in rows(split)? {
         let place = prepared.find(&path);
-        let place = place.with_context(|| format!("{path} is not prepared; name in `needs` what the split is of"))?;
+        let place = place.with_context(|| format!("{path} is not prepared; name in `needs` what was split"))?;
         hasher.update(format!("{path}\0{label}\0{}\n", prepared.file(place).digest).as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())
@@ -110,8 +111,8 @@ pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> R
             let name = &rows[members[0]].label_name;
             let (has, needs) = (members.len(), count + 2);
             return Err(damaged!(
-                "class `{name}` has {has} training pictures, and {needs} are needed: {count} are held out to watch the \
-                 training by, and 2 must be left to learn from; add pictures, or take the class away"
+                "class `{name}` has {has} training pictures, and {needs} are needed: {count} are held out to measure \
+                 the training, and 2 must be left to learn from; add pictures, or remove the class"
             ));
         }
         members[..count].iter().for_each(|place| held_out[*place] = true);
@@ -125,7 +126,7 @@ pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> R
         let labels: Vec<u8> = places.iter().map(|place| class(place) as u8).collect();
         let of_class = |class| (0..labels.len()).filter(|place| usize::from(labels[*place]) == class).collect();
         let classes = (0..names.len()).map(of_class).collect();
-        // Taken, not copied: all images together may fill much of the memory.
+        // Moves the images instead of copying them: together they may need much of the memory.
         let images = places.iter().map(|place| std::mem::take(&mut images[*place])).collect();
         Set { images, labels, classes }
     };
@@ -146,7 +147,7 @@ pub fn load(train: &Train, context: &Context, preprocessing: Preprocessing) -> R
 }
 
 impl Data {
-    /// The batches of all epochs are known beforehand from the seed.
+    /// The batches of `epoch`. They follow from the seed alone.
     pub fn batches(&self, train: &Train, context: &Context, epoch: usize) -> Vec<Batch> {
         let mut rng = context.rng(&format!("batches of epoch {epoch}"));
         match train.mining {
@@ -166,7 +167,8 @@ impl Data {
         }
     }
 
-    /// `each` images of every class a batch, or of `most` classes in turn; small classes come round more often.
+    /// Batches with `each` images of every class, or of `most` classes in turn. The images of small classes are used
+    /// more often.
     fn class_batches(&self, (most, each): (usize, usize), rng: &mut ChaCha8Rng) -> Vec<Vec<usize>> {
         let classes = &self.learned.classes;
         let most = most.min(classes.len());
@@ -177,7 +179,7 @@ impl Data {
             let mut chosen: Vec<usize> = (0..classes.len()).collect();
             if most < classes.len() {
                 if turns.len() < most {
-                    // Those left over come first, and none twice in a batch.
+                    // The remaining classes come first. No class is twice in a batch.
                     let mut others = chosen;
                     others.retain(|class| !turns.contains(class));
                     others.shuffle(rng);
@@ -202,8 +204,9 @@ impl Data {
         steps.collect()
     }
 
-    /// `places` as often as there are views. Where pictures are mixed, the mixed view is for the cross-entropy alone,
-    /// and of the others only some of each class are there, for the triplets alone; otherwise all are for both.
+    /// The batch of `places`, each repeated for every view. With mixed pictures, the mixed view is only for the
+    /// cross-entropy. The other views are only for the triplets, and have only some pictures of each class. Without
+    /// mixed pictures, all views are for both.
     fn views(&self, train: &Train, places: Vec<usize>, rng: &mut ChaCha8Rng) -> Batch {
         let terms = &train.cross_entropy;
         let label = |place: usize| self.learned.labels[place];
@@ -268,7 +271,7 @@ impl Set {
     }
 }
 
-/// Anchors, then positives, then negatives.
+/// All anchors, then all positives, then all negatives.
 fn side_by_side(triplets: &[[usize; 3]]) -> Vec<usize> {
     (0..3).flat_map(|role| triplets.iter().map(move |triplet| triplet[role])).collect()
 }
@@ -341,7 +344,7 @@ mod tests {
         for pair in classes.windows(2) {
             let [one, two] = [&pair[0], &pair[1]];
             assert!(one.len() == 2 && one[0] != one[1]);
-            // Who was left out of one is in the next.
+            // A class that was left out of one batch is in the next.
             let left_out = (0..3).find(|class| !one.contains(class)).unwrap();
             assert!(two.contains(&left_out), "{classes:?}");
         }

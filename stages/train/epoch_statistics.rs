@@ -1,4 +1,4 @@
-//! What the steps of an epoch show together, and whether the training has collapsed.
+//! Statistics of the steps of an epoch, and a check whether the training has collapsed.
 
 use anyhow::{Result, bail};
 
@@ -6,8 +6,8 @@ use super::Train;
 use super::loss::StepLoss;
 use similiai::report::training_log::Epoch;
 
-/// Distances are alike if their standard deviation is below this share of the margin, and the loss is at the margin if
-/// it is as near to it.
+/// Share of the margin. If the standard deviation of the distances is below it, the distances are alike. If the loss
+/// differs from the margin by less, the loss is at the margin.
 const ALIKE: f64 = 0.01;
 
 #[derive(Default)]
@@ -22,7 +22,7 @@ impl EpochStatistics {
         self.rate = rate;
     }
 
-    /// The log's row; fails where the last step's distances are all alike.
+    /// The row of the log. Fails if all distances of the last step are alike.
     pub fn epoch(mut self, train: &Train, number: usize) -> Result<Epoch> {
         if let Some(last) = self.steps.last() {
             let distances = || last.triplet.positives.iter().chain(&last.triplet.negatives).map(|d| f64::from(*d));

@@ -1,4 +1,4 @@
-//! What a step's embeddings are judged by: the triplet loss, and the term that joins it.
+//! The loss of a step: the triplet loss, and the cross-entropy that is added to it.
 
 use similiai::learning::model::DIMENSION;
 use similiai::learning::nn::{TripletLoss, cross_entropy, triplet_loss};
@@ -6,17 +6,17 @@ use similiai::learning::nn::{TripletLoss, cross_entropy, triplet_loss};
 use super::Train;
 use super::data::Batch;
 
-/// What a step has shown.
+/// Losses and distances of one step.
 pub struct StepLoss {
     pub loss: f64,
     pub triplet: TripletLoss,
-    /// 0 where the term is not asked for.
+    /// 0 if the cross-entropy is not used.
     pub cross_entropy: f64,
-    /// (classes, [`DIMENSION`])
+    /// Gradient for the class directions, of shape (classes, [`DIMENSION`]).
     pub for_proxies: Vec<f32>,
 }
 
-/// The loss of `points`, (pictures, [`DIMENSION`]), and its gradient.
+/// The loss of `points`, of shape (pictures, [`DIMENSION`]), and its gradient.
 pub fn judge(train: &Train, batch: &Batch, proxies: &[f32], points: &[f32]) -> (f64, Vec<f32>, StepLoss) {
     let mut gradient = vec![0.0; points.len()];
     let from = batch.from * DIMENSION;

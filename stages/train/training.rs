@@ -1,4 +1,4 @@
-//! A training between two steps, and how a step moves it.
+//! The state of a training between two steps, and the change by a step.
 
 use anyhow::{Result, anyhow, bail};
 use dfdx::nn::ZeroGrads;
@@ -17,12 +17,12 @@ use similiai::report::training_log::Epoch;
 
 pub struct Training<N> {
     pub network: N,
-    /// (classes, [`DIMENSION`])
+    /// Learned direction of each class, of shape (classes, [`DIMENSION`]).
     proxies: Vec<f32>,
     optimizer: AdamW,
     gradients: Gradients<f32, Cpu>,
     pub epochs: Vec<Epoch>,
-    /// The best epoch's precision and network, where it is kept.
+    /// Precision and network of the best epoch, if `keep` is `best`.
     pub best: Option<(f64, N)>,
 }
 
@@ -59,7 +59,7 @@ impl<N: Network> Training<N> {
         }
     }
 
-    /// Learns from one batch; dropout draws from `seed`.
+    /// Learns from one batch. Dropout draws random numbers from `seed`.
     pub fn step(&mut self, train: &Train, batch: &Batch, images: FeatureMap, rate: f64, seed: u64) -> Result<StepLoss> {
         let gradients = std::mem::replace(&mut self.gradients, Gradients::leaky());
         let mut embeddings = self.network.train(images.into(), gradients, &Cpu::seed_from_u64(seed))?;
@@ -78,7 +78,7 @@ impl<N: Network> Training<N> {
         Ok(seen)
     }
 
-    /// What the held-out pictures say of the last epoch.
+    /// Measures the last epoch on the held-out pictures.
     pub fn measure(&mut self, train: &Train, data: &Data, configuration: &Configuration) -> Result<()> {
         let Some(epoch) = self.epochs.last_mut() else { return Ok(()) };
         let (loss, precision) = measure(train, data, configuration, &self.network)?;

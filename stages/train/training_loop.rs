@@ -1,4 +1,4 @@
-//! The training loop.
+//! Runs the steps of a training, measures its epochs and writes its checkpoints.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
@@ -20,12 +20,12 @@ use super::validation::{JUDGED_BY, calibrate};
 use super::{Schedule, Train};
 use similiai::report::training_log::Epoch;
 
-/// Batches made before they are needed.
+/// Number of batches made in advance.
 const AHEAD: usize = 2;
-/// Steps that are sooner done than estimated.
+/// Trainings with at most this number of steps end sooner than an estimate would.
 const SHORT: usize = 50;
 
-/// Trains a new network, or goes on with an interrupted training; the network goes to the outputs.
+/// Trains a new network, or resumes an interrupted training. Writes the network to the outputs.
 pub fn fit<N: Network>(
     train: &Train,
     context: &Context,
@@ -48,12 +48,12 @@ pub fn fit<N: Network>(
             let mut statistics = EpochStatistics::default();
             for step in 0..steps {
                 context.check_signal()?;
-                let (batch, images) = ahead.recv().context("no batch came")?;
+                let (batch, images) = ahead.recv().context("the thread that makes batches has stopped")?;
                 let rate = train.learning_rate_at((number - 1) * steps + step, steps * train.epochs);
                 let seed = rng(context.seed, &format!("dropout {number} {step}")).gen_range(0..=u64::MAX);
                 let seen = training.step(train, &batch, images, rate, seed).with_context(|| {
                     let rate = train.learning_rate;
-                    format!("training broke off in epoch {number}; lower train.learning_rate ({rate})")
+                    format!("training stopped in epoch {number}; lower train.learning_rate ({rate})")
                 })?;
                 context.count_items(batch.pictures.len());
                 speed.inputs += batch.pictures.len();
@@ -80,7 +80,7 @@ pub fn fit<N: Network>(
     Ok(training.epochs)
 }
 
-/// Says what is to come and how long it will take; gives the number of steps of an epoch.
+/// Reports what will be trained and how long it will take. Returns the number of steps of an epoch.
 fn announce<N: Network>(train: &Train, context: &Context, data: &Data, training: &Training<N>) -> Result<usize> {
     let batches = data.batches(train, context, 1);
     let (first, steps) = (batches.first().context("there is no batch to learn from")?, batches.len());
@@ -105,7 +105,7 @@ struct Speed {
     inputs: usize,
 }
 
-/// The live line: times stand nowhere else.
+/// The text of the progress bar. No other output contains times.
 fn live(train: &Train, epochs: &[Epoch], seen: &StepLoss, speed: &Speed) -> String {
     let precision = epochs.iter().rev().find_map(|epoch| epoch.validation_precision);
     let precision = precision.map(|value| format!(" precision@{JUDGED_BY} {value:.3}")).unwrap_or_default();
@@ -119,7 +119,7 @@ fn live(train: &Train, epochs: &[Epoch], seen: &StepLoss, speed: &Speed) -> Stri
     )
 }
 
-/// How long one takes: the median of some steps of a training of its own that is thrown away.
+/// Seconds for a step: the median of some steps of a separate training, which is discarded.
 fn seconds_a_step<N: Network>(train: &Train, context: &Context, data: &Data, batch: &Batch) -> Result<f64> {
     let mut training = Training::<N>::new(train, context.seed, data.learned.classes.len())?;
     let mut step = || -> Result<f64> {
@@ -128,14 +128,14 @@ fn seconds_a_step<N: Network>(train: &Train, context: &Context, data: &Data, bat
         training.step(train, batch, images, train.learning_rate_at(0, 1000), 0)?;
         Ok(start.elapsed().as_secs_f64())
     };
-    // The first one also fetches memory.
+    // The first step takes longer, because it allocates memory.
     step()?;
     let mut seconds = (0..5).map(|_| step()).collect::<Result<Vec<f64>>>()?;
     seconds.sort_by(f64::total_cmp);
     Ok(seconds[2])
 }
 
-/// All batches from epoch `first` on with their images, made on a thread of its own while others are learned from.
+/// Makes all batches from epoch `first` on, with their images, on a separate thread.
 fn batches_ahead<'scope>(
     train: &'scope Train,
     context: &'scope Context,
@@ -148,7 +148,7 @@ fn batches_ahead<'scope>(
         for epoch in first..=train.epochs {
             for (step, batch) in data.batches(train, context, epoch).into_iter().enumerate() {
                 let images = augmented(train, context.seed, data, &batch, (epoch, step));
-                // Nobody listens once training has failed.
+                // The receiver is gone if training has failed.
                 if sender.send((batch, images)).is_err() {
                     return;
                 }
@@ -159,7 +159,7 @@ fn batches_ahead<'scope>(
 }
 
 impl Train {
-    /// Whether a training for more epochs goes through the very same states.
+    /// Whether a training with more epochs goes through the same states.
     pub fn is_the_same_with_more_epochs(&self) -> bool {
         matches!(self.schedule, Schedule::Constant) && self.warm_up == 0.0
     }
@@ -180,7 +180,8 @@ impl Train {
     }
 }
 
-/// (pictures, side, side, 3); each has a random stream of its own, so threads do not matter.
+/// The images of a batch, of shape (pictures, side, side, 3). Each has its own random stream, so the number of
+/// threads does not matter.
 fn augmented(train: &Train, seed: u64, data: &Data, batch: &Batch, (epoch, step): (usize, usize)) -> FeatureMap {
     let preprocessing = &data.preprocessing;
     preprocessing.batch((batch.pictures.len(), 1), |slot, to| {

@@ -1,4 +1,4 @@
-//! What the held-out pictures say of a network.
+//! Measures a network on the held-out pictures.
 
 use anyhow::Result;
 use image::RgbImage;
@@ -12,22 +12,22 @@ use similiai::retrieval::search::{FlatIndex, Neighbour, Query};
 use super::Train;
 use super::data::Data;
 
-/// Neighbours by which an epoch is judged.
+/// Number of neighbours for the precision of an epoch.
 pub const JUDGED_BY: usize = 5;
 
-/// Pictures embedded before progress is shown.
+/// Number of pictures embedded before progress is shown.
 const AT_ONCE: usize = 256;
-/// Held-out pictures that are compared with all others, not only with their neighbours.
+/// Number of held-out pictures that are compared with all others, and not only with their neighbours.
 const WITH_ALL: usize = 200;
 
-/// Their triplet loss among each other, and their precision as queries to the pictures learned from.
+/// The triplet loss among the held-out pictures, and their precision as queries among the pictures learned from.
 pub fn measure<N: Network>(
     train: &Train,
     data: &Data,
     configuration: &Configuration,
     network: &N,
 ) -> Result<(f64, f64)> {
-    // The plain pictures: all views would take ten times as long.
+    // Embeds only the plain pictures: all views would take ten times as long.
     let plain = Configuration { mirrored: false, shift: 0, ..configuration.clone() };
     let embed = |images| plain.embed(network, images);
     let (queries, gallery) = (embed(&data.held_out.images), embed(&data.learned.images));
@@ -50,8 +50,8 @@ pub fn measure<N: Network>(
     Ok((loss, sum / rows.len() as f64))
 }
 
-/// What the network's distances mean, by the held-out pictures: as queries to the pictures learned from, and to each
-/// other.
+/// Fits the match probability of the network's distances on the held-out pictures: as queries among the pictures
+/// learned from, and among each other.
 pub fn calibrate<N: Network>(
     context: &Context,
     data: &Data,

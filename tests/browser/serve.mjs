@@ -126,7 +126,7 @@ describe("a picture of one's own", () => {
       assert.deepEqual(await names(page), expected.results.map((result) => result.label_name));
       assert.equal(await page.locator("#seen").evaluate((image) => image.naturalWidth), 32);
       assert.match(await page.locator("#query-name").innerText(), /64 × 64/);
-      assert.deepEqual(await page.locator("#times dt").allInnerTexts(), ["decode", "wait", "embed", "search", "in all, to this page"]);
+      assert.deepEqual(await page.locator("#times dt").allInnerTexts(), ["decode", "wait", "embed", "search", "total in the browser"]);
       assert.ok(!page.url().includes("id="), page.url());
       if (way === "dropped") await shot(page, "upload");
       await close();
@@ -203,7 +203,7 @@ test("the slider, the class and the split", async () => {
   await page.locator("#label-name").selectOption("frog");
   await page.waitForFunction(() => document.querySelector("#results b")?.textContent.endsWith("frog"));
   await page.locator("#split").selectOption("test");
-  await page.waitForFunction(() => document.querySelector("#results .soft:last-child")?.textContent === "never seen");
+  await page.waitForFunction(() => document.querySelector("#results .soft:last-child")?.textContent === "test picture");
   assert.deepEqual(new Set(await names(page)), new Set(["✗ frog"]));
   assert.equal(new URL(page.url()).searchParams.get("label_name"), "frog");
   await close();
@@ -268,7 +268,7 @@ test("what goes wrong is said where it happens", async () => {
     data.setData("text/plain", "only words");
     document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
   });
-  assert.match(await trouble.innerText(), /no picture file/);
+  assert.match(await trouble.innerText(), /not a picture file/);
   await page.goto(origin + "/?id=99999");
   await page.waitForFunction(() => /there is no picture 99999/.test(document.getElementById("trouble").textContent));
   // A flat picture looks like none of the gallery.

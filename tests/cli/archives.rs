@@ -1,4 +1,4 @@
-//! Archives that are not what they claim to be: refused by name, with exit 4, and nothing left behind.
+//! Archives that are not what they claim to be: they are refused with exit status 4 and a reason, and leave no files.
 
 use flate2::write::GzEncoder;
 use std::io::Write;
@@ -24,7 +24,7 @@ fn refused_with(extra: Member, reasons: &[&str]) {
     refused(&archive(&members), reasons);
 }
 
-/// A sound archive with the batch replaced.
+/// A valid archive with another batch.
 fn with_batch(bytes: Vec<u8>) -> Vec<u8> {
     let mut members = sound();
     members[1].bytes = bytes;
@@ -71,7 +71,7 @@ fn duplicate_members() {
 
 #[test]
 fn batches_of_the_wrong_length() {
-    let reason = &["data_batch_1.bin", "where 1 to 10000 records of 3073 are right"];
+    let reason = &["data_batch_1.bin", "must have 1 to 10000 records of 3073 bytes"];
     refused(&with_batch(batch(1)[..3072].to_vec()), reason);
     refused(&with_batch(Vec::new()), reason);
     refused(&with_batch(batch(1001)), reason);
@@ -85,10 +85,10 @@ fn labels_above_nine() {
 }
 
 #[test]
-fn class_names_that_will_not_do() {
+fn invalid_class_names() {
     refused(&with_names("a\nb\n"), &["batches.meta.txt", "2 class names"]);
-    refused(&with_names(&NAMES.replace("truck", "plane")), &["batches.meta.txt", "\"plane\" stands there twice"]);
-    refused(&with_names(&NAMES.replace("truck", "../truck")), &["\"../truck\" is no plain file name"]);
+    refused(&with_names(&NAMES.replace("truck", "plane")), &["batches.meta.txt", "\"plane\" is listed twice"]);
+    refused(&with_names(&NAMES.replace("truck", "../truck")), &["\"../truck\" cannot be the name of a folder"]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn missing_members() {
 fn damage_to_the_archive_itself() {
     let good = archive(&sound());
     refused(&good[..good.len() / 2], &["data_batch_1.bin ends in record"]);
-    refused(b"not an archive", &["no sound gzip-compressed tar archive"]);
+    refused(b"not an archive", &["not a valid gzip-compressed tar archive"]);
     refused(&[good.as_slice(), b"more"].concat(), &["bytes after the end"]);
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 0x55;
@@ -119,13 +119,13 @@ fn bytes_after_the_end_of_the_tar() {
 }
 
 #[test]
-fn zeros_after_the_end_of_the_gzip_are_nothing() {
+fn zeros_after_the_end_of_the_gzip_are_ignored() {
     let padded = [archive(&sound()), vec![0; 700]].concat();
     Project::with(&padded).succeed("run fetch");
 }
 
 #[test]
-fn odd_members_are_passed_over_where_that_is_asked_for() {
+fn odd_members_are_skipped_on_request() {
     let odd = |path: &str, kind| Member { path: path.into(), kind, bytes: Vec::new() };
     let members = [
         Member::file("cups/a.png", "x"),
@@ -152,7 +152,7 @@ fn odd_members_are_passed_over_where_that_is_asked_for() {
 }
 
 #[test]
-fn a_stray_picture_at_the_front_is_the_one_left_out() {
+fn a_picture_at_another_depth_is_skipped_even_if_it_comes_first() {
     let members = ["root/cover.png", "root/cups/a.png", "root/cups/cover.png", "root/hats/c.png"];
     let project = Project::with(&archive(&members.map(|path| Member::file(path, path))));
     let outcome = project.similiai("run fetch");
@@ -165,16 +165,16 @@ fn a_stray_picture_at_the_front_is_the_one_left_out() {
 }
 
 #[test]
-fn an_archive_of_which_nothing_is_left() {
+fn an_archive_without_usable_pictures() {
     let link = Member { path: "cups/a.png".into(), kind: tar::EntryType::Link, bytes: Vec::new() };
     let outcome = Project::with(&archive(&[link])).similiai("run fetch --set fetch.on_bad_image=skip");
-    assert!(outcome.status == 4 && outcome.stderr.contains("there are neither batches"), "{}", outcome.stderr);
+    assert!(outcome.status == 4 && outcome.stderr.contains("it has no batches"), "{}", outcome.stderr);
 }
 
 #[test]
 fn a_gzip_bomb() {
     let bomb = Member::file("cifar-10-batches-bin/readme.html", vec![0; 300 << 20]);
-    refused_with(bomb, &["it unpacks to more than", "which no such archive of pictures does"]);
+    refused_with(bomb, &["it unpacks to more than", "the limit for an archive of pictures"]);
 }
 
 #[test]
@@ -188,8 +188,8 @@ fn digests_that_do_not_match() {
     assert_eq!(project.similiai("run fetch --set fetch.md5=xyz").status, 2);
     let outcome = project.similiai(&format!("run fetch --set fetch.contents={zeros}"));
     assert_eq!(outcome.status, 4, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("what it holds is") && !project.path("artifacts/fetch").exists());
-    // What it holds has the digest of the result, however it is packed.
+    assert!(outcome.stderr.contains("its content has the digest") && !project.path("artifacts/fetch").exists());
+    // The digest of the content is that of the result, however the archive is packed.
     let events = project.succeed("run fetch --json");
     let last: serde_json::Value = serde_json::from_str(events.lines().last().unwrap()).unwrap();
     let digest = last["stages"][0]["digest"].as_str().unwrap();

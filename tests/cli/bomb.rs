@@ -1,6 +1,6 @@
 //! A picture of a few pixels whose decoder needs gigabytes.
 
-/// Bits as a WebP has them: the least significant first, but for prefix codes.
+/// Bits in the order of WebP: the least significant bit first, except in prefix codes.
 #[derive(Default)]
 struct Bits(Vec<bool>);
 
@@ -13,7 +13,7 @@ impl Bits {
         self.0.extend(code.bytes().map(|bit| bit == b'1'));
     }
 
-    /// A prefix code of one symbol, which takes no bits (RFC 9649, section 3.7.2.1.1).
+    /// A prefix code with one symbol, which needs no bits (RFC 9649, section 3.7.2.1.1).
     fn one_symbol(&mut self, symbol: u32) {
         self.number(1, 1);
         self.number(0, 1);
@@ -27,8 +27,8 @@ impl Bits {
     }
 }
 
-/// A lossless WebP of 16 × 16 pixels in which every block names the last of `groups` groups of prefix codes. The decoder
-/// keeps them all, each with a tree of 2,048 codes.
+/// A lossless WebP picture of 16 × 16 pixels, with `groups` groups of prefix codes. Every block uses the last group,
+/// but the decoder keeps all of them, each with a tree of 2,048 codes.
 pub fn webp(groups: u32) -> Vec<u8> {
     const SIDE: u32 = 16;
     let mut head = Bits::default();
@@ -36,7 +36,7 @@ pub fn webp(groups: u32) -> Vec<u8> {
     head.number(SIDE - 1, 14);
     head.number(SIDE - 1, 14);
     head.number(0, 4);
-    // No transform; a cache of 2^11 colours; several groups, by blocks of 4 × 4.
+    // No transform; a cache of 2^11 colours; several groups, chosen for blocks of 4 × 4.
     head.number(0, 1);
     head.number(1, 1);
     head.number(11, 4);
@@ -58,7 +58,7 @@ pub fn webp(groups: u32) -> Vec<u8> {
         group.number(length, 3);
     }
     group.number(0, 1);
-    // 2,048 codes of 11 bits, and none for the rest.
+    // 2,048 codes of 11 bits, and no code for the rest.
     group.code("10");
     for _ in 0..341 {
         group.code("0");

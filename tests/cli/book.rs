@@ -1,4 +1,4 @@
-//! The book and the README: links lead somewhere, manifests are sound, and the lines of the shell run.
+//! The book and the README: links have targets, manifests are valid, and the shell lines run.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,14 +17,14 @@ fn pages() -> Vec<PathBuf> {
     std::iter::once(Path::new(ROOT).join("README.md")).chain(names.iter().map(|name| chapters.join(name))).collect()
 }
 
-/// The fenced blocks of a page that begin with this line.
+/// The fenced blocks of a page whose first line is `fence`.
 fn blocks(page: &Path, fence: &str) -> Vec<String> {
     let text = fs::read_to_string(page).unwrap();
     let fence = format!("```{fence}\n");
     text.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
-/// What headings are called in addresses.
+/// The anchors of the headings of a page.
 fn anchors(page: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(page).unwrap();
     let plain = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
@@ -66,7 +66,7 @@ fn the_readme_is_short_and_every_chapter_is_in_the_summary() {
 
 #[test]
 fn the_lines_on_the_report_are_those_of_the_book() {
-    // Which `tests/readers.py` runs.
+    // `tests/readers.py` runs these lines.
     let chapter = Path::new(ROOT).join("docs/src/reading-results.md");
     for (language, name) in [("sql", "duckdb.sql"), ("python", "polars.py")] {
         let lines = fs::read_to_string(Path::new(ROOT).join("stages/benchmark/page").join(name)).unwrap();
@@ -74,7 +74,7 @@ fn the_lines_on_the_report_are_those_of_the_book() {
     }
 }
 
-/// The shipped project with the short training of the profile `check` as its default, as it is after `run all`.
+/// The shipped project after `run all`, with the short training of the profile `check` as its default.
 fn project() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(Path::new(ROOT).join("pipeline.yaml")).unwrap();

@@ -1,9 +1,9 @@
-//! What is run again, and why; and one run at a time.
+//! Which stages run again, and why; and that only one run works at a time.
 
 use crate::fixture::{Project, overwrite, wait_until};
 
 #[test]
-fn a_deleted_file_is_laid_again_and_a_touched_one_changes_nothing() {
+fn a_deleted_file_is_checked_out_again_and_a_touched_one_changes_nothing() {
     let project = Project::new();
     project.succeed("run prepare");
     let png = project.path("artifacts/prepare/cat/00002.png");
@@ -26,7 +26,7 @@ fn a_changed_file_is_made_again() {
     project.succeed("run prepare");
     let png = project.path("artifacts/prepare/cat/00002.png");
     let before = std::fs::read(&png).unwrap();
-    // In place, so that the stored file changes with it.
+    // Writes in place, so that the stored file changes too.
     overwrite(&png, b"spoilt");
     let stdout = project.succeed("run prepare");
     assert!(stdout.contains("0 of 100 items; in the store 1 file (cat/00002.png) missing"), "{stdout}");
@@ -36,13 +36,13 @@ fn a_changed_file_is_made_again() {
 }
 
 #[test]
-fn a_file_of_another_result_is_told_apart_even_with_its_time() {
+fn a_file_of_another_result_is_detected_even_with_the_same_time() {
     let project = Project::new();
     project.edit_manifest("  train:", "  other: {uses: split, needs: [prepare], test: 0.5}\n  train:");
     project.succeed("run split other");
     let (from, to) = (project.path("artifacts/other/split.csv"), project.path("artifacts/split/split.csv"));
     let before = std::fs::read(&to).unwrap();
-    // Same length, same names: only the sides differ. In place, with its time, as `cp -p` does.
+    // Same length and same names; only the subsets differ. Writes in place and sets the time, as `cp -p` does.
     let foreign = std::fs::read_to_string(&from).unwrap();
     let padded = foreign + &"\n".repeat(4096);
     let time = std::fs::metadata(&from).unwrap().modified().unwrap();
@@ -53,7 +53,7 @@ fn a_file_of_another_result_is_told_apart_even_with_its_time() {
 }
 
 #[test]
-fn places_may_be_swapped() {
+fn output_directories_may_be_swapped() {
     let project = Project::new();
     let other = |one: &str, two: &str| {
         format!(
@@ -106,10 +106,10 @@ fn a_parameter_changed_and_changed_back() {
 }
 
 #[test]
-fn an_input_that_gives_the_same_bytes_stops_there() {
+fn an_input_that_gives_the_same_bytes_causes_no_more_runs() {
     let project = Project::new();
     project.succeed("run split");
-    // Other bytes around the same pictures: fetch runs again, what follows does not.
+    // The archive changes, but not the pictures in use: fetch runs again, and the later stages do not.
     let mut members = crate::fixture::sound();
     members.push(crate::fixture::Member::file("cifar-10-batches-bin/test_batch.bin", crate::fixture::batch(2)));
     std::fs::write(project.path("sample.tar.gz"), crate::fixture::archive(&members)).unwrap();

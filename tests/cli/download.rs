@@ -1,4 +1,4 @@
-//! Downloads from a server that breaks off.
+//! Downloads from a server that closes connections early.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -9,16 +9,16 @@ use crate::fixture::{Project, archive, sound};
 /// What the server does with one request.
 #[derive(Clone, Copy)]
 enum Answer {
-    /// So many bytes of the body, then silence and a closed connection.
+    /// This number of bytes of the body, then silence and a closed connection.
     Part(usize),
-    /// All that is asked for; whether a `Range` is honoured.
+    /// Everything that was requested. `ranges` says whether the server honours `Range`.
     Whole {
         ranges: bool,
     },
     Status(u16),
 }
 
-/// Serves `body` on a free port, one answer a request; gives the address and the `Range` headers seen.
+/// Serves `body` on a free port, with one answer for each request. Returns the address, and the `Range` headers seen.
 fn serve(body: Vec<u8>, answers: Vec<Answer>) -> (String, Arc<Mutex<Vec<Option<usize>>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/a.tar.gz", listener.local_addr().unwrap());
@@ -37,7 +37,7 @@ fn serve(body: Vec<u8>, answers: Vec<Answer>) -> (String, Arc<Mutex<Vec<Option<u
                 let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{extra}\r\n");
                 stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(bytes)).unwrap();
             };
-            // A 206 need not say it again (RFC 9110, section 15.3.7).
+            // A 206 response need not repeat the date (RFC 9110, section 15.3.7).
             let dated = "Last-Modified: Sat, 01 Jan 2000 00:00:00 GMT\r\n";
             match (answer, range) {
                 (Answer::Status(status), _) => send(&mut stream, &format!("{status} No"), "", 0, &[]),
@@ -90,7 +90,8 @@ fn gives_up_with_a_reason() {
     assert!(!project.path("artifacts/fetch").exists());
     let (_, outcome, seen) = fetched(vec![Answer::Part(10), Answer::Status(500), Answer::Status(500)]);
     assert_eq!((outcome.status, seen.len()), (1, 3), "{}", outcome.stderr);
-    // In the middle of a member it is still the network's fault, and what will not change is not tried again.
+    // A download that fails in the middle of a member is a network error. It is not tried again if the error is
+    // permanent.
     let (_, outcome, seen) = fetched(vec![Answer::Part(5000), Answer::Status(404)]);
     assert_eq!((outcome.status, seen.len()), (1, 2), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("cannot download") && outcome.stderr.contains("404"), "{}", outcome.stderr);

@@ -1,4 +1,4 @@
-//! A tiny project: an archive of synthetic pictures, and a manifest that trains for one epoch.
+//! A tiny project: an archive of synthetic pictures, and a manifest that trains for a short time.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -27,7 +27,7 @@ impl Member {
     }
 }
 
-/// One CIFAR-10 record: each class has colours of its own, each picture a pattern of its own.
+/// A CIFAR-10 record. Each class has its own colours, and each picture has its own pattern.
 pub fn record(label: u8, variant: usize) -> Vec<u8> {
     let value = |i: usize| {
         let (plane, place) = (i / 1024, i % 1024);
@@ -41,7 +41,7 @@ pub fn batch(per_class: usize) -> Vec<u8> {
     (0..per_class).flat_map(|variant| (0..10u8).flat_map(move |label| record(label, variant))).collect()
 }
 
-/// The members of a sound archive.
+/// The members of a valid archive.
 pub fn sound() -> Vec<Member> {
     vec![
         Member::file("cifar-10-batches-bin/batches.meta.txt", NAMES),
@@ -56,7 +56,7 @@ pub fn archive(members: &[Member]) -> Vec<u8> {
         header.set_size(member.bytes.len() as u64);
         header.set_mode(0o644);
         header.set_entry_type(member.kind);
-        // Written by hand: the builder refuses the paths that an attacker would choose.
+        // The builder refuses the paths that an attacker would choose, so the name is written directly.
         header.as_old_mut().name[..member.path.len()].copy_from_slice(member.path.as_bytes());
         if member.kind == tar::EntryType::Symlink {
             header.set_link_name("/etc/passwd").unwrap();
@@ -131,14 +131,14 @@ impl Project {
         self.similiai_on(None, arguments)
     }
 
-    /// The program in this project, to be given arguments.
+    /// The program, to be run in this project.
     pub fn command(&self) -> std::process::Command {
         let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
         command.current_dir(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
         command
     }
 
-    /// The same on a vector unit.
+    /// Runs `similiai` on a vector unit.
     pub fn similiai_on(&self, unit: Option<&str>, arguments: &str) -> Outcome {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("similiai"));
         command.envs(unit.map(|unit| ("SIMILIAI_SIMD", unit)));
@@ -147,19 +147,19 @@ impl Project {
         Outcome { status: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// Starts `similiai`, which goes on by itself.
+    /// Starts `similiai` without waiting for its end.
     pub fn start(&self, arguments: &str) -> std::process::Child {
         self.command().args(words(arguments)).spawn().unwrap()
     }
 
-    /// The same, where nothing but success will do; gives stdout.
+    /// Runs `similiai`, which must succeed. Returns stdout.
     pub fn succeed(&self, arguments: &str) -> String {
         let outcome = self.similiai(arguments);
         assert_eq!(outcome.status, 0, "{arguments}: {}{}", outcome.stdout, outcome.stderr);
         outcome.stdout
     }
 
-    /// Its exit status and stderr for somebody for whom modes of files count: for root nothing is read-only.
+    /// Runs `similiai` as a user without root's rights, for whom file modes matter. Returns exit status and stderr.
     pub fn as_nobody(&self, arguments: &[&str]) -> (Option<i32>, String) {
         use std::os::unix::fs::{MetadataExt, PermissionsExt};
         use std::os::unix::process::CommandExt;
@@ -204,7 +204,7 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Writes in place, though the file is there to be read only.
+/// Overwrites a file in place, even if it is read-only.
 pub fn overwrite(path: &Path, bytes: &[u8]) {
     use std::os::unix::fs::PermissionsExt;
     let before = std::fs::metadata(path).unwrap().permissions();
@@ -213,7 +213,7 @@ pub fn overwrite(path: &Path, bytes: &[u8]) {
     std::fs::set_permissions(path, before).unwrap();
 }
 
-/// Every file below `folder` with its content, but for what the cache keeps of times and of this machine's files.
+/// Every file below `folder` with its content, without the cache's files about times and this machine.
 pub fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let list = similiai::base::files::list(folder).unwrap();
     let own = [".cache/history.jsonl", ".cache/lock", ".cache/seen", ".cache/scrub", ".index"];

@@ -1,5 +1,5 @@
-//! Files of the cache and of results that were altered, exchanged or forged: nothing wrong is believed, and nothing of
-//! people's is touched.
+//! Files of the cache and of results that were modified, exchanged or forged: wrong content is never used, and files
+//! of users are not touched.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,14 +17,14 @@ fn store(content: &[u8], project: &Project) -> String {
     digest
 }
 
-/// The record of a stage, and where it is.
+/// The record of a stage's result, and the path of the record.
 fn record(project: &Project, stage: &str) -> (PathBuf, Value) {
     let all = fs::read_dir(project.path("artifacts/.cache/results")).unwrap().map(|entry| entry.unwrap().path());
     let read = |path: PathBuf| (path.clone(), serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap());
     all.map(read).find(|(_, record)| record["document"]["stage"] == stage).unwrap()
 }
 
-/// As the cache would have written it.
+/// Writes a record like the cache, with a valid checksum.
 fn write_record(path: &PathBuf, mut record: Value) {
     record.as_object_mut().unwrap().remove("checksum");
     let name = format!("results/{}", record["key"].as_str().unwrap());
@@ -66,14 +66,14 @@ fn a_stored_list_with_foreign_paths_is_none() {
 }
 
 #[test]
-fn what_is_said_to_lie_elsewhere_is_not_taken_away() {
+fn files_outside_the_output_directories_are_not_removed() {
     let project = Project::new();
     project.succeed("run split");
     fs::create_dir_all(project.path("home")).unwrap();
     fs::write(project.path("home/split.csv"), "mine").unwrap();
     let path = project.path("artifacts/.cache/laid/split.json");
     let laid: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    // Of a content that is known, too.
+    // Nor is a file whose content is in the store.
     let known = b"public text";
     fs::write(project.path("home/LICENSE"), known).unwrap();
     let before = contents(&project.path("home"));
@@ -115,10 +115,10 @@ fn links_within_results_are_not_followed() {
         assert!(contents(&home) == before, "{linked}");
         project.succeed("verify");
     }
-    // The link itself was kept aside.
+    // The links themselves were kept.
     let aside = fs::read_dir(project.path("artifacts/.cache/altered/prepare")).unwrap();
     assert_eq!(aside.filter(|entry| entry.as_ref().unwrap().path().is_symlink()).count(), 3);
-    // A folder that the manifest names may be one.
+    // An output directory that the manifest names may be a link.
     project.edit_manifest("  prepare: {", "  prepare: {out: shared, ");
     fs::create_dir(project.path("elsewhere")).unwrap();
     symlink(project.path("elsewhere"), project.path("shared")).unwrap();
@@ -128,7 +128,7 @@ fn links_within_results_are_not_followed() {
 }
 
 #[test]
-fn altered_results_are_not_answered_from() {
+fn modified_results_are_not_used_for_answers() {
     let project = Project::new();
     project.edit_manifest("  benchmark:", "  index: {uses: index, needs: [embed]}\n  benchmark:");
     project.succeed("run all");
@@ -151,7 +151,7 @@ fn altered_results_are_not_answered_from() {
     refused("artifacts/train/model.safetensors", &["query --id 7", "query --id 8"]);
     refused("artifacts/index/index.hnsw", &["query --id 7 --approximate"]);
     refused("reports/results.json", &["metrics", "metrics --json"]);
-    // A stored file that was damaged is no run to be compared with.
+    // The command does not compare with a stored file that is damaged.
     fs::create_dir(project.path("before")).unwrap();
     fs::copy(project.path("reports/queries.csv"), project.path("before/queries.csv")).unwrap();
     project.succeed("metrics diff before benchmark");
@@ -171,7 +171,7 @@ fn every_file_of_the_cache_is_checked_and_repaired() {
     let project = Project::new();
     fs::create_dir(project.path("photos")).unwrap();
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png"), project.path("photos/a.png")).unwrap();
-    // The second time there is something to read again, and the folder of the embeddings, so that looks are kept.
+    // The second time, there is something to read again. `embed` uses the folder `people/` of the cache.
     project.succeed("run all");
     project.succeed("run all");
     project.succeed("embed photos -o mine.parquet");
@@ -208,7 +208,7 @@ fn every_file_of_the_cache_is_checked_and_repaired() {
 }
 
 #[test]
-fn a_link_within_the_cache_leads_to_nothing_of_peoples() {
+fn links_within_the_cache_do_not_reach_files_of_users() {
     let project = Project::trained();
     let home = project.path("home");
     fs::create_dir_all(home.join("items")).unwrap();
@@ -235,7 +235,7 @@ fn a_link_within_the_cache_leads_to_nothing_of_peoples() {
             fs::rename(aside, cache(name)).unwrap();
         }
     }
-    // Deeper ones are replaced by folders.
+    // Links deeper in the cache are replaced by folders.
     let shelf = fs::read_dir(cache("blobs")).unwrap().next().unwrap().unwrap().path();
     for path in [shelf, cache("scratch/train")] {
         fs::remove_dir_all(&path).unwrap();
@@ -246,13 +246,13 @@ fn a_link_within_the_cache_leads_to_nothing_of_peoples() {
     project.succeed("verify --repair");
     let stdout = project.succeed("verify");
     assert!(stdout.contains(": 0 damaged"), "{stdout}");
-    // Nor through one that stands there already.
+    // A link that is already in the folder of kept files is not followed.
     fs::create_dir_all(cache("altered")).unwrap();
     symlink(&home, cache("altered/split")).unwrap();
     fs::write(project.path("artifacts/split/split.csv"), "mine").unwrap();
     assert!(project.succeed("run split").contains("altered/split.2/split.csv"));
     fs::remove_file(cache("altered/split")).unwrap();
-    // What is kept aside goes not through a link that was kept aside.
+    // A link that was kept is not followed either.
     let out = project.path("artifacts/split");
     symlink(&home, out.join("kept")).unwrap();
     project.succeed("run split");
@@ -264,7 +264,7 @@ fn a_link_within_the_cache_leads_to_nothing_of_peoples() {
 }
 
 #[test]
-fn what_is_no_file_in_the_cache_is_damaged_and_not_waited_for() {
+fn special_files_in_the_cache_are_damage_and_do_not_block() {
     let project = Project::new();
     fs::write(project.path("a.png"), fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/reports/example.png")).unwrap())
         .unwrap();
@@ -329,10 +329,10 @@ fn files_without_end_are_not_read_into_memory() {
         fs::File::create(project.path(name)).unwrap().set_len(1 << 40).unwrap();
     }
     for (command, status, said) in [
-        ("query a.png --gallery huge.parquet", 4, "huge.parquet: it is no Parquet file"),
-        ("embed --join huge.parquet -o x.parquet", 4, "huge.parquet: it is no Parquet file"),
-        ("embed a.png --model huge.safetensors -o x.parquet", 4, "huge.safetensors is no model: it has more than"),
-        ("query a.png --gallery /dev/zero", 1, "/dev/zero is no file and gives more than 1 GiB"),
+        ("query a.png --gallery huge.parquet", 4, "huge.parquet: it is not a Parquet file"),
+        ("embed --join huge.parquet -o x.parquet", 4, "huge.parquet: it is not a Parquet file"),
+        ("embed a.png --model huge.safetensors -o x.parquet", 4, "huge.safetensors is not a model: it has more than"),
+        ("query a.png --gallery /dev/zero", 1, "/dev/zero is not a regular file and gives more than 1 GiB"),
         ("query /dev/zero", 4, "/dev/zero is no picture"),
     ] {
         let outcome = project.similiai(command);
@@ -386,7 +386,7 @@ fn models_that_training_does_not_make_are_refused() {
 #[test]
 fn a_working_folder_that_is_emptied_is_no_result() {
     let project = Project::new();
-    // The training is long enough to be disturbed in its working folder.
+    // The training takes long enough to be disturbed in its working folder.
     project.succeed("run split");
     let mut child = project.start("run train --set train.epochs=9999");
     let working = || similiai::base::files::list(&project.path("artifacts/.cache/scratch/train")).unwrap_or_default();
@@ -394,7 +394,7 @@ fn a_working_folder_that_is_emptied_is_no_result() {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         !working().is_empty()
     });
-    // Another run finds it busy, also when the lock file is gone; its folder stays.
+    // Another command finds the folder in use, even without the lock file, and does not remove it.
     fs::remove_file(project.path("artifacts/.cache/lock")).unwrap();
     let folders = || fs::read_dir(project.path("artifacts/.cache/tmp")).unwrap().count();
     let before = folders();

@@ -1,4 +1,4 @@
-//! What cannot work by the manifest alone, or by what is there of it: refused before any work is done.
+//! Runs that cannot succeed, by the manifest or by the results that exist: they are refused before any work.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,7 +8,7 @@ use crate::pictures::write_classes;
 
 const TRAIN: &str = "uses: train, needs: [prepare, split]";
 
-/// Runs `target` of the manifest with some more lines, which must be refused before the training with these words.
+/// Adds `more` to the manifest and runs `target`, which must be refused before the training with the message `said`.
 fn refused(project: &Project, more: &str, target: &str, said: &str) {
     let path = project.path("pipeline.yaml");
     let text = fs::read_to_string(&path).unwrap();
@@ -22,7 +22,7 @@ fn refused(project: &Project, more: &str, target: &str, said: &str) {
 }
 
 #[test]
-fn wrong_settings_are_told_together() {
+fn wrong_settings_are_reported_together() {
     let project = Project::new();
     let sets = ["train.epochs=x", "train.classes_per_batch=y", "prepare.size=-1", "nosuch.a=1", "nothing"];
     let outcome = project.similiai(&format!("run all --set {}", sets.join(" --set ")));
@@ -42,7 +42,7 @@ fn an_out_that_is_no_folder() {
     symlink("no/such/folder", project.path("nowhere")).unwrap();
     for out in ["notes", "notes/below", "nowhere"] {
         let outcome = project.similiai(&format!("run all --set benchmark.out={out}"));
-        assert!(outcome.status == 2 && outcome.stderr.contains("is no folder"), "{out}: {}", outcome.stderr);
+        assert!(outcome.status == 2 && outcome.stderr.contains("is not a folder"), "{out}: {}", outcome.stderr);
         assert!(!project.path("artifacts/fetch").exists());
     }
     assert_eq!(fs::read_to_string(project.path("notes")).unwrap(), "mine");
@@ -58,7 +58,7 @@ fn an_out_that_cannot_be_written() {
     let (status, stderr) = project.as_nobody(&["run", "split", "--set", "split.out=closed/split"]);
     assert!(status == Some(2) && stderr.contains("closed: Permission denied"), "{stderr}");
     assert!(!project.path("artifacts/fetch").exists());
-    // What lies there already needs no writing.
+    // Files that are already checked out need no write access.
     fs::set_permissions(&closed, PermissionsExt::from_mode(0o777)).unwrap();
     assert_eq!(project.as_nobody(&["run", "split", "--set", "split.out=closed/split"]).0, Some(0));
     fs::set_permissions(&closed, PermissionsExt::from_mode(0o555)).unwrap();
@@ -78,7 +78,7 @@ fn variants_without_their_baseline() {
     };
     refused(&project, &variants(["a-1", "b-2"], "a"), "sum", "there is no `a-2`");
     refused(&project, &variants(["a-1", "b-2"], "full"), "sum", "no instance is called `full-");
-    refused(&project, &variants(["a-1", "btwo"], "a"), "sum", "is not called");
+    refused(&project, &variants(["a-1", "btwo"], "a"), "sum", "is not like");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn trainings_that_cannot_be_measured_together() {
     let short = format!("  short: {{{TRAIN}, epochs: 1}}\n");
     let two = "  two: {uses: benchmark, needs: [prepare, train, short, embed], out: two}\n";
     refused(&project, &(short + two), "two", "no embeddings of it");
-    // The other split stands before the training, so that it is there when the question comes.
+    // The other split runs before the training, so that it exists when it is checked.
     let path = project.path("pipeline.yaml");
     let text = fs::read_to_string(&path).unwrap();
     let other = "  split2: {uses: split, needs: [prepare], seed: 9}\n";
@@ -98,7 +98,7 @@ fn trainings_that_cannot_be_measured_together() {
         &project,
         &(format!("  short: {{{TRAIN}, epochs: 2}}\n") + unpaired),
         "two",
-        "not the training that it is of",
+        "not the training that it uses",
     );
     let two = "  embed2: {uses: embed, needs: [prepare, split2, train]}\n  two: {uses: benchmark, needs: [prepare, train, embed, \
                embed2], out: two}\n";
@@ -111,7 +111,7 @@ fn needs_that_do_not_fit_together() {
     let two = "  two: {uses: embed, needs: [prepare, split, split2, train]}\n";
     let split = "  split2: {uses: split, needs: [prepare], test: 0.5}\n";
     refused(&project, &format!("{split}{two}"), "two", "needs one instance of `split`, and `needs` names two");
-    // Fewer pictures than were split; they stand before the training, so that they are there when the question comes.
+    // Prepares fewer pictures than were split. This runs before the training, so that it exists when it is checked.
     let path = project.path("pipeline.yaml");
     let text = fs::read_to_string(&path).unwrap();
     let fewer = "  fewer: {uses: prepare, needs: [fetch], images_per_class: 4, size: 64}\n";
@@ -126,7 +126,7 @@ fn needs_that_do_not_fit_together() {
 }
 
 #[test]
-fn results_are_not_laid_over_what_people_keep() {
+fn results_do_not_overwrite_files_of_users() {
     let project = Project::new();
     write_classes(&project.path("mine"), &["a", "b", "c"], 10);
     let before = contents(&project.path("mine"));
@@ -149,7 +149,7 @@ fn results_are_not_laid_over_what_people_keep() {
     refused(&project, "", "all --set fetch.source=.", "`fetch` reads");
     refused(&project, "", "all --set fetch.source=artifacts/split/x.tar.gz", "`fetch` reads");
     assert!(contents(&project.path("mine")) == before);
-    // A copy of what the store has is somebody's all the same.
+    // A file of the user is kept, even if the store has the same content.
     fs::create_dir_all(project.path("shared/a")).unwrap();
     let copy = fs::read(project.path("mine/a/00.png")).unwrap();
     project.succeed(&format!("run prepare {}", &own["all ".len()..]));
@@ -175,15 +175,15 @@ fn parts_without_a_class_in_common() {
 #[test]
 fn names_and_values_out_of_range() {
     let project = Project::new();
-    refused(&project, &format!("  {}: {{uses: fetch}}\n", "a".repeat(101)), "all", "is no name for an instance");
-    refused(&project, "  -x: {uses: fetch}\n", "all", "is no name for an instance");
+    refused(&project, &format!("  {}: {{uses: fetch}}\n", "a".repeat(101)), "all", "is not a valid instance name");
+    refused(&project, "  -x: {uses: fetch}\n", "all", "is not a valid instance name");
     refused(&project, "", "all --set train.cross_entropy.mixup=1e-9", "a mixup of 0 or of 0.01");
     refused(&project, "", "all --set train.triplets.validation=18446744073709551615", "validation of 1 to");
     let deep = format!("all --set train.{}x=1", "a.".repeat(15_000));
     refused(&project, "", &deep, "no parameter has a name of 30007 characters");
-    // Each list stands for a hundred of the last.
+    // Each list has a hundred aliases of the list before.
     let aliases = |of: char| vec![format!("*{of}"); 100].join(", ");
     let (b, c) = (aliases('a'), aliases('b'));
     let bomb = format!("profiles:\n  a: &a {{<<: {{x: 1}}}}\n  b: &b [{b}]\n  c: &c [{c}]\n  d: [{}]\n", aliases('c'));
-    refused(&project, &bomb, "all", "aliases stand for more than 100000 values");
+    refused(&project, &bomb, "all", "aliases expand to more than 100000 values");
 }

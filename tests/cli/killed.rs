@@ -1,4 +1,4 @@
-//! Killed anywhere: the next run ends with the results of an undisturbed one.
+//! Runs that are killed at any moment: the next run has the same results as an undisturbed one.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::fixture::{Project, contents, wait_until};
 
-/// A training of two epochs that takes a moment only.
+/// A project with a short training of two epochs.
 fn short() -> Project {
     let project = Project::new();
     project.edit_manifest("images_per_class: 10", "images_per_class: 9");
@@ -17,7 +17,7 @@ fn short() -> Project {
     project
 }
 
-/// What people find: all but the cache.
+/// All files except those of the cache.
 fn found(project: &Project) -> Vec<(String, Vec<u8>)> {
     let mut all = contents(&project.path("artifacts"));
     all.retain(|(path, _)| !path.starts_with(".cache"));
@@ -26,7 +26,7 @@ fn found(project: &Project) -> Vec<(String, Vec<u8>)> {
     all
 }
 
-/// Kills `child` after `time`, unless it ends before; whether it was killed.
+/// Kills `child` after `time`, unless it ends before. Returns whether it was killed.
 fn kill_after(mut child: Child, time: Duration) -> bool {
     let start = Instant::now();
     while start.elapsed() < time && child.try_wait().unwrap().is_none() {
@@ -41,7 +41,7 @@ fn at_every_point_where_something_is_written() {
     let undisturbed = short();
     undisturbed.succeed("run all");
     let expected = found(&undisturbed);
-    // Some points are passed often: the first time and later on are different states.
+    // Some failpoints are passed often. The state is different at the first pass and at a later one.
     let passes = similiai::base::failpoint::POINTS.iter().flat_map(|point| {
         let often =
             ["blob-written", "blob-placed", "result-written", "file-checked-out", "file-removed"].contains(point);
@@ -75,7 +75,7 @@ fn at_random_moments() {
     let mut killed = 0;
     for moment in 0..moments {
         let project = short();
-        // Spread over the run, each a little off the even step.
+        // Spreads the moments over the run, with a small irregular offset.
         let share = (f64::from(moment) + f64::from(moment * 7919 % 100) / 100.0) / f64::from(moments);
         killed += u32::from(kill_after(project.start("run all"), time.mul_f64(share)));
         project.succeed("run all");

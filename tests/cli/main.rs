@@ -1,4 +1,4 @@
-//! Whole behaviour through the command line, on tiny projects made in a temporary folder.
+//! Tests of the complete program through its command line, on tiny projects in temporary folders.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
-//! What comes from outside: pictures that need gigabytes, files that cannot be read, names that steer terminals, values as
-//! people type them, files as other programs write them.
+//! Inputs from outside: pictures that need gigabytes, files that cannot be read, names that control terminals, values
+//! as people type them, and files that other programs write.
 
 use std::fs;
 use std::io::Write;
@@ -21,7 +21,7 @@ fn photo(project: &Project, path: &str, variant: u32) {
     fs::write(path, encoded(&picture(variant % 5, variant), ImageFormat::Png)).unwrap();
 }
 
-/// With arguments that may have spaces.
+/// Runs `similiai` with arguments that may contain spaces.
 fn similiai(project: &Project, arguments: &[&str]) -> Outcome {
     let output = project.command().args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -29,7 +29,7 @@ fn similiai(project: &Project, arguments: &[&str]) -> Outcome {
 }
 
 #[test]
-fn a_picture_that_needs_gigabytes_costs_itself() {
+fn a_picture_that_needs_gigabytes_fails_alone() {
     let project = Project::trained();
     photo(&project, "photos/good.png", 1);
     fs::write(project.path("photos/bomb.webp"), bomb::webp(16_000)).unwrap();
@@ -45,7 +45,7 @@ fn a_picture_that_needs_gigabytes_costs_itself() {
     let outcome = project.similiai("duplicates photos --json");
     let found: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!((found["pictures"].as_u64(), found["bad"].as_array().unwrap().len()), (Some(1), 1));
-    // What does not begin as a picture is not read to its end, however far that is.
+    // A large file that does not start like a picture is not read to its end.
     fs::File::create(project.path("zeros.png")).unwrap().set_len(1 << 40).unwrap();
     let outcome = project.similiai("query zeros.png");
     assert!(outcome.status == 4 && outcome.stderr.contains("it begins neither as PNG"), "{}", outcome.stderr);
@@ -53,7 +53,7 @@ fn a_picture_that_needs_gigabytes_costs_itself() {
     let outcome = project.similiai("query photos/good.png --in photos");
     assert!(outcome.status == 4 && outcome.stderr.contains("zeros.png"), "{}", outcome.stderr);
     fs::remove_file(project.path("photos/zeros.png")).unwrap();
-    // A few groups are only unusual.
+    // A few groups are unusual, but allowed.
     fs::write(project.path("photos/few.webp"), bomb::webp(3)).unwrap();
     project.succeed("query photos/few.webp");
 }
@@ -69,7 +69,7 @@ fn a_worker_has_no_files_and_no_network() {
 }
 
 #[test]
-fn whatever_is_passed_over_is_said() {
+fn skipped_files_are_reported() {
     let project = Project::trained();
     for number in 0..3 {
         let path = project.path(&format!("phone/IMG_{number}.HEIC"));
@@ -81,7 +81,7 @@ fn whatever_is_passed_over_is_said() {
     let outcome = project.similiai("duplicates phone");
     assert_eq!(outcome.status, 2, "{}", outcome.stdout);
     for said in [
-        "3 files are passed over, such as phone/IMG_0.HEIC: HEIC pictures are not read here",
+        "3 files are skipped, for example phone/IMG_0.HEIC: HEIC pictures cannot be read",
         "phone/2023",
         "nothing to compare",
     ] {
@@ -121,7 +121,7 @@ fn a_link_to_nowhere_may_have_been_a_folder() {
 }
 
 #[test]
-fn what_fetch_passes_over_is_listed() {
+fn files_that_fetch_skips_are_listed() {
     let project = Project::new();
     write_classes(&project.path("photos"), &["cups", "shoes"], 10);
     fs::write(project.path("photos/cups/x.heic"), "x").unwrap();
@@ -168,7 +168,7 @@ fn one_bad_item_does_not_lose_the_rest() {
     let outcome = project.similiai("query a.png folder b.png -k 1 --json");
     assert_eq!((outcome.status, outcome.stdout.lines().count()), (4, 2), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("folder"), "{}", outcome.stderr);
-    // What is wrong with the arguments is said at once, all of it.
+    // All errors in the arguments are reported at once.
     let outcome = project.similiai("query a.png no.png neither.png -k 1");
     assert!(outcome.status == 2 && outcome.stdout.is_empty());
     assert!(outcome.stderr.contains("no.png, nor neither.png"), "{}", outcome.stderr);
@@ -247,14 +247,14 @@ fn a_signal_ends_what_waits_for_its_input() {
     let mut child = command.args(["query", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     input.write_all(b"\x89PNG\r\n\x1a\n").unwrap();
-    // It has begun to read once this fits no longer into the pipe beside it.
+    // The program has started to read when it has taken more than fits into the pipe.
     input.write_all(&vec![0; 1 << 17]).unwrap();
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]
-fn a_value_is_taken_as_it_stands() {
+fn a_value_is_used_as_it_is_typed() {
     let project = Project::new();
     for (folder, classes) in [("my photos", ["old", "old2"]), ("my photos #2", ["new", "new2"]), ("2024", ["a", "b"])] {
         write_classes(&project.path(folder), &classes, 8);
@@ -313,7 +313,7 @@ fn manifests_are_read_as_editors_save_them() {
 }
 
 #[test]
-fn no_class_is_called_like_a_list() {
+fn a_class_cannot_have_the_name_of_a_list() {
     let project = Project::new();
     for name in ["images.csv", "Preparation.json", "skipped.csv"] {
         let folder = project.path("photos");
@@ -337,7 +337,7 @@ fn archives_as_other_programs_write_them() {
         .chain([Member::file("train/dog/0.png", png(20)), Member::file("val/cat/0.png", png(21))])
         .collect();
     let whole = archive(&members);
-    // The same tar in several members of gzip.
+    // The same tar archive in several gzip members.
     let mut tar = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&whole[..]), &mut tar).unwrap();
     let pack = |piece: &[u8]| {
@@ -352,7 +352,7 @@ fn archives_as_other_programs_write_them() {
     assert_eq!((split.matches(",train").count(), split.matches(",test").count()), (9, 9), "{split}");
     assert!(split.contains("cat/00000.png,0,cat,train") && split.contains("cat/00008.png,0,cat,test"), "{split}");
 
-    // A hard link is the file that it leads to; one that leads elsewhere is refused.
+    // A hard link is unpacked like the file that it leads to. A link that leads outside is refused.
     let linked = |target: &str| {
         let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         let mut header = tar::Header::new_gnu();
@@ -373,7 +373,7 @@ fn archives_as_other_programs_write_them() {
         assert!(outcome.status == 4 && outcome.stderr.contains("no picture before it"), "{target}: {}", outcome.stderr);
     }
 
-    // As macOS spells it, and as others do.
+    // The spelling of macOS, and that of other systems.
     let (apart, whole) = ("Ha\u{308}nde", "H\u{e4}nde");
     for (folder, class) in [("mac", apart), ("other", whole)] {
         write_classes(&project.path(folder), &[class, "cups"], 8);
@@ -388,7 +388,7 @@ fn archives_as_other_programs_write_them() {
 }
 
 #[test]
-fn white_drawings_on_nothing_are_not_all_one() {
+fn white_drawings_on_transparency_are_not_all_equal() {
     let project = Project::trained();
     fs::create_dir(project.path("logos")).unwrap();
     for number in 0..2u32 {
@@ -444,7 +444,7 @@ fn an_output_replaces_nothing_else() {
     let output = command.args(["embed", "2.png", "-o", "-"]).stdout(Stdio::piped()).output().unwrap();
     assert!(output.stdout.starts_with(b"PAR1") && !project.path("-").exists());
     project.succeed("embed -o 1.png 2.png 3.png --force");
-    // Nor what it is made of, or what the pipeline made.
+    // Nor the model, nor files that the pipeline made.
     fs::copy(project.path("artifacts/train/model.safetensors"), project.path("net")).unwrap();
     project.succeed("embed 2.png -o part.parquet");
     photo(&project, "album/4.png", 2);

@@ -1,4 +1,4 @@
-//! Training on pictures of one's own: folders of classes, archives of them, CIFAR-100; and what is wrong with them.
+//! Training on the user's own pictures: folders of classes, archives of them, CIFAR-100, and errors in them.
 
 use crate::fixture::{Member, Project, archive};
 use crate::pictures::{encoded, picture, write_classes};
@@ -17,7 +17,7 @@ fn text(project: &Project, path: &str) -> String {
 }
 
 #[test]
-fn a_folder_of_classes_goes_the_whole_way() {
+fn a_folder_of_classes_runs_through_the_pipeline() {
     let project = project();
     std::fs::write(project.path("photos/notes.txt"), "no picture").unwrap();
     std::fs::write(project.path("photos/cups/.hidden.png"), "no picture").unwrap();
@@ -29,7 +29,7 @@ fn a_folder_of_classes_goes_the_whole_way() {
     assert!(sources.contains("old shoes/00001.png,old shoes/01.JPG"), "{sources}");
     let side = |path: &str| image::open(project.path(path)).unwrap().into_rgb8().dimensions();
     assert_eq!(side("artifacts/prepare/cups/00002.png"), (64, 64));
-    // One more picture of the last class: one more is prepared.
+    // After one picture is added to the last class, one picture is prepared.
     std::fs::write(project.path("photos/old shoes/99.png"), encoded(&picture(2, 40), image::ImageFormat::Png)).unwrap();
     let lines = project.succeed(&format!("run prepare {OWN} --json"));
     let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
@@ -43,7 +43,7 @@ fn an_archive_of_a_folder_gives_the_same_pictures() {
     let from_folder = crate::fixture::contents(&project.path("artifacts/prepare"));
     let list = similiai::base::files::list(&project.path("photos")).unwrap();
     let member = |path: &String| {
-        // An old header has no room for other letters; the folder's name above the classes does not matter.
+        // Old headers allow only ASCII names. The name of the folder above the classes does not matter.
         Member::file(&format!("any/{path}"), std::fs::read(project.path("photos").join(path)).unwrap())
     };
     let members: Vec<Member> = list.iter().map(member).chain([Member::file("any/README.md", "no picture")]).collect();
@@ -91,7 +91,7 @@ fn cifar_100_is_read_by_its_fine_labels() {
     let mut mixed = members.to_vec();
     mixed.push(Member::file("c/data_batch_1.bin", train));
     let outcome = Project::with(&archive(&mixed)).similiai("run fetch");
-    assert!(outcome.stderr.contains("data_batch_1.bin is of another layout"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("data_batch_1.bin has another layout"), "{}", outcome.stderr);
 }
 
 #[test]
@@ -113,24 +113,24 @@ fn pictures_that_cannot_be_read_are_named_or_left_out() {
     assert!(!project.path("artifacts/prepare").exists());
     let outcome = project.similiai(&format!("run prepare {OWN} --set prepare.on_bad_image=skip"));
     assert_eq!(outcome.status, 0, "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("2 pictures cannot be read and are left out"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("2 pictures cannot be read and are skipped"), "{}", outcome.stderr);
     let skipped = text(&project, "artifacts/prepare/skipped.csv");
     assert!(
         skipped.lines().count() == 3 && skipped.contains("cups/03a.jpg,it is a damaged or truncated picture"),
         "{skipped}"
     );
-    // The places of the others stay as they would be with it.
+    // The other pictures keep their positions.
     assert!(text(&project, "artifacts/prepare/sources.csv").contains("cups/00005.png,cups/04.JPG"));
 }
 
 #[test]
-fn too_little_to_learn_from_is_said() {
+fn too_few_pictures_are_refused() {
     let project = project();
     let outcome = project.similiai("run prepare --set fetch.source=photos");
     assert_eq!(outcome.status, 0, "{}", outcome.stderr);
     let outcome = project.similiai("run prepare --set fetch.source=photos --set prepare.images_per_class=11");
     assert_eq!(outcome.status, 4);
-    assert!(outcome.stderr.contains("10 pictures of class `Hände`, fewer than the 11 asked for"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("10 pictures of class `Hände`, fewer than the 11 requested"), "{}", outcome.stderr);
     for variant in 4..10 {
         let ending = ["png", "JPG", "webp"][variant % 3];
         std::fs::remove_file(project.path(&format!("photos/cups/{variant:02}.{ending}"))).unwrap();

@@ -1,4 +1,4 @@
-//! What people and their programs see: plans, events, summaries, completions, the schema.
+//! Output for people and programs: plans, events, summaries, completions and the schema.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ fn the_schema_knows_every_shipped_pipeline_and_no_wrong_one() {
     let read = |path: &str| {
         let mut yaml: serde_yaml::Value =
             serde_yaml::from_str(&std::fs::read_to_string(root.join(path)).unwrap()).unwrap();
-        // What is merged may itself merge.
+        // Merged content may contain merges.
         while serde_yaml::to_string(&yaml).unwrap().contains("<<") {
             yaml.apply_merge().unwrap();
         }
@@ -55,7 +55,7 @@ fn a_plan_says_what_past_runs_took() {
 }
 
 #[test]
-fn a_plan_does_not_take_one_result_for_another_that_lies_there() {
+fn a_plan_does_not_confuse_two_results() {
     let project = Project::new();
     project.succeed("run split --set split.test=0.3");
     project.succeed("run train");

@@ -1,11 +1,11 @@
-//! Pictures as people have them: many sizes and kinds.
+//! Pictures of many sizes and kinds, like those of users.
 
 use std::io::Cursor;
 use std::path::Path;
 
 use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgba, RgbaImage};
 
-/// A picture of a class, each with a pattern of its own; `variant` also chooses its size and kind.
+/// A picture of a class. Each has another pattern; `variant` also selects its size and kind.
 pub fn picture(class: u32, variant: u32) -> DynamicImage {
     let (width, height) = [(40, 40), (64, 48), (33, 90), (120, 50)][variant as usize % 4];
     let value = |x: u32, y: u32, channel: u32| {
@@ -28,7 +28,7 @@ pub fn picture(class: u32, variant: u32) -> DynamicImage {
 
 pub fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    // JPEG knows neither transparency nor depth.
+    // JPEG has no transparency and only 8 bits a channel.
     let plain = if format == ImageFormat::Jpeg { picture.to_rgb8().into() } else { picture.clone() };
     plain.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
@@ -41,7 +41,7 @@ pub fn write_classes(folder: &Path, classes: &[&str], variants: u32) {
         for variant in 0..variants {
             let (ending, format) = [("png", ImageFormat::Png), ("JPG", ImageFormat::Jpeg), ("webp", ImageFormat::WebP)]
                 [variant as usize % 3];
-            // This WebP encoder wants 8 bits a channel in colour.
+            // This WebP encoder needs 8 bits a channel.
             let picture = picture(class, variant);
             let picture = if format == ImageFormat::WebP { picture.to_rgba8().into() } else { picture };
             std::fs::write(folder.join(format!("{name}/{variant:02}.{ending}")), encoded(&picture, format)).unwrap();

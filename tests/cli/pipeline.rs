@@ -1,4 +1,4 @@
-//! The whole pipeline: what it leaves, that it is the same everywhere, and how a run is steered.
+//! The complete pipeline: its results, their reproducibility, and the options of a run.
 
 use similiai::base::simd::Simd;
 
@@ -81,7 +81,7 @@ fn the_files_for_numpy_hold_what_the_parquet_file_holds() {
         similiai::retrieval::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
     for (side, count) in [("train", 80), ("test", 20)] {
         let ids: Vec<usize> = (0..embeddings.len()).filter(|id| embeddings.splits[*id] == side).collect();
-        // The header, and what follows it.
+        // Reads the header and the data of a file.
         let read = |what: &str| -> (String, Vec<u8>) {
             let bytes = std::fs::read(project.path(&format!("artifacts/embed/{side}_{what}.npy"))).unwrap();
             assert_eq!(bytes[..8], *b"\x93NUMPY\x01\0");
@@ -229,7 +229,7 @@ fn every_pipeline_and_profile_shipped_is_sound() {
 }
 
 #[test]
-fn passes_over_the_first_pictures_of_each_class() {
+fn skips_the_first_pictures_of_each_class() {
     let (whole, rest) = (Project::new(), Project::new());
     whole.succeed("run prepare");
     rest.succeed("run prepare --set prepare.images_per_class=4 --set prepare.skip_per_class=6");
@@ -242,13 +242,13 @@ fn passes_over_the_first_pictures_of_each_class() {
     }
     let outcome = rest.similiai("run prepare --set prepare.images_per_class=4 --set prepare.skip_per_class=7");
     assert_eq!(outcome.status, 4);
-    assert!(outcome.stderr.contains("fewer than the 11 asked for"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("fewer than the 11 requested"), "{}", outcome.stderr);
 }
 
 #[test]
-fn equal_pictures_stay_on_one_side() {
+fn equal_pictures_stay_in_one_subset() {
     let mut members = sound();
-    // Pictures 3 and 8 of every class become the same.
+    // Makes pictures 3 and 8 of every class equal.
     for label in 0..10 {
         let at = |variant: usize| (variant * 10 + label) * 3073;
         let copy = record(label as u8, 3);

@@ -1,4 +1,4 @@
-//! Asking: the pipeline's pictures, people's own, copies; and what is wrong with a question.
+//! Queries: pictures of the pipeline, pictures of users, copies, and errors in queries.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn paths(answer: &Value) -> Vec<String> {
     answer["results"].as_array().unwrap().iter().map(|hit| hit["path"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Fails with `status`, saying each of `said`.
+/// Runs a command that must fail with `status`, and whose messages must contain each of `said`.
 fn refused(project: &Project, arguments: &str, status: i32, said: &[&str]) {
     let outcome = project.similiai(arguments);
     assert_eq!(outcome.status, status, "{arguments}: {}{}", outcome.stdout, outcome.stderr);
@@ -37,7 +37,7 @@ fn trained() -> Project {
     project
 }
 
-/// Every row by its distance from row `id`, itself left out.
+/// Paths of all rows except `id`, sorted by their distance from row `id`.
 fn by_sorting(embeddings: &Embeddings, id: usize) -> Vec<String> {
     let distance = |other: &usize| -> f64 {
         let pairs = embeddings.row(id).iter().zip(embeddings.row(*other));
@@ -58,11 +58,11 @@ fn the_pipelines_pictures_are_found() {
     assert_eq!((best["rank"].as_u64(), best["id"].as_u64().is_some()), (Some(1), true));
     assert!((0.0..=1.0).contains(&best["chance"].as_f64().unwrap()) && answer["close"].is_boolean());
 
-    // Its file is the same picture, prepared already.
+    // The picture's file is prepared already, and gives the same answer.
     let file = format!("artifacts/prepare/{}", embeddings.paths[7]);
     let by_file = answers(&project.succeed(&format!("query {file} -k 9 --json"))).remove(0);
     assert_eq!(by_file["results"], answer["results"]);
-    // By the index it finds what the graph finds, which is not always the nearest.
+    // The approximate search finds what the graph finds, which is not always the nearest.
     let path = project.path("artifacts/embed/embeddings.parquet");
     let digest = similiai::base::files::digest(&path).unwrap();
     let graph = Graph::load(&project.path("artifacts/index/index.hnsw"), &digest).unwrap();
@@ -78,7 +78,7 @@ fn the_pipelines_pictures_are_found() {
     }
     assert!(otherwise > 0);
 
-    // Several at once, one of them from standard input; people get a table.
+    // Several pictures at once, one of them from standard input. The output for people is a table.
     let photo = encoded(&picture(3, 1), ImageFormat::Png);
     std::fs::write(project.path("photo.png"), &photo).unwrap();
     let from_file = answers(&project.succeed("query photo.png --id 3 --json"));
@@ -91,7 +91,7 @@ fn the_pipelines_pictures_are_found() {
     assert!(table.starts_with("photo.png") && table.lines().count() == 3 && table.contains(" %  "), "{table}");
     let page = std::fs::read_to_string(project.path("found.html")).unwrap();
     assert_eq!(page.matches("<img ").count(), 3);
-    // A picture that was altered since is shown as it was.
+    // A picture that was modified since is shown in its old form.
     project.succeed("query --id 3 -k 1 --html before.html");
     let third = std::fs::read_to_string(project.path("artifacts/prepare/images.csv")).unwrap();
     let third = third.lines().nth(4).unwrap().split(',').next().unwrap().to_owned();
@@ -109,11 +109,11 @@ fn the_pipelines_pictures_are_found() {
     refused(&project, "query half.jpg", 4, &["half.jpg is a damaged or truncated picture"]);
     refused(&project, "query nowhere.png", 2, &["there is no file nowhere.png"]);
     refused(&project, "query photo.png --gallery nowhere.parquet", 2, &["there is no file nowhere.parquet"]);
-    refused(&project, "query - -", 2, &["can be read once"]);
+    refused(&project, "query - -", 2, &["can be given only once"]);
     refused(&project, "query --id 100", 2, &["ids go from 0 to 99"]);
     refused(&project, "query --id 1 -k 100", 2, &["-k 100 asks for more", "99 other pictures"]);
     refused(&project, "query", 2, &["IMAGE"]);
-    // One bad picture does not keep the others from their answers.
+    // A picture that cannot be read does not stop the answers for the others.
     let outcome = project.similiai("query half.jpg photo.png --json");
     assert_eq!((outcome.status, answers(&outcome.stdout).len()), (4, 1));
 
@@ -124,7 +124,7 @@ fn the_pipelines_pictures_are_found() {
     refused(&Project::new(), "query --id 7", 2, &["no embeddings yet", "run `similiai run embed`"]);
 }
 
-/// A folder with three classes in folders, and some pictures beside them.
+/// A folder with three classes in subfolders, and some pictures next to them.
 fn album(project: &Project) {
     write_classes(&project.path("album"), &["cups", "shoes"], 6);
     let photo = picture(7, 0);
@@ -150,7 +150,7 @@ fn ones_own_pictures_are_found_and_remembered() {
     let one = project.similiai(query);
     assert!(one.stderr.contains("15 pictures, 1 of them embedded now"), "{}", one.stderr);
 
-    // However often it is named, a file is there once, and the one asked about is no answer.
+    // A file is in the answer once, even if it is named several times. The query itself is not in the answer.
     std::os::unix::fs::symlink("photo.png", project.path("album/link.png")).unwrap();
     let twice = project.similiai(&query.replace("--in album", "--in album --in ./album/cups --in album"));
     assert!(twice.stderr.contains("15 pictures, 0 of them"), "{}", twice.stderr);
@@ -160,7 +160,7 @@ fn ones_own_pictures_are_found_and_remembered() {
         twice.stdout
     );
 
-    // Copies are folded, and found.
+    // Copies are found, and shown as one with `--distinct`.
     std::fs::copy(project.path("album/smaller.jpg"), project.path("album/cups/copy.jpg")).unwrap();
     let folded = answers(&project.succeed("query album/photo.png --in album --distinct -k 3 --json")).remove(0);
     let copies = folded["results"][0]["copies"].as_array().unwrap().len();
@@ -192,7 +192,7 @@ fn a_file_of_embeddings_answers_like_the_folder() {
     assert!(bad[0].as_str().unwrap().contains("album/cups/broken.png is no picture"), "{bad}");
     assert_eq!((by_folder.status, answer), (4, answers(&by_file).remove(0)));
 
-    // A picture is asked about as it is now, not as it was.
+    // A query uses the current content of a picture.
     let before = std::fs::read(project.path("album/photo.png")).unwrap();
     std::fs::write(project.path("album/photo.png"), encoded(&picture(2, 9), ImageFormat::Png)).unwrap();
     let changed = project.succeed("query album/photo.png --gallery mine.parquet --json");
@@ -205,7 +205,7 @@ fn a_file_of_embeddings_answers_like_the_folder() {
 
     refused(&project, "embed nowhere -o x.parquet", 2, &["no file or folder nowhere"]);
     std::fs::create_dir(project.path("empty")).unwrap();
-    refused(&project, "embed empty -o x.parquet", 2, &["no picture in what is named"]);
+    refused(&project, "embed empty -o x.parquet", 2, &["picture in the given paths"]);
     refused(&project, "query album/photo.png --in empty", 2, &["the gallery is empty"]);
     assert!(!project.path("x.parquet").exists());
     std::fs::write(project.path("x.parquet"), "hello").unwrap();
@@ -229,7 +229,7 @@ fn parts_of_a_collection_join_to_what_one_machine_makes() {
         project.succeed(&format!("embed album {model} --shard {part}/3 -o part-{part}.parquet"));
     }
     refused(&project, "embed --join part-3.parquet part-1.parquet -o joined.parquet", 2, &["parts are missing: 2/3"]);
-    refused(&project, "embed --join whole.parquet -o joined.parquet", 4, &["whole.parquet is no part"]);
+    refused(&project, "embed --join whole.parquet -o joined.parquet", 4, &["whole.parquet is not a part"]);
     assert!(!project.path("joined.parquet").exists());
     project.succeed("embed --join part-3.parquet part-1.parquet part-2.parquet -o joined.parquet");
     let read = |path: &str| std::fs::read(project.path(path)).unwrap();

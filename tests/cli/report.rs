@@ -1,4 +1,4 @@
-//! The report and the commands about figures.
+//! The report, and the commands about metrics.
 
 use std::path::Path;
 
@@ -16,13 +16,13 @@ fn page(project: &Project) -> String {
     std::fs::read_to_string(project.path("reports/index.html")).unwrap()
 }
 
-/// What stands between `start` and `end`.
+/// The text between `start` and `end`.
 fn part<'a>(page: &'a str, start: &str, end: &str) -> &'a str {
     let from = page.find(start).unwrap() + start.len();
     &page[from..from + page[from..].find(end).unwrap()]
 }
 
-/// A second training, of another length, measured together with the first.
+/// A project with a second, longer training that is measured together with the first.
 fn with_two_trainings() -> Project {
     let project = Project::new();
     project.edit_manifest(
@@ -35,7 +35,7 @@ fn with_two_trainings() -> Project {
 }
 
 #[test]
-fn every_figure_is_on_the_page_and_in_a_file_of_twice_its_size() {
+fn every_chart_is_on_the_page_and_in_a_file_of_twice_its_size() {
     let project = Project::trained();
     let page = page(&project);
     assert!(page.len() < 3_000_000);
@@ -59,14 +59,14 @@ fn every_figure_is_on_the_page_and_in_a_file_of_twice_its_size() {
         part(&page, "<svg role=\"img\" aria-label=\"Bars of precision@5", "viewBox").matches("width=\"460\"").count(),
         1
     );
-    // The figures in the page are those of the file, and no time is among them.
+    // The page contains the same results as the file, and no times.
     let embedded = part(&page, "id=\"results\">", "</script>");
     assert_eq!(serde_json::from_str::<Value>(embedded).unwrap(), results(&project));
     assert!(!embedded.contains("seconds"));
 }
 
 #[test]
-fn what_learned_nothing_stands_beside_what_learned() {
+fn precision_without_learning_is_measured_too() {
     let project = Project::trained();
     let results = results(&project);
     for protocol in ["test-vs-train", "test-vs-test"] {
@@ -78,7 +78,7 @@ fn what_learned_nothing_stands_beside_what_learned() {
             assert_eq!(reached["queries"], 20);
         }
     }
-    // Each class of the fixture has colours of its own.
+    // Each class of the fixture has its own colours.
     let raw = &results["protocols"]["test-vs-train"]["baselines"]["raw pixels"]["precision@5"]["value"];
     assert!(raw.as_f64().unwrap() > 0.5, "{raw}");
     assert_eq!(results["original"], Value::Null, "these are not CIFAR-10's classes");
@@ -87,7 +87,7 @@ fn what_learned_nothing_stands_beside_what_learned() {
 #[test]
 fn the_manifest_on_the_page_gives_the_same_page() {
     let project = Project::new();
-    // An instance with a seed of its own, and a parameter that is not the default.
+    // An instance with its own seed, and a parameter that is not the default.
     project.edit_manifest("split: {uses: split, needs: [prepare]}", "split: {uses: split, needs: [prepare], seed: 3}");
     project.succeed("run all --set prepare.sharpen.amount=0.7");
     let page = page(&project);
@@ -100,10 +100,10 @@ fn the_manifest_on_the_page_gives_the_same_page() {
 }
 
 #[test]
-fn the_page_is_made_again_when_what_it_tells_has_changed() {
+fn the_page_is_made_again_when_its_content_changes() {
     let project = Project::trained();
     let before = page(&project);
-    // The same pictures, from pictures of a class counted otherwise: only the page tells.
+    // Another parameter gives the same pictures, so only the page changes.
     let states = project.states("run all --set prepare.images_per_class=null");
     assert_eq!(
         states,
@@ -113,14 +113,14 @@ fn the_page_is_made_again_when_what_it_tells_has_changed() {
     assert!(project.succeed("explain benchmark --set prepare.images_per_class=null").contains("lineage"));
     assert_eq!(project.states("run all").last().unwrap(), "benchmark cached");
     assert_eq!(page(&project), before);
-    // And it tells the names.
+    // The page also shows the names of instances.
     project.edit_manifest("  benchmark: {", "  measured: {");
     assert_eq!(project.states("run all").last().unwrap(), "measured ran");
     assert!(page(&project).contains("similiai run measured"));
 }
 
 #[test]
-fn names_of_classes_are_text_wherever_they_stand() {
+fn names_of_classes_are_escaped_everywhere() {
     let project = Project::new();
     let (odd, markup) = ("a & b's \"c\"", "<script>alert(1)<");
     write_classes(&project.path("photos"), &[odd, markup], 8);
@@ -132,13 +132,13 @@ fn names_of_classes_are_text_wherever_they_stand() {
     let embedded: Value = serde_json::from_str(part(&page, "id=\"results\">", "</script>")).unwrap();
     let classes = &embedded["protocols"]["test-vs-test"]["confusion"]["classes"];
     assert_eq!(*classes, serde_json::json!([markup, odd]));
-    // Few pictures: lists are as long as the gallery, and the map is the plane of principal components or t-SNE.
+    // With few pictures, lists are as long as the gallery, and the map uses principal components or t-SNE.
     assert_eq!(embedded["protocols"]["test-vs-test"]["precision@k"].as_array().unwrap().len(), 3);
     assert_eq!(embedded["map"]["points"].as_array().unwrap().len(), 4);
 }
 
 #[test]
-fn trainings_stand_side_by_side() {
+fn trainings_are_compared() {
     let project = with_two_trainings();
     project.succeed("run all");
     let results = results(&project);
@@ -154,7 +154,7 @@ fn trainings_stand_side_by_side() {
         "told"
     );
 
-    // The command finds the same difference, whether asked by the training or by its embeddings.
+    // The command finds the same difference, with the names of trainings and with those of embeddings.
     let diff = |a: &str, b: &str| -> Value {
         serde_json::from_str(&project.succeed(&format!("metrics diff {a} {b} --json"))).unwrap()
     };
@@ -168,7 +168,7 @@ fn trainings_stand_side_by_side() {
     assert!(value("low") <= value("difference") && value("difference") <= value("high"));
     assert_eq!(diff("benchmark", "benchmark")["protocols"]["test-vs-test"]["map@r"]["verdict"], "cannot-tell");
 
-    // And so does one who reads the file.
+    // The file of queries has the same differences.
     let rows = std::fs::read(project.path("reports").join(QUERIES)).unwrap();
     let rows = similiai::retrieval::metrics::parse(&rows, QUERIES).unwrap();
     assert_eq!(rows.len(), 2 * 2 * 20);
@@ -190,7 +190,7 @@ fn a_training_without_its_embeddings_is_named() {
     };
     refused("the training `longer`, but no embeddings of it");
     project.edit_manifest("longer, embed], out", "embed, embed-longer], out");
-    refused("`needs` has `embed-longer`, but not the training that it is of");
+    refused("`needs` has `embed-longer`, but not the training that it uses");
     project.edit_manifest(
         "[prepare, train, embed, embed-longer], out",
         "[prepare, train, longer, embed, embed-longer], out",
@@ -204,7 +204,7 @@ fn a_training_without_its_embeddings_is_named() {
 }
 
 #[test]
-fn figures_are_shown_compared_and_remembered() {
+fn metrics_are_shown_compared_and_remembered() {
     let project = Project::new();
     let none = project.similiai("metrics");
     assert_eq!(none.status, 2);
@@ -228,17 +228,17 @@ fn figures_are_shown_compared_and_remembered() {
     assert!(shown.lines().nth(1).unwrap().ends_with("train: parameter epochs: 1 → 2"), "{shown}");
     assert!(shown.lines().nth(2).unwrap().starts_with("benchmark  test-vs-test   map@r"), "{shown}");
 
-    // The run before, by its key; and the same from a folder of its own.
+    // Compares with the previous run, by its key, and with a copy in a folder.
     let key = runs[0]["key"].as_str().unwrap();
     let told = project.succeed(&format!("metrics diff {} benchmark", &key[..8]));
     assert!(told.contains("test-vs-test, 20 queries") && told.contains("precision@5"), "{told}");
     copy(&project.path("reports"), &project.path("kept"));
     let from_folder = project.succeed("metrics diff kept benchmark");
-    assert!(from_folder.contains("+0.000 (95 %: +0.000 to +0.000): can't tell"), "{from_folder}");
+    assert!(from_folder.contains("+0.000 (95 %: +0.000 to +0.000): no significant difference"), "{from_folder}");
 }
 
 #[test]
-fn what_cannot_be_compared_is_said() {
+fn problems_of_a_comparison_are_reported() {
     let project = Project::trained();
     let diff = |a: &str, b: &str| {
         let outcome = project.similiai(&format!("metrics diff {a} {b}"));
@@ -249,11 +249,11 @@ fn what_cannot_be_compared_is_said() {
     assert!(why.contains("no stored result `nowhere`"), "{why}");
     let (status, why) = diff("benchmark", "split");
     assert_eq!(status, 2);
-    assert!(why.contains("`split` gives no figures"), "{why}");
+    assert!(why.contains("`split` has no metrics"), "{why}");
 
     copy(&project.path("reports"), &project.path("other"));
     let text = std::fs::read_to_string(project.path("other/queries.csv")).unwrap();
-    // A part of the queries: told, and warned of.
+    // Half of the queries: the command compares them, and warns.
     let part: Vec<&str> = text.lines().step_by(2).collect();
     std::fs::write(
         project.path("other/queries.csv"),

@@ -1,4 +1,4 @@
-//! The lock file, second runs, and what a file says of where it comes from.
+//! The lock file, second runs, and what a file says about its origin.
 
 use std::fs;
 
@@ -34,10 +34,10 @@ fn only_what_the_lock_vouches_for_is_used_and_a_difference_is_named() {
     project.succeed("lock");
     let other = project.similiai("run all --locked --set prepare.size=32");
     assert_eq!(other.status, 6);
-    assert!(other.stderr.contains("prepare: not what is locked: parameter size: 64 → 32"), "{}", other.stderr);
+    assert!(other.stderr.contains("prepare: differs from pipeline.lock: parameter size: 64 → 32"), "{}", other.stderr);
     assert!(other.stdout.contains("prepare  failed   different"), "{}", other.stdout);
 
-    // As if the lock came from a machine that computes otherwise.
+    // Simulates a lock file from a machine that computes other results.
     let digest = |path: &str| blake3::hash(&fs::read(project.path(path)).unwrap()).to_hex().to_string();
     edit(&project, "pipeline.lock", &digest("artifacts/embed/embeddings.parquet"), &"0".repeat(64));
     let listing = blake3::hash(
@@ -108,7 +108,7 @@ fn one_changed_picture_is_one_item_of_each_stage() {
     let row = split.lines().position(|line| line.starts_with("bird/") && line.ends_with(",test")).unwrap();
     let place: usize = split.lines().nth(row).unwrap()["bird/".len()..][..5].parse().unwrap();
     let mut members = crate::fixture::sound();
-    // The third class of ten, in the record's middle.
+    // Changes the third class of ten, in the middle of the record.
     members[1].bytes[(place * 10 + 2) * 3073 + 1500] ^= 64;
     for project in [&project, &clean] {
         fs::write(project.path("sample.tar.gz"), crate::fixture::archive(&members)).unwrap();

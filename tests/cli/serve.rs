@@ -1,4 +1,4 @@
-//! `serve`: the same answers as `query`, what is refused and how, and what a new run replaces.
+//! `serve` gives the same answers as `query`, refuses wrong requests, and shows the results of new runs.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::fixture::{Project, wait_until};
 use crate::pictures::{encoded, picture};
 
-/// A running server, which ends with the test.
+/// A running server, which stops at the end of the test.
 struct Server {
     child: Child,
     address: String,
@@ -50,7 +50,7 @@ impl Server {
         let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         let request = [format!("{head}\r\n{length}Connection: close\r\n\r\n").as_bytes(), body].concat();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        // A server that refuses a body need not have read it.
+        // A server that refuses a request may not read its body.
         drop(stream.write_all(&request));
         let mut reply = Vec::new();
         drop(stream.read_to_end(&mut reply));
@@ -111,7 +111,7 @@ fn answers_are_those_of_query() {
             encoded(&picture, format)
         })
         .collect();
-    // Some megabytes, which cannot be packed.
+    // A few megabytes that cannot be compressed.
     let noise = RgbImage::from_fn(1200, 900, |x, y| {
         let bits = (x * 7919 + y * 104_729).wrapping_mul(2_654_435_761).rotate_left(13).wrapping_mul(x ^ y ^ 77);
         image::Rgb([bits as u8, (bits >> 8) as u8, (bits >> 16) as u8])
@@ -125,7 +125,7 @@ fn answers_are_those_of_query() {
             queried(&project, "own -k 7")
         })
         .collect();
-    // Many at once: each gets its own answer, whatever it was embedded together with.
+    // Many queries at once: each gets its own answer, whatever other pictures are embedded with it.
     std::thread::scope(|scope| {
         for turn in 0..20 {
             let (server, own, expected) = (&server, &own, &expected);
@@ -150,7 +150,7 @@ fn answers_are_those_of_query() {
         assert_eq!(hit["same_class"].as_bool().unwrap(), hit["label_name"] == *class);
         assert!((0.0..=1.0).contains(&hit["place"]["x"].as_f64().unwrap()));
     }
-    // Filters: the nearest of one class on one side, and no others.
+    // Filters: the nearest pictures of one class and one subset, and no others.
     let all = server.get("/api/search?id=7&k=99").json();
     let some = server.get("/api/search?id=7&k=99&label_name=cat&split=train").json();
     let fits = |hit: &&Value| hit["label_name"] == "cat" && hit["split"] == "train";
@@ -214,7 +214,7 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
         ("/api/gallery?split=x", 404, "no split `x`: test, train"),
         ("/api/gallery?limit=201", 400, "from 1 to 200"),
         ("/api/images/../../../../etc/passwd", 404, ""),
-        ("/api/images/..%2F..%2F..%2Fpipeline.yaml", 404, "called by their ids"),
+        ("/api/images/..%2F..%2F..%2Fpipeline.yaml", 404, "is its id"),
         ("/api/images/100.png", 404, "no picture 100"),
         ("/elsewhere", 404, "/api/openapi.json"),
     ] {
@@ -231,13 +231,13 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
     let elsewhere = with("Host: localhost\r\nOrigin: http://evil.example");
     assert!(elsewhere.header("access-control-allow-origin").is_none());
     refused(elsewhere, 403, "other-page", "other pages");
-    // Errors come before a large body is read, and are heard all the same.
+    // Errors are found before a large body is read, and the client receives them.
     let long = vec![0; 12_000_000];
     refused(server.post("/api/search?k=0", "image/png", &long), 400, "invalid", "from 1 to 100");
     refused(server.post("/api/search?label_name=fish", "image/png", &long), 404, "missing", "no class `fish`");
-    refused(server.get("/api/images/%ff.png"), 404, "missing", "called by their ids");
+    refused(server.get("/api/images/%ff.png"), 404, "missing", "is its id");
 
-    // What is under way when the server is to end is still answered.
+    // A request that has started is still answered when the server stops.
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let head = format!("POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", whole.len());
     stream.write_all(&[head.as_bytes(), &whole[..50]].concat()).unwrap();
@@ -263,13 +263,13 @@ fn others_need_the_token() {
         ("serve --host 0.0.0.0 --port 0 --token short", "16 characters"),
         ("serve --port 0 --insecure --token 0123456789abcdef", "cannot be used with"),
         ("serve --host no.such.name.invalid", "neither an address nor a name"),
-        ("serve --of train", "does not give embeddings"),
+        ("serve --of train", "does not provide embeddings"),
         ("serve --of nothing", "no stage instance `nothing`"),
         ("serve --port 0 --token 0123456789abcdef\u{e9}", "ASCII"),
-        ("serve --port 0 --allow-host pictures.example:80", "no bare name"),
+        ("serve --port 0 --allow-host pictures.example:80", "not a plain host name"),
         (
             "serve --token short --base-path q --max-upload 0",
-            "\n  --base-path q is no path such as /pictures\n  --max-upload",
+            "\n  --base-path q is not a path such as /pictures\n  --max-upload",
         ),
     ] {
         let outcome = project.similiai(arguments);
@@ -292,7 +292,7 @@ fn others_need_the_token() {
 }
 
 #[test]
-fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
+fn new_results_are_shown_without_a_restart_and_never_mixed() {
     let project = Project::new();
     let server = Server::start(&project, "");
     let waiting = server.get("/api/search?id=0");
@@ -318,7 +318,7 @@ fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
     let expected = queried(&project, "--id 3 -k 4");
     assert_eq!(found(&first), expected);
 
-    // Another training, while somebody keeps asking.
+    // Another training, while a client sends queries.
     project.edit_manifest("seed: 7", "seed: 8");
     let mut run = project.start("run all");
     let (mut pairs, mut after) = (BTreeSet::from([pair(&first)]), 0);
@@ -337,7 +337,7 @@ fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
     assert_ne!(pair(&first).0, pair(&last).0);
     assert_ne!(pair(&first).1, pair(&last).1);
 
-    // A picture that is altered is not passed off as the gallery's; the stored one is shown.
+    // If a picture was modified, the stored one is shown.
     let image = first["results"][0]["image"].as_str().unwrap();
     let before = server.get(image).body;
     let file = project.path("artifacts/prepare").join(first["results"][0]["path"].as_str().unwrap());
@@ -347,7 +347,7 @@ fn what_a_run_makes_is_shown_without_a_restart_and_never_mixed() {
 }
 
 #[test]
-fn a_bomb_costs_itself_and_nothing_else() {
+fn a_decompression_bomb_fails_alone() {
     let project = Project::trained();
     let server = Server::start(&project, "");
     for groups in [16_000, 3] {
@@ -362,7 +362,7 @@ fn a_bomb_costs_itself_and_nothing_else() {
 }
 
 #[test]
-fn who_has_asked_may_close_their_side() {
+fn clients_may_close_their_side_after_a_request() {
     let project = Project::trained();
     let server = Server::start(&project, "");
     for _ in 0..5 {
@@ -383,7 +383,7 @@ fn below_a_prefix_of_a_proxy() {
     let ask = |path: &str| {
         server.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer 0123456789abcdef"), &[])
     };
-    // Whether the proxy passes the prefix on or takes it away.
+    // The proxy may pass the prefix on or remove it.
     for prefix in ["/pictures", ""] {
         let answer = ask(&format!("{prefix}/api/search?id=3")).json();
         let image = answer["results"][0]["image"].as_str().unwrap().to_owned();
@@ -400,7 +400,7 @@ fn below_a_prefix_of_a_proxy() {
     assert!(entered.header("set-cookie").unwrap().ends_with("Path=/pictures/"));
     assert_eq!(ask("/pictures/api/openapi.json").json()["servers"][0]["url"], "/pictures");
     assert_eq!(ask("/picturesque").status, 404);
-    // Nor does the prefix let anybody in whom the guard turns away.
+    // With a prefix, the guard still refuses other hosts.
     for request in [
         "GET /pictures HTTP/1.1\r\nHost: evil.example",
         "GET http://evil.example/pictures/ HTTP/1.1\r\nHost: localhost",

@@ -8,7 +8,7 @@ use insta::assert_snapshot;
 use crate::fixture::Project;
 
 /// Commands with a `--help` of their own, the longest names first.
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 20] = [
     "",
     "run",
     "query",
@@ -29,7 +29,6 @@ const COMMANDS: [&str; 21] = [
     "hash diff",
     "schema",
     "completions",
-    "help",
 ];
 
 #[test]

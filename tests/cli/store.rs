@@ -1,4 +1,4 @@
-//! Damage of every kind: found, named and mended, and nothing wrong is ever given out.
+//! Damage of every kind is found, named and repaired, and damaged content is never used.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use crate::fixture::{Project, contents, overwrite};
 
 const SPLIT: &str = "artifacts/split/split.csv";
 
-/// A project whose split has run, and what it gave.
+/// A project whose split has run, and the content of its result.
 fn with_split() -> (Project, Vec<u8>) {
     let project = Project::new();
     project.succeed("run split");
@@ -16,13 +16,13 @@ fn with_split() -> (Project, Vec<u8>) {
     (project, split)
 }
 
-/// Where a content is stored.
+/// The path of a content in the store.
 fn blob(project: &Project, content: &[u8]) -> PathBuf {
     let digest = blake3::hash(content).to_hex().to_string();
     project.path(&format!("artifacts/.cache/blobs/{}/{}", &digest[..2], &digest[2..]))
 }
 
-/// Another file in its place, so that the one laid stays as it is.
+/// Replaces the stored file by another one, so that the checked-out file does not change.
 fn replace(path: &PathBuf, content: &[u8]) {
     fs::remove_file(path).unwrap();
     fs::write(path, content).unwrap();
@@ -46,7 +46,7 @@ fn a_flipped_byte_is_found_though_the_time_is_set_back() {
 }
 
 #[test]
-fn a_stored_file_that_is_damaged_is_never_laid() {
+fn a_stored_file_that_is_damaged_is_never_checked_out() {
     let (project, before) = with_split();
     let mut flipped = before.clone();
     flipped[40] ^= 1;
@@ -64,7 +64,7 @@ fn a_stored_file_that_is_damaged_is_never_laid() {
 fn damage_is_named_by_verify_and_repaired() {
     let (project, before) = with_split();
     let png = fs::read(project.path("artifacts/prepare/cat/00002.png")).unwrap();
-    // The split stays whole in its place; the picture is damaged there too.
+    // The checked-out split stays undamaged; the checked-out picture is damaged too.
     replace(&blob(&project, &before), b"damaged");
     overwrite(&project.path("artifacts/prepare/cat/00002.png"), b"damaged");
     let outcome = project.similiai("verify");
@@ -84,7 +84,7 @@ fn damage_is_named_by_verify_and_repaired() {
 }
 
 #[test]
-fn repair_makes_again_what_lies_there_and_nothing_else() {
+fn repair_makes_only_checked_out_results_again() {
     let project = Project::new();
     project.succeed("run prepare --set prepare.size=32");
     overwrite(&project.path("artifacts/prepare/images.csv"), b"damaged");
@@ -94,7 +94,7 @@ fn repair_makes_again_what_lies_there_and_nothing_else() {
     project.succeed("verify");
     let plan = project.succeed("run prepare --set prepare.size=32 --dry-run");
     assert!(plan.contains("prepare    would run"), "{plan}");
-    // With its parameters it is made again at once.
+    // With its parameters, the repair makes it again.
     project.succeed("run prepare --set prepare.size=32");
     overwrite(&project.path("artifacts/prepare/images.csv"), b"damaged");
     let repaired = project.succeed("verify --repair --set prepare.size=32");
@@ -108,11 +108,11 @@ fn strangers_are_kept_aside_where_only_results_lie_and_left_alone_elsewhere() {
     fs::write(project.path("artifacts/prepare/cat/mine.png"), "mine").unwrap();
     fs::write(project.path("reports/mine.txt"), "mine").unwrap();
     let stdout = project.succeed("run all");
-    assert!(stdout.contains("1 file (cat/mine.png) not part of this result, removed"), "{stdout}");
+    assert!(stdout.contains("1 file (cat/mine.png) not part of this result, moved away"), "{stdout}");
     assert!(!project.path("artifacts/prepare/cat/mine.png").exists());
     assert_eq!(fs::read(project.path("artifacts/.cache/altered/prepare/cat/mine.png")).unwrap(), b"mine");
     assert_eq!(fs::read(project.path("reports/mine.txt")).unwrap(), b"mine");
-    // A copy of a result is a person's too.
+    // A copy of a result belongs to the user too.
     fs::copy(project.path(SPLIT), project.path("artifacts/split/copy.csv")).unwrap();
     project.succeed("run split --set split.test=0.5");
     assert!(project.path("artifacts/.cache/altered/split/copy.csv").exists());
@@ -121,7 +121,7 @@ fn strangers_are_kept_aside_where_only_results_lie_and_left_alone_elsewhere() {
 }
 
 #[test]
-fn a_file_of_a_person_in_the_place_of_a_result_is_kept_aside() {
+fn a_file_of_a_user_in_the_place_of_a_result_is_kept_aside() {
     let project = Project::new();
     fs::create_dir_all(project.path("artifacts/split")).unwrap();
     fs::write(project.path(SPLIT), "mine").unwrap();
@@ -134,7 +134,7 @@ fn a_file_of_a_person_in_the_place_of_a_result_is_kept_aside() {
 fn a_full_disk_ends_a_run_with_a_clear_error_and_nothing_wrong() {
     let (whole, project) = (Project::new(), Project::new());
     whole.succeed("run split");
-    // No file may grow beyond a few blocks: writes fail as they do on a full disk.
+    // Limits the size of files to a few blocks, so that writes fail as on a full disk.
     for blocks in [0, 2, 16, 128] {
         let program = assert_cmd::cargo::cargo_bin!("similiai").display();
         let script = format!("trap '' 25; ulimit -f {blocks}; exec {program} run split");
@@ -173,7 +173,7 @@ fn two_runs_at_once_leave_one_result() {
 }
 
 #[test]
-fn room_is_made_but_never_of_what_lies_in_its_place() {
+fn gc_never_removes_checked_out_results() {
     let project = Project::new();
     project.succeed("run split --set prepare.size=32");
     project.succeed("run split");

@@ -1,10 +1,10 @@
-//! Training: that it learns, that it can be interrupted, and what it says when it goes wrong.
+//! Training: it learns, it can be interrupted, and it reports what goes wrong.
 
 use std::path::PathBuf;
 
 use crate::fixture::{Project, archive, record, sound, wait_until};
 
-/// The classes differ by the direction of their stripes, and colours say nothing.
+/// A record whose class shows only in the direction of its stripes, not in its colours.
 fn striped(label: u8, variant: usize) -> Vec<u8> {
     let (sin, cos) = (f64::from(label) * std::f64::consts::PI / 10.0).sin_cos();
     let value = |i: usize| {
@@ -46,7 +46,7 @@ fn training_makes_retrieval_better() {
 }
 
 #[test]
-fn a_killed_training_goes_on_to_the_same_bytes() {
+fn a_killed_training_resumes_to_the_same_bytes() {
     let original = " --set train.network=original --set train.mining=drawn --set train.triplets.train=60";
     for options in ["", " --set train.keep=best --set train.evaluate_every=1", original] {
         let run = format!("run train --set train.epochs=6{options}");
@@ -59,31 +59,31 @@ fn a_killed_training_goes_on_to_the_same_bytes() {
         assert!(!killed.path("artifacts/train").exists(), "it ended before it could be killed");
         let outcome = killed.similiai(&run);
         assert_eq!(outcome.status, 0, "{}", outcome.stderr);
-        assert!(outcome.stderr.contains("goes on after epoch"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("resuming after epoch"), "{}", outcome.stderr);
         assert!(model(&whole) == model(&killed) && log(&whole) == log(&killed), "{options}");
     }
 }
 
 #[test]
-fn more_epochs_go_on_only_where_that_is_the_same() {
+fn more_epochs_resume_only_if_the_states_are_the_same() {
     let (project, whole) = (Project::new(), Project::new());
     let constant = "--set train.schedule=constant --set train.warm_up=0 --set train.evaluate_every=2";
     whole.succeed(&format!("run train --set train.epochs=5 {constant}"));
     project.succeed(&format!("run train --set train.epochs=3 {constant}"));
     let more = project.similiai(&format!("run train --set train.epochs=5 {constant}"));
-    assert!(more.stderr.contains("goes on after epoch 3 of 5"), "{}", more.stderr);
+    assert!(more.stderr.contains("resuming after epoch 3 of 5"), "{}", more.stderr);
     assert!(model(&project) == model(&whole) && log(&project) == log(&whole));
     let forced = project.similiai(&format!("run train --force --set train.epochs=6 {constant}"));
-    assert!(forced.status == 0 && !forced.stderr.contains("goes on"), "{}", forced.stderr);
+    assert!(forced.status == 0 && !forced.stderr.contains("resuming"), "{}", forced.stderr);
     let cosine = project.similiai("run train --set train.epochs=2");
-    assert!(cosine.stderr.contains("starts anew: parameter"), "{}", cosine.stderr);
+    assert!(cosine.stderr.contains("starting from scratch: parameter"), "{}", cosine.stderr);
     let more = project.similiai("run train --set train.epochs=3");
-    assert!(more.stderr.contains("starts anew: parameter epochs: 2 → 3"), "{}", more.stderr);
+    assert!(more.stderr.contains("starting from scratch: parameter epochs: 2 → 3"), "{}", more.stderr);
     assert!(more.stderr.contains("learning rate"), "{}", more.stderr);
 }
 
 #[test]
-fn a_damaged_checkpoint_is_not_gone_on_from_and_neither_is_one_where_a_run_is_forced() {
+fn damaged_checkpoints_and_forced_runs_do_not_resume() {
     let project = Project::trained();
     let before = model(&project);
     let checkpoint = checkpoint(&project).unwrap();
@@ -96,12 +96,12 @@ fn a_damaged_checkpoint_is_not_gone_on_from_and_neither_is_one_where_a_run_is_fo
     assert!(outcome.stderr.contains("is damaged and ignored"), "{}", outcome.stderr);
     assert!(model(&project) == before);
     let outcome = project.similiai("run train --force");
-    assert!(outcome.status == 0 && !outcome.stderr.contains("goes on"), "{}", outcome.stderr);
+    assert!(outcome.status == 0 && !outcome.stderr.contains("resuming"), "{}", outcome.stderr);
 }
 
 #[test]
 fn a_collapsed_training_says_so() {
-    // The labels say nothing of the pictures, so there is nothing to learn.
+    // The labels have no relation to the pictures, so there is nothing to learn.
     let labelled =
         |label: u8, variant: usize| [vec![label], record(0, variant * 10 + usize::from(label))[1..].to_vec()].concat();
     let mut members = sound();

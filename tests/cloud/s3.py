@@ -130,7 +130,7 @@ with Weed(root / "weed") as weed:
     client.put_object(Bucket="cache", Key=forged, Body=client.get_object(Bucket="cache", Key=sorted(results)[1])["Body"].read())
     ran = Ran(clone("forged"), "s3://cache/ci", mode="rw")
     check("a result under another's key is refused, and put right",
-          ran.status == 0 and "it is no result for this key" in ran.said
+          ran.status == 0 and "it is not a result for this key" in ran.said
           and json.loads(client.get_object(Bucket="cache", Key=forged)["Body"].read()) == json.loads(right), ran.said)
     # A result that leads out of its folder.
     evil = json.loads(right)
@@ -145,7 +145,7 @@ with Weed(root / "weed") as weed:
     client.put_object(Bucket="cache", Key=f"ci/v1/cas/{digest_of}", Body=line)
     client.put_object(Bucket="cache", Key=forged, Body=json.dumps(evil).encode())
     ran = Ran(clone("escape"), "s3://cache/ci", mode="rw")
-    check("files outside the folder are refused", ran.status == 0 and "it is no list of files" in ran.said
+    check("files outside the folder are refused", ran.status == 0 and "it is not a list of files" in ran.said
           and not list(root.glob("**/escaped")), ran.said)
     client.delete_object(Bucket="cache", Key=poisoned)
     ran = Ran(clone("missing"), "s3://cache/ci", mode="rw")

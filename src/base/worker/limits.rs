@@ -1,4 +1,4 @@
-//! What a worker may take: memory, time, and nothing outside its pipes.
+//! Limits of a worker: memory, time, and no access to anything but its pipes.
 
 use std::io;
 use std::sync::OnceLock;
@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The signals that end a process which aborts, and one that used up its time.
+/// Signals that end a process: after an abort, and after it used up its time.
 pub const ABORTED: i32 = signal_hook::consts::SIGABRT;
 pub const OUT_OF_TIME: i32 = signal_hook::consts::SIGXCPU;
-/// Those that a program brings upon itself.
+/// Signals that a crash of the program itself causes.
 pub const CRASHES: [i32; 5] = [
     signal_hook::consts::SIGSEGV,
     signal_hook::consts::SIGBUS,
@@ -18,18 +18,18 @@ pub const CRASHES: [i32; 5] = [
     signal_hook::consts::SIGTRAP,
 ];
 
-/// Address space at rest, where the system tells; elsewhere what is surely enough.
+/// Address space of an idle worker in bytes. `AT_REST` is a safe value for systems that do not report it.
 const AT_REST: u64 = 1 << 30;
 static RESTING: OnceLock<u64> = OnceLock::new();
 
-/// Gives up files and network for good.
+/// Gives up access to files and network. It cannot be regained.
 pub fn confine() -> io::Result<()> {
     RESTING.get_or_init(|| {
         let pages = std::fs::read_to_string("/proc/self/statm").ok();
         let pages = pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
         pages.map_or(AT_REST, |pages| pages * rustix::param::page_size() as u64)
     });
-    // No number is left for another than those that are open.
+    // With a limit of 0, no further file can be opened. Open ones stay usable.
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: Some(0) })?;
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     #[cfg(target_os = "linux")]
@@ -37,15 +37,15 @@ pub fn confine() -> io::Result<()> {
     Ok(())
 }
 
-/// So many bytes and seconds more from now on.
+/// Limits this process to `memory` bytes more than at rest, and to `seconds` of CPU time from now on.
 pub fn allow(memory: u64, seconds: u64) -> io::Result<()> {
     set(Resource::As, RESTING.get().unwrap_or(&AT_REST).saturating_add(memory))?;
     let used = clock_gettime(ClockId::ProcessCPUTime).tv_sec as u64;
-    // A second that has begun counts as one.
+    // The system counts a started second as a whole one.
     set(Resource::Cpu, used + seconds + 1)
 }
 
-/// As much as `wanted`, or as much as this process may have.
+/// Sets the limit to `wanted`, or to the maximum if that is lower.
 fn set(resource: Resource, wanted: u64) -> io::Result<()> {
     let maximum = getrlimit(resource).maximum;
     let current = maximum.map_or(wanted, |maximum| wanted.min(maximum));
@@ -64,7 +64,7 @@ mod calls {
         BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule, TargetArch, apply_filter,
     };
 
-    /// Pipes that are open, memory, time and the end.
+    /// Calls for open pipes, memory, time and exit.
     const PLAIN: [c_long; 24] = [
         libc::SYS_read,
         libc::SYS_write,
@@ -92,7 +92,8 @@ mod calls {
         libc::SYS_exit_group,
     ];
 
-    /// On a kind of machine that is not known, or a system that refuses, the limit of open files must do.
+    /// Blocks all other calls. On an unknown architecture, or if the system refuses, only the limit on open files is
+    /// left.
     pub fn allow_few() {
         if let Some(program) = program().ok().flatten() {
             drop(apply_filter(&program));
@@ -103,7 +104,7 @@ mod calls {
         let Ok(machine) = TargetArch::try_from(std::env::consts::ARCH) else { return Ok(None) };
         let is = |argument, value: u64| SeccompCondition::new(argument, Dword, Eq, value);
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = PLAIN.iter().map(|call| (*call, Vec::new())).collect();
-        // Its own limits, and a signal to itself, by which a program aborts.
+        // A worker may also change its own limits, and send itself a signal: that is how a program aborts.
         let limit = |resource: u64| SeccompRule::new(vec![is(0, 0)?, is(1, resource)?]);
         rules.insert(libc::SYS_prlimit64, vec![limit(libc::RLIMIT_AS.into())?, limit(libc::RLIMIT_CPU.into())?]);
         let to_itself = || Ok::<_, BackendError>(vec![SeccompRule::new(vec![is(0, std::process::id().into())?])?]);

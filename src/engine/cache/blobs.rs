@@ -19,7 +19,7 @@ use crate::damaged;
 #[derive(Clone)]
 pub struct Blobs {
     folder: PathBuf,
-    /// Where files are written before they are moved here.
+    /// Files are written here before they are moved into the store.
     work: Arc<Work>,
 }
 
@@ -33,17 +33,17 @@ impl Blobs {
         self.folder.join(folder).join(name)
     }
 
-    /// Whether a file of the right length is there; its content is not read.
+    /// Whether there is a blob of this length. Its content is not read.
     pub fn has(&self, digest: &str, bytes: u64) -> bool {
         fs::metadata(self.path(digest)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes)
     }
 
-    /// Whether its content is the one that its name says.
+    /// Whether the blob is there, can be read, and its content matches the digest.
     pub fn is_sound(&self, digest: &str) -> bool {
         self.check(digest).unwrap_or(false)
     }
 
-    /// The same, where one that cannot be read just now must not be taken for a damaged one.
+    /// Like [`Self::is_sound`], but a file that cannot be read is an error. It must not be taken for a damaged one.
     pub fn check(&self, digest: &str) -> Result<bool> {
         let path = self.path(digest);
         if files::is_no_file(&path) {
@@ -55,7 +55,7 @@ impl Blobs {
     /// The content with this digest.
     ///
     /// # Errors
-    /// If it is not there, or not what its name says.
+    /// If the blob is missing, or its content does not match the digest.
     pub fn read(&self, digest: &str) -> Result<Vec<u8>> {
         let path = self.path(digest);
         let damaged = || damaged!("{} is damaged; run `similiai verify --repair`", path.display());
@@ -71,7 +71,8 @@ impl Blobs {
         if blake3::hash(&bytes).to_hex().as_str() == digest { Ok(bytes) } else { Err(damaged()) }
     }
 
-    /// Stores `bytes`; gives their digest. Their folder is made durable by [`Self::sync`].
+    /// Stores `bytes` and returns their digest. Call [`Self::sync`] afterwards: without it, a crash may lose the name
+    /// of the new file.
     pub fn put(&self, bytes: &[u8]) -> Result<String> {
         let digest = blake3::hash(bytes).to_hex().to_string();
         if self.has(&digest, bytes.len() as u64) && self.is_sound(&digest) {
@@ -86,12 +87,12 @@ impl Blobs {
         };
         let written = write().with_context(|| format!("cannot write in {}", work.display()))?;
         self.place(&written, &digest)?;
-        // It is not there any more.
+        // The file was moved, so there is nothing to remove.
         let _ = written.keep();
         Ok(digest)
     }
 
-    /// Moves a finished file here; gives its length and digest.
+    /// Moves a finished file into the store. Returns its length and digest.
     pub fn take(&self, path: &Path) -> Result<(u64, String)> {
         let digest = files::digest(path)?;
         let settled = File::open(path).and_then(|file| settle(&file).and_then(|()| file.metadata()));
@@ -115,7 +116,7 @@ impl Blobs {
         Ok(())
     }
 
-    /// Makes the folders of these durable.
+    /// Syncs the folders of these blobs to the disk.
     pub fn sync<'a>(&self, digests: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let folders: BTreeSet<PathBuf> =
             digests.into_iter().filter_map(|digest| Some(self.path(digest).parent()?.to_owned())).collect();
@@ -131,21 +132,21 @@ impl Blobs {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// The names of the folders that hold blobs, sorted. What has such a name and is no folder holds none.
+    /// The sorted names of the folders that hold blobs (shelves). Files with such a name are listed too.
     pub fn shelves(&self) -> Result<Vec<String>> {
         Ok(files::names(&self.folder)?.into_iter().filter(|name| name.len() == 2).collect())
     }
 
-    /// What stands where such a folder should.
+    /// Files and links with the name of a shelf.
     pub fn false_shelves(&self) -> Result<Vec<PathBuf>> {
         let paths = self.shelves()?.into_iter().map(|shelf| self.folder.join(shelf));
         Ok(paths.filter(|path| !files::is_folder(path)).collect())
     }
 
-    /// The digests of one of them, sorted.
+    /// The sorted digests of the blobs on a shelf.
     pub fn on_shelf(&self, shelf: &str) -> Result<Vec<String>> {
         let names = files::names(&self.folder.join(shelf))?;
-        // What is called otherwise is nothing of ours.
+        // Files with other names were not made by the cache.
         Ok(names.into_iter().map(|name| format!("{shelf}{name}")).filter(|digest| is_digest(digest)).collect())
     }
 
@@ -158,7 +159,8 @@ impl Blobs {
         FileStamp::of(&self.path(digest))
     }
 
-    /// Lays the file at `place`, where nothing is: shares its blocks, else is the same file, else is a copy.
+    /// Puts the file at the free path `place`. It shares its blocks with the blob if the file system can do that.
+    /// Otherwise it is a hard link, or a copy if that fails.
     pub fn check_out(&self, digest: &str, place: &Path) -> Result<()> {
         let stored = self.path(digest);
         let attempt = || -> std::io::Result<()> {
@@ -166,7 +168,7 @@ impl Blobs {
                 return Ok(());
             }
             match fs::hard_link(&stored, place) {
-                // Somebody was faster: what they wrote stays.
+                // Another program made a file there first. It stays.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
                 Err(_) => {
                     let mut copy = tempfile::NamedTempFile::new_in(place.parent().unwrap_or(Path::new(".")))?;
@@ -178,11 +180,11 @@ impl Blobs {
                 Ok(()) => Ok(()),
             }
         };
-        attempt().with_context(|| format!("cannot lay {}", place.display()))
+        attempt().with_context(|| format!("cannot check out {}", place.display()))
     }
 }
 
-/// Durable, and protected from programs that write in place.
+/// Makes a file read-only, against programs that write in place, and syncs it to the disk.
 fn settle(file: &File) -> std::io::Result<()> {
     let mut permissions = file.metadata()?.permissions();
     #[cfg(unix)]
@@ -193,10 +195,10 @@ fn settle(file: &File) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// A copy that costs nothing until one of the two is written; false where the file system has none.
+/// Makes a copy that shares its blocks until one of the two is written. False if the file system cannot do that.
 fn share_blocks(stored: &Path, place: &Path) -> bool {
     use std::sync::atomic::{AtomicBool, Ordering};
-    // Asked once a process: a file system without it would be asked for every file.
+    // After the first failure, it is not tried again in this process.
     static NONE: AtomicBool = AtomicBool::new(false);
     if NONE.load(Ordering::Relaxed) {
         return false;

@@ -1,4 +1,4 @@
-//! Which result lies where: for each instance a small file of the cache's own.
+//! Notes which result of each instance is checked out, and where, in one small file for each instance.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -12,26 +12,26 @@ use super::sealed::{self, Found, is_digest};
 use super::stamp_index::StampIndex;
 use crate::base::files;
 
-/// Which result lies where.
+/// The result that is checked out for an instance, and its output directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CheckedOut {
     pub key: String,
     pub digest: String,
     pub out: PathBuf,
-    /// What lay where before, while its files are taken away.
+    /// While a check-out is under way: digests and output directories of earlier results whose files are being removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[serde(rename = "leaving")]
     pub(super) replaced: Vec<(String, PathBuf)>,
 }
 
-/// Whether results may lie at `out`: below the project, or at an absolute path.
+/// Whether `out` can be an output directory: below the project and not in the cache, or an absolute path.
 fn is_place(out: &Path) -> bool {
     let climbs = |part: Component| matches!(part, Component::ParentDir | Component::CurDir);
     out.file_name().is_some() && !out.components().any(climbs) && !out.starts_with("artifacts/.cache")
 }
 
 impl CheckedOut {
-    /// Whoever wrote it may be anybody.
+    /// Whether all paths and digests are valid. The file may be forged.
     fn is_plain(&self) -> bool {
         let outs = self.replaced.iter().map(|(_, out)| out).chain([&self.out]);
         let digests = self.replaced.iter().map(|(digest, _)| digest).chain([&self.digest, &self.key]);
@@ -48,7 +48,7 @@ impl Store {
         self.root.join("laid").join(format!("{instance}.index"))
     }
 
-    /// The result that lies at `instance`'s place now.
+    /// The result of `instance` that is checked out now.
     pub fn checked_out(&self, instance: &str) -> Result<Option<CheckedOut>> {
         Ok(self.find_laid(instance)?.or_warn(&self.checked_out_path(instance)))
     }
@@ -63,7 +63,7 @@ impl Store {
         files::write_atomically(&self.checked_out_path(instance), json.as_bytes())
     }
 
-    /// Forgets that a result lies at `instance`'s place; its files stay.
+    /// Removes the note of what is checked out for `instance`. The files themselves stay.
     pub fn forget_checked_out(&self, instance: &str) -> Result<()> {
         for path in [self.checked_out_path(instance), self.index_path(instance)] {
             if there(fs::remove_file(&path), &path)?.is_some() {
@@ -73,7 +73,7 @@ impl Store {
         Ok(())
     }
 
-    /// The files that say what lies where, and are not as they were written.
+    /// Damaged notes and stamp indices.
     pub(super) fn damaged_checked_out(&self) -> Result<Vec<PathBuf>> {
         let folder = self.root.join("laid");
         let mut damaged = Vec::new();
@@ -89,7 +89,7 @@ impl Store {
         Ok(damaged)
     }
 
-    /// What lies where, by instance.
+    /// All checked out results, with the names of their instances.
     pub fn all_checked_out(&self) -> Result<Vec<(String, CheckedOut)>> {
         let names = files::names(&self.root.join("laid"))?;
         let instances = names.iter().filter_map(|name| name.strip_suffix(".json"));
@@ -98,7 +98,7 @@ impl Store {
         checked_out.filter_map(Result::transpose).collect()
     }
 
-    /// The instance whose result has the file at `path`, or whose own folder it would be in.
+    /// The instance whose result has the file at `path`, or whose default output directory contains `path`.
     pub fn owner(&self, project: &Path, path: &Path) -> Result<Option<String>> {
         let Ok(folder) = files::folder_of(path).canonicalize() else { return Ok(None) };
         let Some(path) = path.file_name().map(|name| folder.join(name)) else { return Ok(None) };
@@ -114,7 +114,7 @@ impl Store {
         Ok(None)
     }
 
-    /// Changes whenever something is checked out, and once more when it lies there.
+    /// A text that changes when a check-out of a new result begins, and again when it is finished.
     pub fn checked_out_version(&self) -> Result<String> {
         let line = |(name, checked_out): (String, CheckedOut)| {
             let path = self.checked_out_path(&name);

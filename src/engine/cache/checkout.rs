@@ -1,4 +1,4 @@
-//! Checking out: the files of a result are put into an output directory, and what an earlier result left there is removed.
+//! Checks out a result: puts its files into the output directory, and removes the files of an earlier result.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,15 +18,16 @@ use crate::base::files;
 
 /// How a check-out ended.
 pub enum Checkout {
-    /// The files are there; what had to be corrected.
+    /// The files are there. The reasons say what had to be corrected.
     Done(Vec<Reason>),
-    /// The store no longer has all files. Nothing was changed.
+    /// The store no longer has all files. The output directory was not changed.
     Broken(Vec<Reason>),
 }
 
 impl Store {
     /// Checks out a result: unmodified files stay, missing and modified ones are replaced, and files of an earlier result
-    /// are removed. Files that nobody stored are kept aside. `made`: its blobs were written or read just now.
+    /// are removed. Files that are not in the store are moved away. With `made`, the blobs were just written or read,
+    /// and are not checked again.
     pub fn check_out(&self, dir: &OutputDir, stored: &StoredResult, made: bool) -> Result<Checkout> {
         let Some(contents) = self.contents(&stored.digest) else {
             return Ok(Checkout::Broken(vec![Reason::lost_list()]));
@@ -57,13 +58,13 @@ impl Store {
             }
         }
         let replaced = earlier.filter(|_| !again).map(|checked_out| {
-            // Earlier ones too, where a crash left files of them.
+            // A crash may have left files of even earlier results.
             checked_out.replaced.into_iter().chain([(checked_out.digest, checked_out.out)]).collect()
         });
         let replaced: Vec<(String, PathBuf)> = replaced.unwrap_or_default();
         let announced = CheckedOut { replaced, ..now.clone() };
         if !again {
-            // Written before the files, so that the next run finishes what a crash interrupts.
+            // Noted before any file is changed, so that after a crash the next run can finish.
             self.note_checked_out(dir.instance, &announced)?;
             failpoint::point("checkout-announced");
         }
@@ -74,7 +75,7 @@ impl Store {
         for path in &inspection.untracked {
             self.keep_aside(dir, &below(&dir.folder(), path), path, &mut aside)?;
         }
-        // Inspected in the tick of its last change: its stamp may not be trusted later.
+        // A file that changed in the same clock tick as the inspection could change again with the same stamp.
         for stamp in inspection.stamps.iter_mut().filter(|stamp| stamp.is_racy(as_of)) {
             stamp.invalidate();
         }
@@ -96,7 +97,7 @@ impl Store {
             last = last.max(stamp.changed);
             inspection.stamps[*at] = stamp;
         }
-        // The next inspection finds what others wrote into the folders meanwhile.
+        // Other programs may have written into the folders meanwhile. The next inspection lists them again.
         inspection.folders.iter_mut().for_each(FileStamp::invalidate);
         let as_of = time_after(&self.root, last)?;
         let mut reasons = if again { inspection.reasons(&contents, Reason::Mended) } else { Vec::new() };
@@ -107,7 +108,7 @@ impl Store {
         Ok(Checkout::Done(reasons))
     }
 
-    /// All that was checked out in `dir` before, by any instance.
+    /// The contents of all results that were checked out in `dir`, of any instance.
     fn previous(&self, dir: &OutputDir, now: &CheckedOut) -> Result<Vec<Arc<Contents>>> {
         let all = self.all_checked_out()?.into_iter().map(|(_, checked_out)| checked_out).chain([now.clone()]);
         let all =
@@ -120,7 +121,7 @@ impl Store {
         StampIndex { digest: digest.to_owned(), as_of, files, folders }.write(&self.index_path(dir.instance))
     }
 
-    /// Reads the blobs that must be checked out, and removes damaged ones, so that a run makes them again.
+    /// Reads the blobs that will be checked out. Damaged ones are removed, so that a run makes them again.
     fn broken(&self, contents: &Contents, inspection: &Inspection) -> Result<Vec<Reason>> {
         let issues = inspection.issues.par_iter().map(|(at, _)| {
             let file = contents.file(*at);
@@ -140,7 +141,7 @@ impl Store {
         Ok(kinds.filter(|(_, paths)| !paths.is_empty()).map(|(kind, paths)| Reason::Stored(kind, paths)).collect())
     }
 
-    /// Removes the files of an earlier result that no result has there now.
+    /// Removes the files of an earlier result, except those that a current result also has there.
     fn remove_replaced(
         &self,
         dir: &OutputDir,
@@ -160,10 +161,13 @@ impl Store {
             (out == dir.out && now.find(path).is_some()) || others.iter().any(|other| other.find(path).is_some())
         };
         if out != dir.out && !dir.owns(out) {
-            // The manifest no longer names this folder, and the note that it did may be forged: nothing is removed.
+            // The manifest no longer names this folder. The note that it did so before may be forged, so nothing is
+            // removed.
             if old.iter().any(|file| !stays(file.path) && folder.join(file.path).exists()) {
                 let (instance, folder) = (dir.instance, folder.display());
-                tracing::info!("the earlier files of `{instance}` stay in {folder}; remove them if nobody needs them");
+                tracing::info!(
+                    "the earlier files of `{instance}` stay in {folder}; remove them if you do not need them"
+                );
             }
             return Ok(());
         }
@@ -176,7 +180,7 @@ impl Store {
             let path = folder.join(file.path);
             self.free(&old_dir, &path, file.path, std::slice::from_ref(&old), aside)?;
             failpoint::point("file-removed");
-            // Empty folders are removed too.
+            // Remove folders that are empty now.
             let mut folder_of = path.parent();
             while let Some(empty) = folder_of.filter(|empty| *empty != folder && fs::remove_dir(empty).is_ok()) {
                 folder_of = empty.parent();
@@ -185,8 +189,8 @@ impl Store {
         Ok(())
     }
 
-    /// Frees `path`, called `name` in the output directory: a stored file is removed, any other is kept aside. In a
-    /// directory that may hold people's files, only what was checked out as one of `previous` is removed.
+    /// Frees `path`, which is `name` in the output directory. A file that the store has is removed; any other is moved
+    /// away. In a directory that may hold files of the user, a file is removed only if one of `previous` had it there.
     fn free(
         &self,
         dir: &OutputDir,
@@ -208,7 +212,7 @@ impl Store {
         self.keep_aside(dir, path, name, aside)
     }
 
-    /// The digest of the file at `path`, if the store has what it holds.
+    /// The digest of the file at `path`, if the store has the same content.
     fn stored(&self, path: &Path) -> Result<Option<String>> {
         let Some(metadata) = there(path.symlink_metadata(), path)?.filter(fs::Metadata::is_file) else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! What a result consists of: its files by path, each with its length and digest.
+//! The list of a result's files, each with its path, length and digest.
 
 use anyhow::{Context, Result, ensure};
 
@@ -6,14 +6,14 @@ use super::sealed::{is_below, is_digest};
 
 const DIGEST: usize = 64;
 
-/// The files of a result, sorted by path. Kept as the text that the result's digest is made of, so that a result of
-/// 100,000 files costs one read and no allocation for each.
+/// The files of a result, sorted by path. It is kept as one text, whose hash is the digest of the result. So a result
+/// of 100,000 files takes one read, and no allocation for each file.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Contents {
     text: String,
-    /// Where each file's path begins and ends, and its digest begins.
+    /// For each file: where its path begins, where its path ends, and where its digest begins. Offsets in `text`.
     spans: Vec<(u32, u32, u32)>,
-    /// Where each folder's path begins and ends, sorted by path.
+    /// For each folder: where its path begins and ends in `text`. Sorted by path.
     folders: Vec<(u32, u32)>,
     digest: String,
 }
@@ -36,16 +36,18 @@ pub struct Written {
 }
 
 impl Contents {
-    /// Of `(path, bytes, digest)`, in any order.
+    /// Makes the list from `(path, bytes, digest)`, in any order.
     pub fn new(mut files: Vec<(String, u64, String)>) -> Result<Self> {
         files.sort();
         let text = files.iter().map(|(path, bytes, digest)| format!("{path}\0{bytes}\0{digest}\n")).collect();
         Self::parse(text)
     }
 
+    /// Reads the text of a list. The text may be forged.
+    ///
     /// # Errors
-    /// If it is no list of files, or has a path that no result has: one that leads elsewhere, that stands there twice, or
-    /// that is a file and a folder at once. Whoever wrote the list may be anybody.
+    /// If it is not a list of files. If a path leads outside of the output directory, is listed twice, or is both a
+    /// file and a folder.
     pub fn parse(text: String) -> Result<Self> {
         let mut spans: Vec<(u32, u32, u32)> = Vec::with_capacity(text.len() / 100);
         ensure!(u32::try_from(text.len()).is_ok(), "a result has too many files");
@@ -83,7 +85,7 @@ impl Contents {
         &self.text
     }
 
-    /// The digest of the result as a whole.
+    /// The digest of the result: the hash of the text.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -121,7 +123,7 @@ impl Contents {
         Ok(blake3::Hash::from_hex(self.file(place).digest)?)
     }
 
-    /// Every folder that holds a file or a folder, as sorted relative paths; the first is the empty one.
+    /// Every folder that holds a file or a folder, as sorted relative paths. The first is "", the root.
     pub fn folders(&self) -> impl ExactSizeIterator<Item = &str> {
         self.folders.iter().map(|(start, end)| &self.text[*start as usize..*end as usize])
     }
@@ -130,7 +132,7 @@ impl Contents {
         self.folders.binary_search_by(|(start, end)| self.text[*start as usize..*end as usize].cmp(path)).is_ok()
     }
 
-    /// Paths that only `self` has, that only `earlier` has, and whose content differs.
+    /// The files that were added, removed or changed since `earlier`.
     pub fn changes_since(&self, earlier: &Self) -> Changes {
         let mut changes = Changes::default();
         for file in self.iter() {
@@ -146,7 +148,7 @@ impl Contents {
     }
 }
 
-/// Where the path of each folder stands in `text`, once.
+/// Where the path of each folder begins and ends in `text`, without duplicates.
 fn folders(text: &str, spans: &[(u32, u32, u32)]) -> Vec<(u32, u32)> {
     let mut folders = vec![(0, 0)];
     let mut last = "";

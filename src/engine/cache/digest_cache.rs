@@ -1,4 +1,4 @@
-//! Digests of files outside the store, remembered, so that an unchanged file is not read again.
+//! Remembers the digests of files outside the store, so that an unchanged file is not read again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::base::files;
 
 const FILE: &str = "seen";
 
-/// Digests of files by their stamps, and facts that were computed from known contents.
+/// Digests of files with the stamps they had, and facts that were computed from known contents.
 pub struct DigestCache {
     root: PathBuf,
     state: Mutex<State>,
@@ -24,7 +24,7 @@ pub struct DigestCache {
 struct State {
     table: Option<Table>,
     changed: bool,
-    /// Every file is read again.
+    /// The saved digests are not used: every file is read again.
     ignored: bool,
 }
 
@@ -45,7 +45,7 @@ struct KnownFile {
 
 #[derive(Serialize, Deserialize)]
 struct Fact {
-    /// Digest of what it was worked out from.
+    /// Digest of the data that the fact was computed from.
     of: String,
     value: String,
 }
@@ -83,12 +83,12 @@ impl DigestCache {
         sealed::read(&self.path(), |bytes| serde_json::from_slice(sealed::open(FILE, bytes)?).ok())
     }
 
-    /// The table, where there is one that is not as it was written.
+    /// The path of the table, if the table is damaged.
     pub(super) fn damaged(&self) -> Result<Option<PathBuf>> {
         Ok(matches!(self.find()?, Found::Damaged).then(|| self.path()))
     }
 
-    /// The digest of the file at `path`, read only if it may have changed since.
+    /// The digest of the file at `path`. The file is read only if it may have changed since its digest was saved.
     pub fn digest(&self, path: &Path) -> Result<String> {
         let now = || FileStamp::of(&path.canonicalize().ok()?);
         let before = now();
@@ -99,7 +99,7 @@ impl DigestCache {
         {
             return Ok(known.digest);
         }
-        // Where nothing can be written, the file system's clock cannot be asked, and the file is read each time.
+        // On a read-only file system, its clock cannot be read. Then the digest is not saved.
         let as_of = before.and_then(|before| time_after(&self.root, before.changed).ok());
         let before = now();
         let digest = files::digest(path)?;
@@ -112,7 +112,7 @@ impl DigestCache {
         Ok(digest)
     }
 
-    /// A fact called `name` that follows from `of` alone.
+    /// A fact called `name` that depends only on `of`. It is computed once for each `of`.
     pub fn fact(&self, name: &str, of: &impl Serialize, work_out: impl FnOnce() -> Result<String>) -> Result<String> {
         let of = blake3::hash(&serde_json::to_vec(of)?).to_hex().to_string();
         let known = self.with(|table| {
@@ -128,7 +128,7 @@ impl DigestCache {
         Ok(value)
     }
 
-    /// Writes what is new, for the next process.
+    /// Saves new digests and facts for the next process.
     pub fn save(&self) -> Result<()> {
         let mut state = self.state.lock();
         if std::mem::take(&mut state.changed) {
@@ -153,12 +153,12 @@ mod tests {
         let digests = DigestCache::new(folder.path());
         let first = digests.digest(&path)?;
         digests.save()?;
-        // Only a digest that was not worked out anew can be a wrong one.
+        // A wrong digest in the table shows that the file was not read again.
         let bytes = fs::read(digests.path())?;
         let table = std::str::from_utf8(sealed::open(FILE, &bytes).unwrap())?.replace(&first, &"0".repeat(64));
         fs::write(digests.path(), sealed::seal(FILE, table.clone().into()))?;
         assert_eq!(DigestCache::new(folder.path()).digest(&path)?, "0".repeat(64));
-        // One that was altered is as good as none.
+        // A modified table is ignored.
         fs::write(digests.path(), sealed::seal("another", table.clone().into()))?;
         assert_eq!(DigestCache::new(folder.path()).digest(&path)?, first);
         fs::write(digests.path(), sealed::seal(FILE, table.into()))?;

@@ -1,4 +1,4 @@
-//! Size, times and identity of a file when its content was last known, so that an unchanged file is not read again.
+//! File stamps: size, times and identity of a file, with which an unchanged file is recognised without reading it.
 
 use std::fs::Metadata;
 use std::path::Path;
@@ -7,32 +7,33 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-/// A write changes at least the time of status change, which no program can set back.
+/// Size, times, inode and device of a file. Every write changes the time of status change (ctime), and programs cannot
+/// set that back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStamp {
     pub bytes: u64,
     /// Nanoseconds since 1970.
     pub modified: i64,
-    /// Of content or status, in nanoseconds since 1970.
+    /// Last change of content or status (ctime), in nanoseconds since 1970.
     pub changed: i64,
     pub inode: u64,
     pub device: u64,
 }
 
 impl FileStamp {
-    /// Of a file or folder; of a link itself. `None` where there is nothing.
+    /// The stamp of a file or folder. Of a link, it is the stamp of the link itself. `None` if nothing is there.
     pub fn of(path: &Path) -> Option<Self> {
         path.symlink_metadata().ok().map(|metadata| Self::from(&metadata))
     }
 
-    /// Whether a file that still has this stamp may have been written since: its last change is not older than
-    /// `as_of`, a time of the file system's clock at which it was looked at, and that clock moves in ticks. (The
-    /// rule that git calls "racily clean".)
+    /// Whether a file that still has this stamp may have been written since it was read. `as_of` is the file system's
+    /// time when its content was known. That clock moves in ticks, so a second write in the same tick leaves the stamp
+    /// unchanged. Git calls such files "racily clean".
     pub fn is_racy(&self, as_of: i64) -> bool {
         self.changed.max(self.modified) >= as_of
     }
 
-    /// Makes it a stamp that no file has.
+    /// Changes it to a stamp that no file has.
     pub fn invalidate(&mut self) {
         self.changed = i64::MAX;
     }
@@ -55,18 +56,18 @@ impl From<&Metadata> for FileStamp {
         }
     }
 
-    /// Without a time of change there is no telling: such a file is always read.
+    /// These systems have no ctime, so the stamp always counts as racy, and the file is always read.
     #[cfg(not(unix))]
     fn from(metadata: &Metadata) -> Self {
         Self { bytes: metadata.len(), modified: i64::MAX, changed: i64::MAX, inode: 0, device: 0 }
     }
 }
 
-/// The time of the file system at `folder`, after the tick in which `last` lies.
+/// The time of the file system at `folder`, in nanoseconds since 1970. Waits until it is later than `last`.
 pub fn time_after(folder: &Path, last: i64) -> Result<i64> {
     let probe = || -> std::io::Result<i64> { Ok(FileStamp::from(&tempfile::tempfile_in(folder)?.metadata()?).changed) };
     let mut now = probe().with_context(|| format!("cannot write in {}", folder.display()))?;
-    // A tick lasts 10 milliseconds at most; a time in the future is not waited for.
+    // A tick lasts 10 milliseconds at most. If `last` is in the future, give up after 20 tries.
     for _ in 0..20 {
         if now > last {
             break;

@@ -1,11 +1,12 @@
-//! The folders of a result that are no folders at its place: a file is there, a link, or nothing.
+//! Finds the folders of a result that are missing in the output directory, or are files or links there.
 
 use anyhow::Result;
 
 use super::contents::{Contents, folder_of};
 use super::output_dir::{OutputDir, below, there};
 
-/// What lies behind a link is not the result's, so no link is followed; but a folder that the manifest names may be one.
+/// Paths of the folders that are not real folders. Links are not followed, because their targets do not belong to the
+/// result. Only a directory named by `out` may itself be a link.
 #[derive(Default)]
 pub(super) struct NoFolders<'a>(Vec<&'a str>);
 
@@ -13,7 +14,7 @@ impl<'a> NoFolders<'a> {
     pub fn at(place: &OutputDir, contents: &'a Contents) -> Result<Self> {
         let root = place.folder();
         let mut none = Self::default();
-        // Sorted, so that a folder comes before those in it.
+        // They are sorted, so a folder comes before its subfolders.
         for name in contents.folders() {
             let path = below(&root, name);
             let followed = name.is_empty() && !place.is_owned();
@@ -30,7 +31,7 @@ impl<'a> NoFolders<'a> {
         self.0.binary_search(&folder).is_ok()
     }
 
-    /// Whether `path` lies in one of them.
+    /// Whether the folder of `path` is one of them.
     pub fn is_above(&self, path: &str) -> bool {
         !self.0.is_empty() && !path.is_empty() && self.has(folder_of(path))
     }

@@ -1,4 +1,4 @@
-//! Making room: the results that were not used for longest go first.
+//! Removes old results to make room, the least recently used first.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -11,29 +11,29 @@ use walkdir::WalkDir;
 use super::{NAMESPACES, PEOPLE, Store, StoredResult};
 use crate::base::files;
 
-/// A use is noted once in so long: noting it costs a write.
+/// A use is noted at most this often, because each note is a write.
 const NOTED_EVERY: Duration = Duration::from_secs(60);
-/// What an interrupted run goes on from is kept for so long.
+/// How long checkpoints of an unfinished run are kept.
 const UNFINISHED: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// What may stay.
+/// What [`Store::collect`] keeps.
 #[derive(Debug, Clone)]
 pub struct Budget {
-    /// Of stored files; without it, all goes that is not kept for another reason.
+    /// Total size of stored files. `None` removes everything that is not kept for another reason.
     pub bytes: Option<u64>,
-    /// The results of each stage that were used last.
+    /// Number of last used results to keep of each stage.
     pub keep_last: usize,
-    /// What was used or written within this time stays.
+    /// Everything that was used or written within this time is kept.
     pub grace: Duration,
 }
 
-/// What was removed, or would be.
+/// What [`Store::collect`] removed, or would remove in a dry run.
 #[derive(Debug, Default)]
 pub struct Collected {
     pub results: Vec<StoredResult>,
     pub blobs: usize,
     pub bytes: u64,
-    /// Stored bytes that stay.
+    /// Bytes of stored files that were kept.
     pub kept: u64,
 }
 
@@ -44,12 +44,12 @@ impl Store {
         if age(&path).is_some_and(|age| age > NOTED_EVERY) {
             let noted =
                 fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-            // Lost is only the order in which results make room.
+            // If this fails, `gc` may only remove results in another order.
             drop(noted);
         }
     }
 
-    /// Removes what is over the budget, never what lies at a place. The caller holds the project's lock.
+    /// Removes what exceeds the budget, but never a result that is checked out. The caller holds the project's lock.
     pub fn collect(&self, budget: &Budget, dry_run: bool) -> Result<Collected> {
         let checked_out: HashSet<String> =
             self.all_checked_out()?.into_iter().map(|(_, checked_out)| checked_out.key).collect();
@@ -83,7 +83,7 @@ impl Store {
         }
         let tables: HashSet<&str> = stay.iter().flat_map(|stored| &stored.items).map(String::as_str).collect();
         collected.bytes += self.remove_old("items", budget.grace, dry_run, |name| tables.contains(name))?;
-        // Of each namespace the items that were used last stay: those of the newest network.
+        // In each namespace, keep the newest table of items: it belongs to the newest network.
         for namespace in NAMESPACES {
             let items = format!("{namespace}/items");
             let newest = self.newest(&items)?;
@@ -91,7 +91,7 @@ impl Store {
                 self.remove_old(&items, budget.grace, dry_run, |name| Some(name) == newest.as_deref())?;
         }
         collected.bytes += self.remove_scratch(&checked_out, budget.grace, dry_run)?;
-        // Where results lay before they were parted into shared files, and what a table was called before.
+        // Earlier versions of the program used these paths.
         collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
         for former in [self.root.join("seen.json"), self.namespace(PEOPLE).join("seen.json")] {
             if former.exists() {
@@ -101,7 +101,7 @@ impl Store {
         Ok(collected)
     }
 
-    /// The results that may go, the one unused for longest first, and those that may not.
+    /// The results that may be removed, least recently used first, and those that must stay.
     fn by_last_use(
         &self,
         budget: &Budget,
@@ -122,7 +122,7 @@ impl Store {
         Ok((may_go, stay))
     }
 
-    /// A blob with its length, and whether its time of grace is over.
+    /// A blob with its length, and whether it is older than the grace time.
     fn aged(&self, digest: String, budget: &Budget) -> (String, u64, bool) {
         let path = self.blobs.path(&digest);
         let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.len());
@@ -151,13 +151,13 @@ impl Store {
         Ok(bytes)
     }
 
-    /// What was written last in a folder.
+    /// The name of the newest file in a folder.
     fn newest(&self, folder: &str) -> Result<Option<String>> {
         let folder = self.root.join(folder);
         Ok(files::names(&folder)?.into_iter().min_by_key(|name| age(&folder.join(name))))
     }
 
-    /// What finished runs left to go on from, but for those that lie at a place; of unfinished ones, old ones.
+    /// Removes old checkpoints. Those of results that are checked out stay. Those of unfinished runs are kept longer.
     fn remove_scratch(&self, checked_out: &HashSet<String>, grace: Duration, dry_run: bool) -> Result<u64> {
         let root = self.root.join("scratch");
         let mut bytes = 0;
@@ -186,7 +186,7 @@ impl Uses {
         }
     }
 
-    /// Gives the bytes that nothing uses any more.
+    /// Returns how many bytes are no longer used.
     fn remove(&mut self, blobs: Vec<(String, u64)>) -> u64 {
         let mut freed = 0;
         for (digest, _) in blobs {
@@ -202,12 +202,12 @@ impl Uses {
     }
 }
 
-/// Since it was last written.
+/// Time since `path` was last written.
 fn age(path: &Path) -> Option<Duration> {
     SystemTime::now().duration_since(fs::metadata(path).ok()?.modified().ok()?).ok()
 }
 
-/// Removes a file or folder; gives its length.
+/// Removes a file or folder, except in a dry run. Returns its size in bytes.
 fn remove(path: &Path, dry_run: bool) -> Result<u64> {
     let entries = WalkDir::new(path).into_iter().filter_map(|entry| entry.ok()?.metadata().ok());
     let bytes = entries.filter(fs::Metadata::is_file).map(|metadata| metadata.len()).sum();
@@ -223,7 +223,7 @@ mod tests {
     use super::super::{KeyDocument, OutputDir};
     use super::*;
 
-    /// A result of one file of its own and one that all share.
+    /// A result with one file of its own, and one that all results share.
     fn result(store: &Store, number: u64) -> StoredResult {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("own"), vec![number as u8; 1000]).unwrap();

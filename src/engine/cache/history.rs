@@ -1,4 +1,4 @@
-//! When and how fast instances ran: a line for each run, apart from the results, which are the same bytes on every run.
+//! The history: a line for each run of an instance, with its time and speed; results themselves hold no times.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::base::files;
 
 const HISTORY: &str = "history.jsonl";
 
-/// One run.
+/// One run of one instance.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finished {
     pub instance: String,
@@ -29,7 +29,7 @@ impl Store {
     pub fn note_finished(&self, finished: &Finished) -> Result<()> {
         use std::io::Write;
         let path = self.history_path();
-        // A line that a crash cut short ends here.
+        // If a crash left an incomplete line, start a new one.
         unlink(&path)?;
         let cut = fs::read(&path).is_ok_and(|bytes| bytes.last().is_some_and(|last| *last != b'\n'));
         let line = format!("{}{}\n", if cut { "\n" } else { "" }, sealed::to_json(HISTORY, finished)?);
@@ -44,7 +44,7 @@ impl Store {
         self.root.join(HISTORY)
     }
 
-    /// The lines of the history, oldest first; `None` for one that is not as it was written.
+    /// The lines of the history, oldest first. `None` for a damaged line.
     pub(super) fn history_lines(&self) -> Vec<Option<Finished>> {
         let path = self.history_path();
         if files::is_no_file(&path) {
@@ -55,12 +55,12 @@ impl Store {
         lines.map(|line| sealed::from_json(HISTORY, line)).collect()
     }
 
-    /// All noted runs, oldest first. A line cut short by a crash, or altered, is passed over.
+    /// All runs, oldest first. Incomplete and damaged lines are skipped.
     pub fn history(&self) -> Vec<Finished> {
         self.history_lines().into_iter().flatten().collect()
     }
 
-    /// Writes the history again without the lines that are not as they were written.
+    /// Writes the history again without its damaged lines.
     pub(super) fn mend_history(&self) -> Result<()> {
         let mut text = String::new();
         for finished in self.history() {

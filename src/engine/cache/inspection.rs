@@ -1,4 +1,4 @@
-//! Whether the files of a result are in an output directory, and unmodified.
+//! Checks whether the files of a result are in an output directory, and unmodified.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,17 @@ use super::stamp_index::StampIndex;
 use super::{Contents, FileIssue, OutputDir, Reason, Store};
 use crate::base::files;
 
-/// What a look at a dir showed.
+/// What was found in an output directory.
 #[derive(Default)]
 pub struct Inspection {
-    /// By number in the contents.
+    /// The index of each file in the contents, and what is wrong with it.
     pub issues: Vec<(usize, FileIssue)>,
-    /// Paths of what is not part of the result.
+    /// Paths that are not part of the result.
     pub untracked: Vec<String>,
-    /// Of the files; only those of unmodified files mean something.
+    /// The stamp of each file. Only stamps of unmodified files are meaningful.
     pub(super) stamps: Vec<FileStamp>,
     pub(super) folders: Vec<FileStamp>,
-    /// A file had to be read, and need not be read again.
+    /// A file or folder had to be read. The stamps are worth saving, so that it is not read again.
     pub(super) learned: bool,
 }
 
@@ -32,7 +32,7 @@ impl Inspection {
         self.issues.is_empty() && self.untracked.is_empty()
     }
 
-    /// One for each kind of issue, worded by `reason`.
+    /// One reason for each kind of issue, made by `reason`.
     pub fn reasons(&self, contents: &Contents, reason: fn(FileIssue, Vec<String>) -> Reason) -> Vec<Reason> {
         let of = |kind: FileIssue| -> Vec<String> {
             let issues = self.issues.iter().filter(|(_, issue)| *issue == kind);
@@ -50,7 +50,7 @@ impl Inspection {
     }
 }
 
-/// What is known of the files in an output directory, in the order of the contents of a result.
+/// Known stamps and digests of the files in an output directory, in the order of the contents of a result.
 pub(super) struct Known<'a> {
     as_of: i64,
     files: Vec<Option<(FileStamp, &'a str)>>,
@@ -58,7 +58,7 @@ pub(super) struct Known<'a> {
 }
 
 impl Store {
-    /// What the stamp index says of the files of `contents`; `earlier` was checked out when it was written.
+    /// What the stamp index says about the files of `contents`. It was written when `earlier` was checked out.
     pub(super) fn known<'a>(&self, dir: &OutputDir, contents: &Contents, earlier: &'a Contents) -> Result<Known<'a>> {
         let unknown = Known { as_of: 0, files: vec![None; contents.len()], folders: Vec::new() };
         if self.digests.is_ignored() {
@@ -79,7 +79,7 @@ impl Store {
     /// Looks for the files of `contents` in `dir`, and reads only those that may have changed.
     ///
     /// # Errors
-    /// If a file cannot be read: it may be unmodified.
+    /// If a file cannot be read. It may be unmodified, so it is not reported as modified.
     pub fn inspect(&self, dir: &OutputDir, contents: &Contents) -> Result<Inspection> {
         self.inspect_knowing(dir, contents, &self.known(dir, contents, contents)?)
     }
@@ -88,7 +88,7 @@ impl Store {
         let folder = dir.folder();
         let no_folders = NoFolders::at(dir, contents)?;
         let numbers = (0..contents.len()).into_par_iter().with_min_len(512);
-        // One path for all files of a thread: 100,000 allocations would wait for each other.
+        // One path buffer for each thread: with 100,000 allocations, the threads would wait for each other.
         let looked = numbers.map_init(PathBuf::new, |path, at| -> Result<_> {
             let file = contents.file(at);
             path.clone_from(&folder);
@@ -107,7 +107,7 @@ impl Store {
         });
         let mut inspection = Inspection::default();
         let nothing = FileStamp { bytes: 0, modified: 0, changed: 0, inode: 0, device: 0 };
-        // A `Result` of the whole would be gathered behind a lock.
+        // Collecting into one `Result` would take a lock for every file.
         for (at, looked) in looked.collect::<Vec<_>>().into_iter().enumerate() {
             let (stamp, issue, learned) = looked?;
             inspection.stamps.push(stamp.unwrap_or(nothing));
@@ -118,7 +118,7 @@ impl Store {
             let path = below(&folder, name);
             let stamp = FileStamp::of(&path);
             if stamp.is_some() && !no_folders.is_above(name) && no_folders.has(name) {
-                // Something else is where a folder of the result should be.
+                // A file or link is in the place of a folder of the result.
                 inspection.untracked.push(name.to_owned());
             }
             inspection.folders.push(stamp.unwrap_or(nothing));

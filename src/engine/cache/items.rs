@@ -1,4 +1,4 @@
-//! What a stage made of each single item: one changed picture of many is worked on alone.
+//! Stores what a stage made of each single item, so that if one picture changes, only that one is worked on.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::sealed::{self, Found};
 use crate::base::failpoint;
 use crate::base::files;
 
-/// What is larger becomes a blob; a blob for every few bytes would be a file for every few bytes.
+/// Larger results become blobs. Smaller ones are kept in the table, because each blob is a file. In bytes.
 const INLINE: usize = 4096;
 
 type Digest = [u8; 32];
@@ -24,7 +24,7 @@ pub enum ItemResult {
 }
 
 impl ItemResult {
-    /// Stored where it is large.
+    /// Keeps small `bytes` as they are, and stores large ones as a blob.
     pub fn store(bytes: Vec<u8>, blobs: &Blobs) -> Result<Self> {
         if bytes.len() <= INLINE {
             return Ok(Self::Bytes(bytes));
@@ -32,7 +32,7 @@ impl ItemResult {
         Ok(Self::Blob { bytes: bytes.len() as u64, digest: blobs.put(&bytes)? })
     }
 
-    /// Whether its blob, if it is one, is there and whole.
+    /// Whether it can be used. A blob must be there and undamaged.
     pub fn is_there(&self, blobs: &Blobs) -> bool {
         match self {
             Self::Bytes(_) => true,
@@ -40,7 +40,7 @@ impl ItemResult {
         }
     }
 
-    /// As a blob: its length and digest.
+    /// Stores it as a blob, if it is not one yet. Returns its length and digest.
     pub fn blob(&self, blobs: &Blobs) -> Result<(u64, String)> {
         Ok(match self {
             Self::Bytes(bytes) => (bytes.len() as u64, blobs.put(bytes)?),
@@ -56,7 +56,7 @@ impl ItemResult {
     }
 }
 
-/// A table that changes is written so often.
+/// How often a table is written while it grows.
 const WRITTEN_EVERY: Duration = Duration::from_secs(10);
 
 /// The results of items by one recipe, by the digest of each item.
@@ -70,7 +70,8 @@ pub struct ItemTable {
 }
 
 impl ItemTable {
-    /// `recipe`: the digest of all that matters besides the item. A damaged table is as good as none.
+    /// Reads the table of `recipe`, the digest of everything that matters besides the item. A missing or damaged table
+    /// counts as empty.
     pub fn read(root: &Path, recipe: &str) -> Result<Self> {
         let path = Self::path(root, recipe);
         let made = Self::find(root, recipe)?.or_warn(&path).unwrap_or_default();
@@ -85,7 +86,7 @@ impl ItemTable {
         sealed::read(&Self::path(root, recipe), |bytes| parse(sealed::open(&name(recipe), bytes)?))
     }
 
-    /// Whether there is a table that is not as it was written.
+    /// Whether the table is damaged.
     pub(super) fn is_damaged(root: &Path, recipe: &str) -> Result<bool> {
         Ok(matches!(Self::find(root, recipe)?, Found::Damaged))
     }
@@ -99,7 +100,7 @@ impl ItemTable {
         self.changed = true;
     }
 
-    /// Whether it is time to write it, for the case that the process is killed.
+    /// Whether it is time to write the table, so that little is lost if the process is killed.
     pub fn is_due(&self) -> bool {
         self.synced.is_some_and(|synced| synced.elapsed() > WRITTEN_EVERY)
     }
@@ -132,7 +133,7 @@ impl ItemTable {
     }
 }
 
-/// Set in the length of what is a blob.
+/// This bit of the length is set for a blob.
 const BLOB: u64 = 1 << 63;
 
 fn name(recipe: &str) -> String {

@@ -1,4 +1,4 @@
-//! Files that nobody stored: they are kept aside where people find them again.
+//! Moves files of the user that are in the way to `altered/` in the cache, instead of deleting them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use super::sealed::is_below;
 use super::{OutputDir, Store};
 use crate::base::files;
 
-/// The name of something that was in the place of the output directory itself.
+/// The new name of a file or link that was in the place of the output directory itself.
 const ROOT: &str = "folder";
 
 impl Store {
-    /// Moves what is at `path`, called `name` in the output directory, to where people find it again.
+    /// Moves `path`, which is `name` in the output directory, to `altered/`, and adds its new path to `aside`.
     pub(super) fn keep_aside(&self, dir: &OutputDir, path: &Path, name: &str, aside: &mut Vec<String>) -> Result<()> {
         if path.symlink_metadata().is_err() {
             return Ok(());
@@ -28,14 +28,14 @@ impl Store {
         Ok(())
     }
 
-    /// Moves what is at `path` to a free path: `name` in the folder of what was kept aside of `instance`.
+    /// Moves `path` to `altered/<instance>/<name>`, with a number at the end if that is taken. Returns the new path.
     pub(super) fn move_aside(&self, path: &Path, instance: &str, name: &str) -> Result<PathBuf> {
         let metadata = path.symlink_metadata().with_context(|| format!("cannot look at {}", path.display()))?;
         let numbered = |name: &str| {
             let name = name.to_owned();
             std::iter::once(name.clone()).chain((2..).map(move |number| format!("{name}.{number}")))
         };
-        // A link that was kept aside earlier is not followed.
+        // Do not follow a link that was moved here earlier.
         let altered = self.root.join("altered");
         let mut folders = numbered(instance).map(|instance| altered.join(instance));
         let folder = folders.find(|folder| leads_to(folder, name)).context("no free name")?;
@@ -43,7 +43,7 @@ impl Store {
         let destination = numbered(name).map(|name| folder.join(name)).find(free).context("no free name")?;
         destination.parent().map_or(Ok(()), files::create_folder)?;
         let moved = fs::rename(path, &destination).or_else(|error| {
-            // To another file system only plain files and links can go.
+            // A rename cannot cross file systems. Only files and links are copied instead.
             #[cfg(unix)]
             if metadata.is_symlink() {
                 std::os::unix::fs::symlink(fs::read_link(path)?, &destination)?;
@@ -61,7 +61,7 @@ impl Store {
     }
 }
 
-/// Whether `name` below `folder` can be created: only folders, or nothing yet, are on the way.
+/// Whether `name` can be created below `folder`: no file or link is in the place of a folder on the way.
 fn leads_to(folder: &Path, name: &str) -> bool {
     let mut ways = Path::new(name).ancestors().skip(1).map(|way| below(folder, &way.to_string_lossy()));
     ways.all(|way| way.symlink_metadata().map_or(true, |metadata| metadata.is_dir()))

@@ -1,4 +1,4 @@
-//! The key of a result: the digest of a small document that says all that can change it.
+//! The key of a result: the digest of its key document, which holds everything that can change the result.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,14 +8,15 @@ use serde_json::Value;
 
 use super::{Changes, Reason};
 
-/// Kept beside the result, so that an explanation compares two documents and cannot drift from the key.
+/// Everything that can change a result. It is stored with the result: explanations compare two key documents, so they
+/// always agree with the keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeyDocument {
     pub stage: String,
     pub version: u32,
     pub seed: u64,
     pub parameters: Value,
-    /// Digests of the content read.
+    /// Digests of the content that the stage reads, by name.
     pub reads: BTreeMap<String, String>,
 }
 
@@ -26,8 +27,8 @@ impl KeyDocument {
         Ok(blake3::hash(&canonical).to_hex().to_string())
     }
 
-    /// What is different from `earlier`; empty if the keys are equal. `files` gives what changed within an input,
-    /// where that is known, from its earlier digest and the one now.
+    /// The differences from `earlier`; empty if the keys are equal. `files` receives the earlier and the current digest
+    /// of an input, and returns which files changed, if that is known.
     pub fn changes_since(&self, earlier: &Self, files: impl Fn(&str, &str) -> Option<Changes>) -> Vec<Reason> {
         let mut changes = Vec::new();
         if self.stage != earlier.stage {

@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 use crate::base::error::Failure;
 use crate::base::files;
 
-/// Where an instance's files lie.
+/// Where the files of an instance are checked out.
 #[derive(Debug, Clone, Copy)]
 pub struct OutputDir<'a> {
     pub instance: &'a str,
     pub project: &'a Path,
-    /// Relative to the project, or absolute where the manifest says so.
+    /// Relative to the project, or absolute if the manifest names an absolute path.
     pub out: &'a Path,
 }
 
@@ -22,7 +22,7 @@ impl OutputDir<'_> {
         self.project.join(self.out)
     }
 
-    /// A folder that holds nothing but results. One that the manifest names may hold files of people too.
+    /// Whether the directory holds nothing but results. A directory named by `out` may also hold files of the user.
     pub(crate) fn is_owned(&self) -> bool {
         self.owns(self.out)
     }
@@ -31,8 +31,8 @@ impl OutputDir<'_> {
         out == Path::new("artifacts").join(self.instance)
     }
 
-    /// Fails where the folder that the manifest names, or one above it, is none, for what stands there is somebody
-    /// else's; and where nothing of this instance lies yet, if it cannot be written.
+    /// Fails if the directory named by `out`, or one above it, is a file or a broken link: that belongs to the user. If
+    /// `is_new`, nothing is checked out there yet; then it also fails if the directory is not writable.
     pub fn check(&self, is_new: bool) -> Result<()> {
         let folder = self.folder();
         if self.is_owned() {
@@ -46,7 +46,7 @@ impl OutputDir<'_> {
                     _ => break,
                 },
                 Ok(None) if !is_link_to_nothing => continue,
-                Ok(_) => format!("{} is no folder", way.display()),
+                Ok(_) => format!("{} is not a folder", way.display()),
                 Err(error) => format!("{error:#}"),
             };
             let (instance, out) = (self.instance, self.out.display());
@@ -56,12 +56,12 @@ impl OutputDir<'_> {
     }
 }
 
-/// Without a `/` at its end, which would follow a link.
+/// The path of `name` below `folder`. It never ends in `/`, because then the system would follow a link.
 pub(super) fn below(folder: &Path, name: &str) -> PathBuf {
     if name.is_empty() { folder.to_owned() } else { folder.join(name) }
 }
 
-/// `None` where nothing is; anything else that keeps a file from being looked at is an error.
+/// `None` if nothing exists at `path`. Any other error is returned.
 pub(super) fn there<T>(found: std::io::Result<T>, path: &Path) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),

@@ -1,4 +1,4 @@
-//! Why something is run again or is not fresh: one kind each, and the one place that words them.
+//! The reasons why an instance runs again or is not fresh, and their texts.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::contents::Changes;
 use crate::base::text::legible_name;
 
-/// Names shown of many.
+/// How many names of a longer list are shown.
 const SHOWN: usize = 3;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +17,7 @@ pub enum Reason {
     /// The last result is no longer in the store.
     Gone,
     Forced,
-    /// The lock file says otherwise, or nothing.
+    /// The lock file has another result, or none.
     NotLocked,
     /// A result for the new key is in the store.
     StoredFits,
@@ -40,20 +40,20 @@ pub enum Reason {
     },
     InputAdded(String),
     InputRemoved(String),
-    /// `None` where the files of the earlier one are not known.
+    /// `files` is `None` if the files of the earlier input are not known.
     InputChanged {
         name: String,
         files: Option<Changes>,
     },
-    /// Another instance must come first.
+    /// The named instance must run first.
     NotFresh(String),
     MadeAgain(String),
     CheckedOut(FileIssue, Vec<String>),
-    /// What was found wrong and put right at the place.
+    /// Files in the output directory that were wrong and were corrected.
     Mended(FileIssue, Vec<String>),
-    /// What is wrong in the store.
+    /// Files that are missing or damaged in the store.
     Stored(FileIssue, Vec<String>),
-    /// Files of a person, where they are now.
+    /// The new paths of the user's files that were moved away.
     KeptAside(Vec<String>),
     Unreadable(String),
 }
@@ -84,7 +84,7 @@ impl Reason {
         reasons.iter().map(Self::to_string).collect::<Vec<_>>().join("; ")
     }
 
-    /// A result whose files are not known any more.
+    /// The list of a result's files is missing or damaged.
     pub fn lost_list() -> Self {
         Self::Stored(FileIssue::Missing, vec!["the list of its files".to_owned()])
     }
@@ -145,7 +145,7 @@ impl fmt::Display for Reason {
             Self::Seed { from, to } => write!(f, "seed: {from} → {to}"),
             Self::Parameter { path, from, to } => write!(f, "parameter {path}: {} → {}", shown(from), shown(to)),
             Self::InputAdded(name) => write!(f, "new input {name}"),
-            Self::InputRemoved(name) => write!(f, "no input {name} any more"),
+            Self::InputRemoved(name) => write!(f, "input {name} removed"),
             Self::InputChanged { name, files: None } => write!(f, "content of {name} changed"),
             Self::InputChanged { name, files: Some(files) } => {
                 let kinds = [("changed", &files.changed), ("added", &files.added), ("removed", &files.removed)];
@@ -156,7 +156,9 @@ impl fmt::Display for Reason {
             Self::NotFresh(name) => write!(f, "{name} is not fresh"),
             Self::MadeAgain(name) => write!(f, "{name} is made again"),
             Self::CheckedOut(issue, files) => write!(f, "{} {}", names(files), issue.name()),
-            Self::Mended(FileIssue::Untracked, files) => write!(f, "{} not part of this result, removed", names(files)),
+            Self::Mended(FileIssue::Untracked, files) => {
+                write!(f, "{} not part of this result, moved away", names(files))
+            }
             Self::Mended(issue, files) => write!(f, "{} {}, put back", names(files), issue.name()),
             Self::Stored(issue, files) => write!(f, "in the store {} {}", names(files), issue.name()),
             Self::KeptAside(files) => write!(f, "kept aside: {}", names(files)),

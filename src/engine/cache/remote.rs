@@ -28,11 +28,11 @@ use crate::base::progress::Progress;
 use crate::base::signal;
 use crate::base::tls;
 
-/// Files on their way at a time.
+/// Number of files sent or received at the same time.
 const AT_ONCE: usize = 32;
-/// What is larger goes in parts.
+/// Larger files are sent in parts. In bytes.
 const WHOLE: u64 = 5 << 20;
-/// Of the files on their way, what a larger one counts as: a slow line must get it through in time.
+/// A file of more than this many bytes counts as this many of [`AT_ONCE`], so that it is sent in time on a slow line.
 const LARGE: (u64, u32) = (256 << 10, 8);
 
 #[derive(Debug)]
@@ -40,22 +40,23 @@ pub struct Remote(Arc<Bucket>, Runtime);
 
 #[derive(Debug)]
 struct Bucket {
-    /// As it may be shown: without anything secret.
+    /// The address without secrets, for messages.
     name: String,
     store: Box<dyn ObjectStore>,
     prefix: Key,
     writes: bool,
-    /// Given up for this run, and given up for sending.
+    /// The cache is not used for the rest of this run.
     lost: AtomicBool,
+    /// Nothing is sent for the rest of this run.
     closed: AtomicBool,
-    /// What was there and was not what it should be: it is replaced where this machine may write.
+    /// Damaged or forged objects. They are replaced if this machine may write.
     refused: Mutex<HashSet<String>>,
     /// Results that are being sent.
     sending: AtomicUsize,
     uploads: Semaphore,
 }
 
-/// Counts one less when it goes, however that happens.
+/// Counts down when it is dropped, also after a panic.
 struct Sending<'a>(&'a AtomicUsize);
 
 impl Drop for Sending<'_> {
@@ -64,13 +65,13 @@ impl Drop for Sending<'_> {
     }
 }
 
-/// Why a result cannot be had from there.
+/// Why the remote cache gives no result.
 enum Miss {
-    /// It is not there.
+    /// It does not have the result.
     Absent,
-    /// It is there, but not as it should be.
+    /// The result is damaged or forged, or could not be stored here.
     Refused(anyhow::Error),
-    /// Nothing can be had from there now.
+    /// The remote cache does not answer.
     Unreachable(Error),
 }
 
@@ -81,17 +82,19 @@ impl From<Error> for Miss {
 }
 
 impl Remote {
-    /// `remote`: an address, or a folder, relative to `project`. Credentials come from the environment.
+    /// Opens the remote cache. `remote` is an address, or a folder relative to `project`. Credentials come from the
+    /// environment.
     ///
-    /// `None` where this machine has not what it takes, which a warning says. Nothing is sent yet.
+    /// `None`, with a warning, if this machine cannot use it, for example because the folder does not exist. Nothing is
+    /// sent yet.
     ///
     /// # Errors
-    /// If the address is none that is known.
+    /// If the address is not of a known kind.
     pub fn open(remote: &str, mode: Mode, project: &Path) -> Result<Option<Self>> {
         tls::set_up();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.context("cannot start the remote cache")?;
-        // Connections belong to the runtime.
+        // Clients must be made inside of the runtime that runs their connections.
         let inside = runtime.enter();
         let opened = address::open(remote, mode, project)?;
         drop(inside);
@@ -131,7 +134,7 @@ impl RemoteCache for Remote {
             Ok(stored) => Some(stored),
             Err(Miss::Absent) => None,
             Err(Miss::Refused(why)) => {
-                tracing::warn!("{why:#}; it is made here");
+                tracing::warn!("{why:#}; this machine makes the result");
                 None
             }
             Err(Miss::Unreachable(error)) => {
@@ -146,7 +149,7 @@ impl RemoteCache for Remote {
         if !bucket.writes || bucket.lost.load(Ordering::Relaxed) || bucket.closed.load(Ordering::Relaxed) {
             return;
         }
-        // Which tables of single items there are is known only here.
+        // The tables of single items are not sent, so other machines must not look for them.
         let stored = StoredResult { items: Vec::new(), ..stored.clone() };
         let (bucket, blobs) = (bucket.clone(), blobs.clone());
         bucket.sending.fetch_add(1, Ordering::Relaxed);
@@ -165,7 +168,8 @@ impl RemoteCache for Remote {
         }
         let bar = progress.bar("results to the remote cache", left() as u64);
         let mut last = left();
-        // An interrupted run leaves files there that nobody is led to, as results come last.
+        // An interrupted run may leave files there that belong to no result, because results are sent last. They do no
+        // harm.
         while left() > 0 && signal::signal().is_none() {
             std::thread::sleep(Duration::from_millis(20));
             bar.inc(last.saturating_sub(left()) as u64);
@@ -186,7 +190,7 @@ impl Bucket {
     fn give_up(&self, error: &Error) {
         if !self.lost.swap(true, Ordering::Relaxed) {
             let why = redacted(&brief(error));
-            tracing::warn!("the remote cache {} is not used any more in this run: {why}", self.name);
+            tracing::warn!("the remote cache {} is not used for the rest of this run: {why}", self.name);
         }
     }
 
@@ -194,7 +198,7 @@ impl Bucket {
         if !self.closed.swap(true, Ordering::Relaxed) {
             let why = error.downcast_ref::<Error>().map_or_else(|| format!("{error:#}"), brief);
             let why = redacted(&why);
-            tracing::warn!("results are not sent to the remote cache {} any more: {why}", self.name);
+            tracing::warn!("no more results are sent to the remote cache {}: {why}", self.name);
         }
     }
 
@@ -211,7 +215,7 @@ impl Bucket {
         self.refused.lock().contains(what.as_ref())
     }
 
-    /// What of it is not as it should be is sent anew where this machine may.
+    /// Like [`Self::fetch_whole`]. If the result is refused, it is marked, so that [`Self::send`] replaces it.
     async fn fetch(
         &self,
         store: &Store,
@@ -237,7 +241,7 @@ impl Bucket {
         let bytes = self.store.get(&object).await?.bytes().await?;
         let stored = StoredResult::parse(key, &bytes);
         let stored =
-            stored.ok_or_else(|| self.refuse(&object, "it is no result for this key, or not as it was sent"))?;
+            stored.ok_or_else(|| self.refuse(&object, "it is not a result for this key, or it was modified"))?;
         if wanted.is_some_and(|wanted| wanted != stored.digest) {
             return Err(Miss::Absent);
         }
@@ -245,7 +249,7 @@ impl Bucket {
         if store.contents(&stored.digest).is_none() {
             self.bring(store, &stored.digest, None).await?;
         }
-        let contents = store.contents(&stored.digest).ok_or_else(|| self.refuse(&list, "it is no list of files"))?;
+        let contents = store.contents(&stored.digest).ok_or_else(|| self.refuse(&list, "it is not a list of files"))?;
         let files: BTreeMap<&str, u64> = contents.iter().map(|file| (file.digest, file.bytes)).collect();
         let missing: Vec<(&str, u64)> = files
             .iter()
@@ -267,7 +271,7 @@ impl Bucket {
             .await?;
         let keep = || -> Result<()> {
             store.blobs.sync(files.keys().copied().chain([stored.digest.as_str()]))?;
-            // The one that is here knows more: of what it was made item by item.
+            // Keep the local one: it also lists its tables of single items.
             if store.result(key)?.is_some() {
                 return Ok(());
             }
@@ -277,11 +281,10 @@ impl Bucket {
         Ok(stored)
     }
 
-    /// One content, by way of a file that only takes its place in the store if it is what its name says.
+    /// Copies one content into the store. It is written to a temporary file first, and checked against its digest.
     async fn bring(&self, store: &Store, digest: &str, bytes: Option<u64>) -> Result<(), Miss> {
         let object = self.content(digest);
-        let here =
-            |error: std::io::Error| Miss::Refused(anyhow!("what the remote cache gives cannot be kept: {error}"));
+        let here = |error: std::io::Error| Miss::Refused(anyhow!("cannot store a file from the remote cache: {error}"));
         let absent = |miss| match miss {
             Miss::Absent => Miss::Refused(anyhow!("{object} is missing in the remote cache {}", self.name)),
             miss => miss,
@@ -305,16 +308,16 @@ impl Bucket {
             return Err(self.refuse(&object, &format!("it has {count} bytes instead of {}", bytes.unwrap_or_default())));
         }
         if hasher.finalize().to_hex().as_str() != digest {
-            return Err(self.refuse(&object, "its content is not the one that its name says"));
+            return Err(self.refuse(&object, "its content does not match its digest"));
         }
-        // Reading and syncing it must not hold up the others' connections.
+        // Reading and syncing the file must not block the other connections.
         let blobs = store.blobs.clone();
         let taken = tokio::task::spawn_blocking(move || blobs.take(&path)).await;
         taken.map_err(anyhow::Error::from).and_then(|taken| taken).map_err(Miss::Refused)?;
         Ok(())
     }
 
-    /// Files first, and last the result that leads to them.
+    /// Sends a result: first its files, and last the result that names them.
     async fn send(&self, blobs: &Blobs, stored: &StoredResult, contents: &Contents) -> Result<()> {
         let object = self.result(&stored.key);
         let refused = self.is_refused(&object);
@@ -348,7 +351,7 @@ impl Bucket {
         let theirs = StoredResult::parse(&stored.key, &theirs);
         if theirs.is_none_or(|theirs| theirs.digest != stored.digest) {
             let (stage, name) = (&stored.document.stage, &self.name);
-            tracing::warn!("{object} in the remote cache {name}: another machine has another result of {stage} there");
+            tracing::warn!("{object} in the remote cache {name} is another result of {stage}, from another machine");
         }
         Ok(true)
     }
@@ -363,7 +366,7 @@ impl Bucket {
         if bytes > WHOLE {
             let mut upload = WriteMultipart::new(self.store.put_multipart(&object).await?);
             if let Err(error) = in_parts(&path, &mut upload).await {
-                // Parts that nobody joins would be paid for.
+                // The parts of an unfinished upload would be stored, and cost money.
                 let _ = upload.abort().await;
                 return Err(error);
             }

@@ -1,4 +1,4 @@
-//! Results that other machines share: what a cache beside the local one must do.
+//! The interface of a remote cache, with which several machines share results.
 
 use std::sync::Arc;
 
@@ -7,36 +7,37 @@ use serde::{Deserialize, Serialize};
 use super::{Blobs, Contents, Store, StoredResult};
 use crate::base::progress::Progress;
 
-/// Where results lie that other machines made. It is never needed: whatever fails there is a miss and a warning.
+/// A cache of results that several machines share. A run works without it: an error there is only a warning, and the
+/// result counts as absent.
 pub trait RemoteCache: Send + Sync + std::fmt::Debug {
-    /// Brings the result for `key` with all its files into `store`, if it is there and whole; where `digest` is given,
-    /// only that very result.
+    /// Copies the result for `key` with all its files into `store`, if the remote cache has it undamaged. With
+    /// `digest`, only a result with that digest.
     fn fetch(&self, store: &Store, key: &str, digest: Option<&str>, progress: &Progress) -> Option<StoredResult>;
 
-    /// Sends a result there, if none is there yet, while other work goes on.
+    /// Starts to send a result in the background, unless the remote cache has one for this key.
     fn send(&self, blobs: &Blobs, stored: &StoredResult, contents: Arc<Contents>);
 
-    /// Waits for what is being sent.
+    /// Waits until all results are sent.
     fn settle(&self, progress: &Progress);
 }
 
-/// What of it is used.
+/// How a run uses the remote cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     Off,
-    /// Results are taken from there.
+    /// Take results from it.
     #[default]
     ReadOnly,
-    /// And those made here are sent there.
+    /// Also send it the results that this machine makes.
     ReadWrite,
 }
 
-/// As the manifest says it.
+/// The key `cache` of the manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// An address such as s3://bucket/prefix, or a folder.
+    /// An address such as `s3://bucket/prefix`, or the path of a folder.
     pub remote: String,
     #[serde(default)]
     pub mode: Mode,

@@ -1,4 +1,4 @@
-//! The files of a result as they were when it was made, wherever they still are.
+//! Reads the files of a result as they were when it was made, from the output directory or from the store.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::{Contents, Store};
 
 pub struct ResultFiles {
-    /// Where they lie.
+    /// The output directory.
     pub folder: PathBuf,
-    /// What they were.
+    /// Paths and digests of the files.
     pub contents: Arc<Contents>,
-    /// Where they still are once others lie there.
+    /// Still has the files after another result was checked out.
     pub store: Arc<Store>,
 }
 
@@ -20,11 +20,12 @@ impl ResultFiles {
         Some(self.contents.file(self.contents.find(path)?).digest)
     }
 
-    /// The very bytes with that digest; `None` where they are no longer here.
+    /// The content of the file at `path`, checked against its digest. `None` if neither the output directory nor the
+    /// store still has it.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         let digest = self.digest(path)?;
         let places = [self.folder.join(path), self.store.blobs.path(digest)];
-        // What cannot be read in its place may just be replaced: then the store has it.
+        // A run may be replacing the file in the output directory right now. Then the store has it.
         let mut found = places.iter().filter(|place| place.is_file()).filter_map(|place| std::fs::read(place).ok());
         found.find(|bytes| blake3::hash(bytes).to_hex().as_str() == digest)
     }

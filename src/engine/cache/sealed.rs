@@ -1,5 +1,4 @@
-//! The cache's own files: each carries a checksum over its content and its name, so that one that was altered or
-//! exchanged is passed over as if it were not there.
+//! Seals the cache's own files with a checksum over content and name, so that modified or renamed files are ignored.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,13 +27,13 @@ pub fn seal(name: &str, mut content: Vec<u8>) -> Vec<u8> {
     content
 }
 
-/// What [`seal`] was given; `None` if it was altered, or is of another name.
+/// The content that [`seal`] received. `None` if the file was modified or has another name.
 pub fn open<'a>(name: &str, bytes: &'a [u8]) -> Option<&'a [u8]> {
     let (content, sum) = bytes.split_last_chunk::<32>()?;
     (checksum(name, content).as_bytes() == sum).then_some(content)
 }
 
-/// A JSON object with its checksum as one more field.
+/// A JSON object with its checksum as an additional field.
 pub fn to_json(name: &str, value: &impl Serialize) -> Result<serde_json::Value> {
     let mut value = serde_json::to_value(value)?;
     let sum = checksum(name, &serde_json::to_vec(&value)?);
@@ -42,7 +41,7 @@ pub fn to_json(name: &str, value: &impl Serialize) -> Result<serde_json::Value> 
     Ok(value)
 }
 
-/// What [`to_json`] was given; `None` if it was altered, or is of another name.
+/// The value that [`to_json`] received. `None` if the file was modified or has another name.
 pub fn from_json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Option<T> {
     let mut value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
     let sum = value.as_object_mut()?.remove(FIELD)?;
@@ -51,7 +50,7 @@ pub fn from_json<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Option<T> {
     serde_json::from_value(value).ok()
 }
 
-/// A file of the cache, `name` below `root`.
+/// The outcome of reading one of the cache's own files.
 #[derive(Debug, PartialEq)]
 pub enum Found<T> {
     Absent,
@@ -60,7 +59,7 @@ pub enum Found<T> {
 }
 
 impl<T> Found<T> {
-    /// What is damaged is none; a warning names it.
+    /// The value. A damaged file counts as absent, and a warning names it once.
     pub fn or_warn(self, path: &Path) -> Option<T> {
         match self {
             Self::Whole(value) => Some(value),
@@ -79,7 +78,7 @@ impl<T> Found<T> {
     }
 }
 
-/// Reads what `parse` understands. A file that cannot be read now is an error: it may not be damaged.
+/// Reads a file with `parse`. A file that cannot be opened or read is an error, not damage: its content may be right.
 pub fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Found<T>> {
     if files::is_no_file(path) {
         return Ok(Found::Damaged);
@@ -91,16 +90,16 @@ pub fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Fo
     }
 }
 
-/// As only BLAKE3's digests are: nothing that could lead elsewhere as a name.
+/// Whether `text` looks like a BLAKE3 digest in hexadecimal. Then it is also safe as a file name.
 pub fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// Of a file of a result, in bytes: what every system takes, of one part and of the whole path.
+/// Longest part and longest path of a file of a result, in bytes. Every system allows these.
 const LONGEST_PART: usize = 255;
 const LONGEST_PATH: usize = 1024;
 
-/// Whether a path with `/` between its parts stays below the folder that it starts at, and is no longer than may be.
+/// Whether a relative path with `/` between its parts stays below its folder, and is not too long.
 pub fn is_below(path: &str) -> bool {
     let sound = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= LONGEST_PART;
     path.len() <= LONGEST_PATH && path.split('/').all(sound) && !(cfg!(windows) && path.contains(['\\', ':']))

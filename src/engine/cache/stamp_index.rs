@@ -1,5 +1,5 @@
-//! The stamps of checked out files when they were last known to be right: a small binary file beside the note of what
-//! is checked out.
+//! The stamps of checked out files from when they were last known to be unmodified, in a small binary file for each
+//! instance.
 
 use std::path::Path;
 
@@ -15,9 +15,9 @@ const NUMBERS: usize = 5;
 
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct StampIndex {
-    /// Of the result that lies there.
+    /// Of the result that is checked out.
     pub digest: String,
-    /// The file system's time before its files were looked at.
+    /// The file system's time before its files were inspected, in nanoseconds since 1970.
     pub as_of: i64,
     /// In the order of the result's [`Contents`].
     pub files: Vec<FileStamp>,
@@ -26,13 +26,13 @@ pub(super) struct StampIndex {
 }
 
 impl StampIndex {
-    /// `None` where there is none, or one of something else, or a damaged one: then everything is read.
+    /// `None` if the index is missing, damaged or of another result. Then every file is read.
     pub fn read(path: &Path, digest: &str, contents: &Contents) -> Result<Option<Self>> {
         let found = sealed::read(path, |bytes| Some(Self::parse(sealed::open(&name(path), bytes)?, digest, contents)))?;
         Ok(found.or_warn(path).flatten())
     }
 
-    /// Whether there is one that is not as it was written.
+    /// Whether the index at `path` is damaged.
     pub fn is_damaged(path: &Path) -> Result<bool> {
         let whole = sealed::read(path, |bytes| sealed::open(&name(path), bytes).map(drop))?;
         Ok(matches!(whole, Found::Damaged))
@@ -67,7 +67,7 @@ impl StampIndex {
             bytes.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         }
         files::write_atomically(path, &sealed::seal(&name(path), bytes))
-            .context("cannot keep what the files look like")?;
+            .context("cannot save the stamps of the files")?;
         failpoint::point("index-written");
         Ok(())
     }

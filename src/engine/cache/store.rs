@@ -1,4 +1,4 @@
-//! The store: for each key a result, which names the content of the result; contents are shared blobs.
+//! The store: maps each key to a result, and each result to its files, which are shared blobs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -22,22 +22,22 @@ use crate::base::failpoint;
 use crate::base::files;
 use crate::damaged;
 
-/// A process that was killed may hold its lock for a moment longer.
+/// How long to wait for a lock: a killed process may still hold it for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// Below the cache's own.
+/// The folders of the cache.
 const FOLDERS: [&str; 9] =
     ["altered", "blobs", "items", "laid", "people", "people/items", "results", "scratch", "store"];
 
-/// What is kept of a result.
+/// A result: its key, its key document, and the digest of its list of files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredResult {
     pub key: String,
-    /// Digest of the result as a whole: of its [`Contents`].
+    /// Digest of the result's [`Contents`].
     pub digest: String,
     pub document: KeyDocument,
     pub files: usize,
     pub bytes: u64,
-    /// Tables of what was made of single items.
+    /// The recipes of the [`ItemTable`]s that it uses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<String>,
 }
@@ -60,13 +60,13 @@ impl Store {
         Self { root, blobs, digests, work, held: Mutex::default(), known: Mutex::default() }
     }
 
-    /// Fails where a folder of the cache's own is a link or a file: what a link leads to is somebody else's.
+    /// Fails if a folder of the cache is a link or a file. The target of a link does not belong to the cache.
     pub fn must_be_own(&self) -> Result<()> {
         for path in std::iter::once(self.root.clone()).chain(FOLDERS.map(|name| self.root.join(name))) {
             if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
                 return Err(damaged!(
-                    "{} must be a folder, no link and no file. Remove it: the next run makes a new one. (To keep results on \
-                     another disk, link `artifacts` itself.)",
+                    "{} must be a folder, not a link or a file; remove it, and the next run makes a new one (to keep \
+                     results on another disk, make `artifacts` itself a link)",
                     path.display()
                 ));
             }
@@ -79,7 +79,7 @@ impl Store {
         self.digests.ignore();
     }
 
-    /// Takes the project for this process; the lock goes when the guard, or the process, does.
+    /// Locks the project for this process. The lock is released when the guard is dropped or the process ends.
     pub fn lock(&self) -> Result<Lock<'_>> {
         files::create_folder(&self.root)?;
         let path = self.lock_path();
@@ -89,7 +89,7 @@ impl Store {
             let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
             let file = file.with_context(|| format!("cannot open {}", path.display()))?;
             match file.try_lock() {
-                // A file that was removed or replaced meanwhile locks nothing.
+                // If the file was removed or replaced meanwhile, locking it means nothing.
                 Ok(()) if same_file(&file, &path) => break file,
                 Ok(()) | Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
@@ -101,13 +101,14 @@ impl Store {
             }
         };
         self.hold(file)?;
-        // What a killed run left half done.
+        // Remove what killed runs left.
         self.work.clear()?;
         failpoint::point("lock-taken");
         Ok(Lock(self))
     }
 
-    /// That no run may change what lies here until the guard goes; where nothing can be written, none does.
+    /// Takes a shared lock: until the guard is dropped, no run can change anything. `None` if there is no lock file
+    /// that can be locked, for example on a read-only file system.
     pub fn share(&self) -> Result<Option<File>> {
         let path = self.lock_path();
         if files::is_no_file(&path) {
@@ -136,8 +137,8 @@ impl Store {
         Ok(())
     }
 
-    /// Fails if the lock that this process took is no longer the project's: somebody replaced its file, so another run
-    /// may be at work. A lock file that is only gone is put back.
+    /// Fails if the lock file was replaced since this process locked it, because another run may be active. A lock file
+    /// that was only removed is put back.
     pub fn must_be_held(&self) -> Result<()> {
         let path = self.lock_path();
         let mut held = self.held.lock();
@@ -168,7 +169,7 @@ impl Store {
         self.results_dir().join(format!("{key}.json"))
     }
 
-    /// What is kept of the result for `key`. A result that does not belong to its key, or was altered, is none.
+    /// The result for `key`. `None`, with a warning, if it is damaged or belongs to another key.
     pub fn result(&self, key: &str) -> Result<Option<StoredResult>> {
         Ok(self.find_result(key)?.or_warn(&self.result_path(key)))
     }
@@ -184,7 +185,7 @@ impl Store {
         files::write_atomically(&self.result_path(&stored.key), &stored.to_bytes()?)
     }
 
-    /// Every result there is, by key.
+    /// All results, sorted by key.
     pub fn results(&self) -> Result<Vec<StoredResult>> {
         let names = files::names(&self.results_dir())?;
         names.iter().filter_map(|name| self.result(name.strip_suffix(".json")?).transpose()).collect()
@@ -195,7 +196,7 @@ impl Store {
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// The files of the result with this digest; `None` where its list is no longer there or damaged.
+    /// The files of the result with this digest. `None` if their list is missing or damaged.
     pub fn contents(&self, digest: &str) -> Option<Arc<Contents>> {
         let mut known = self.known.lock();
         if let Some(contents) = known.get(digest) {
@@ -210,24 +211,24 @@ impl Store {
         Some(contents)
     }
 
-    /// What was made of single items in one recipe.
+    /// The results of single items for a recipe.
     pub fn items(&self, recipe: &str) -> Result<ItemTable> {
         ItemTable::read(&self.root, recipe)
     }
 
-    /// A folder to work in; nothing of it is seen before [`Store::commit`].
+    /// A new, empty working folder. Its files become part of the store with [`Store::commit`].
     pub fn slot(&self) -> Result<TempDir> {
         let folder = self.work.folder()?;
         TempDir::with_prefix_in("slot-", &folder).with_context(|| format!("cannot work in {}", folder.display()))
     }
 
-    /// Where an instance keeps what an interrupted run under `key` goes on from.
+    /// The folder for checkpoints of an instance under `key`, from which an interrupted run resumes.
     pub fn scratch(&self, instance: &str, key: &str) -> PathBuf {
         self.root.join("scratch").join(instance).join(key)
     }
 
-    /// Stores the files in `folder`, which must be those `written` and nothing else, and `placed` ones that are blobs
-    /// already, as the result for `document`. `items`: the tables it used.
+    /// Stores the result for `document`: the files in `folder`, which must be exactly those in `written`, and the files
+    /// in `placed`, which are blobs already. `items` are the recipes of the tables that it used.
     pub fn commit(
         &self,
         document: KeyDocument,
@@ -242,7 +243,7 @@ impl Store {
         }
         let taken = found.into_par_iter().map(|path| {
             let Some(as_written) = written.get(&path) else {
-                bail!("{path} appeared in its working folder, and it did not write it; another program did");
+                bail!("{path} appeared in its working folder; another program wrote it");
             };
             let (bytes, digest) = self.blobs.take(&folder.join(&path))?;
             if (bytes, &digest) != (as_written.bytes, &as_written.digest) {
@@ -253,7 +254,7 @@ impl Store {
         let mut all = taken.collect::<Result<Vec<_>>>()?;
         all.extend(placed);
         if all.is_empty() {
-            bail!("it made no files, and an empty result is none");
+            bail!("it made no files, and a result must have at least one");
         }
         let contents = Contents::new(all)?;
         let digest = self.blobs.put(contents.text().as_bytes())?;
@@ -271,31 +272,31 @@ impl Store {
 }
 
 impl StoredResult {
-    /// As a file of the cache, here and elsewhere.
+    /// Its sealed JSON, for the local and the remote cache.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         Ok(serde_json::to_vec_pretty(&sealed::to_json(&name(&self.key), self)?)?)
     }
 
-    /// The result for `key`; `None` where it is not one, or not as it was written.
+    /// Reads the result for `key`. `None` if it is damaged, invalid, or belongs to another key.
     pub fn parse(key: &str, bytes: &[u8]) -> Option<Self> {
         let stored: Self = sealed::from_json(&name(key), bytes)?;
         let fits = stored.key == key && stored.document.key().ok()? == key;
         let sound = is_digest(&stored.digest) && stored.items.iter().all(|recipe| is_digest(recipe));
-        // A result without files is none.
+        // A result must have at least one file.
         let sound = sound && stored.digest != blake3::hash(b"").to_hex().as_str();
         (fits && sound).then_some(stored)
     }
 }
 
-/// Who holds the project, for those who find it held.
+/// Writes the id of this process into the lock file, for the messages of other processes.
 fn write_holder(path: &Path) -> Result<()> {
     files::write(path, format!("{}\n", std::process::id()).as_bytes())
 }
 
-/// Takes a link, a pipe or an empty folder away where a file of the cache's own should be.
+/// Removes a link, a pipe or an empty folder from `path`, where a file of the cache should be.
 pub(super) fn unlink(path: &Path) -> Result<()> {
     if files::is_folder(path) {
-        // A folder that is not empty stays: opening the file fails then, and names it.
+        // A folder that is not empty stays. Then opening the file fails, and the error names it.
         drop(fs::remove_dir(path));
     } else if files::is_no_file(path) {
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -307,7 +308,7 @@ fn name(key: &str) -> String {
     format!("results/{key}")
 }
 
-/// The project is this process's until this goes.
+/// Holds the lock of the project until it is dropped.
 #[derive(Debug)]
 pub struct Lock<'a>(&'a Store);
 
@@ -327,7 +328,7 @@ impl std::fmt::Debug for Store {
 pub(super) mod tests {
     use super::*;
 
-    /// What a stage would say that it wrote into `folder`.
+    /// The files in `folder`, as if a stage had written them.
     pub fn written(folder: &Path) -> BTreeMap<String, Written> {
         let file = |path: String| {
             let bytes = fs::read(folder.join(&path)).unwrap();
@@ -363,7 +364,7 @@ pub(super) mod tests {
         }
         files::create_folder(&work)?;
         let error = store.commit(document(), (&work, &BTreeMap::new()), Vec::new(), Vec::new()).unwrap_err();
-        assert!(error.to_string().contains("an empty result is none"), "{error}");
+        assert!(error.to_string().contains("a result must have at least one"), "{error}");
         assert_eq!(store.results()?, []);
         Ok(())
     }
@@ -385,7 +386,7 @@ pub(super) mod tests {
             fs::write(&path, &altered)?;
             assert_eq!(store.result(&stored.key)?.is_none(), altered != text, "{altered}");
         }
-        // The checksum is of this file alone.
+        // The checksum also covers the name of the file.
         fs::rename(&path, store.result_path(&"1".repeat(64)))?;
         assert_eq!(store.result(&"1".repeat(64))?, None);
         assert_eq!(store.result("../../secret")?, None);

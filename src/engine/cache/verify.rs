@@ -1,4 +1,4 @@
-//! Reading everything that is stored, to find what the disk or a person damaged.
+//! Reads everything that is stored, to find damaged files, and repairs them.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,23 +17,23 @@ use super::{Contents, DigestCache, FileIssue, ItemTable, NAMESPACES, OutputDir, 
 use crate::base::files;
 use crate::base::signal;
 
-/// What a run re-reads on its way.
+/// At most how much of the store each run reads again.
 const SCRUBBED_BYTES: u64 = 1 << 20;
 const SCRUBBED_FILES: usize = 64;
 const CURSOR: &str = "scrub";
 
-/// What is wrong, and how much was read to find it.
+/// The damage found, and how much was read to find it.
 #[derive(Debug, Default)]
 pub struct Damage {
     pub files: usize,
     pub bytes: u64,
-    /// Blobs whose content is not what their name says.
+    /// Blobs whose content does not match their digest.
     pub blobs: Vec<String>,
-    /// Results with files, by path, that are missing in the store or damaged there.
+    /// Results with the paths of their files that are missing or damaged in the store.
     pub results: Vec<(StoredResult, Vec<(String, FileIssue)>)>,
-    /// The cache's own files that are not as they were written, below its folder.
+    /// Damaged files of the cache itself, such as tables and the history.
     pub own: Vec<PathBuf>,
-    /// What could not be read, with the reasons: it may be whole.
+    /// Errors of files that could not be read. These files may be undamaged.
     pub unreadable: Vec<String>,
 }
 
@@ -103,13 +103,13 @@ impl Store {
         Ok(damage)
     }
 
-    /// The keys that files are called by which should be results.
+    /// The keys in the file names of stored results.
     fn keys(&self) -> Result<Vec<String>> {
         let names = files::names(&self.results_dir())?;
         Ok(names.iter().filter_map(|name| name.strip_suffix(".json")).map(str::to_owned).collect())
     }
 
-    /// The cache's own files beside results and blobs that are not as they were written.
+    /// Damaged files of the cache itself, except results and blobs.
     fn damaged_files(&self) -> Result<Vec<PathBuf>> {
         let mut damaged = self.blobs.false_shelves()?;
         damaged.extend(self.damaged_checked_out()?);
@@ -124,9 +124,9 @@ impl Store {
             damaged.push(self.history_path());
         }
         damaged.extend(matches!(self.cursor()?, Found::Damaged).then(|| self.root.join(CURSOR)));
-        // What a killed process was just writing has a name that hides.
+        // A killed process may leave temporary files. Their names start with a dot.
         let hides = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");
-        // Below the folders of an instance and a key.
+        // Files are at depth 3, below the folder of an instance and the folder of a key.
         let kept = WalkDir::new(self.root.join("scratch")).min_depth(1).max_depth(3).sort_by_file_name();
         for entry in kept.into_iter().filter_entry(|entry| !hides(entry)) {
             let entry = match entry {
@@ -141,8 +141,8 @@ impl Store {
         Ok(damaged)
     }
 
-    /// The files at `place` that are not what `contents` says; what is the stored file itself was read with the store.
-    /// What cannot be read is noted in `damage`.
+    /// The files in the output directory `place` that are missing or modified. A hard link to a blob is not read again:
+    /// it was read with the store. Files that cannot be read are added to `damage`.
     pub fn verify_place(
         &self,
         place: &OutputDir,
@@ -178,8 +178,8 @@ impl Store {
         Ok(issues.into_iter().filter_map(Result::ok).collect())
     }
 
-    /// Takes damaged files away, puts those back whose file at a place is whole, and forgets results that lie nowhere
-    /// and are not whole any more. What lies somewhere is made again by the next run.
+    /// Removes damaged files, and restores blobs from undamaged files in output directories. Damaged results are
+    /// removed, unless they are checked out: the next run makes those again.
     pub fn mend(&self, damage: &Damage, places: &[(OutputDir, &Contents)]) -> Result<()> {
         for path in &damage.own {
             if *path == self.history_path() && !files::is_no_file(path) {
@@ -212,13 +212,13 @@ impl Store {
         sealed::read(&self.root.join(CURSOR), parse)
     }
 
-    /// Takes away what is not as it was written. A folder there may hold files of people, and is kept aside.
+    /// Removes a damaged file. A folder in its place may hold files of the user, and is moved away.
     pub(super) fn discard(&self, path: &Path) -> Result<()> {
         if files::is_folder(path) {
             let name = path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy();
             let kept = self.move_aside(path, ".cache", &name)?;
             tracing::warn!(
-                "{} is a folder where a file should be; it is kept aside as {}",
+                "{} is a folder, and a file should be there; the folder is kept aside as {}",
                 path.display(),
                 kept.display()
             );
@@ -227,8 +227,8 @@ impl Store {
         fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// Re-reads a little of the store, each time from where the last time ended; takes damaged blobs away, so that
-    /// the run that follows makes them again. Gives their digests.
+    /// Reads a small part of the store again, each time the next part. Damaged blobs are removed, so that the run that
+    /// follows makes them again. Returns their digests.
     pub fn scrub(&self) -> Result<Vec<String>> {
         let cursor = self.root.join(CURSOR);
         let last = self.cursor()?.or_warn(&cursor).unwrap_or_default();
@@ -250,7 +250,7 @@ impl Store {
                 end = digest;
             }
         }
-        // From the beginning again once the end is reached; what is lost in a crash is only the place to go on from.
+        // After the end, it starts from the beginning. A crash may lose the cursor; that only repeats some reading.
         if end != last {
             files::write_unsynced(&cursor, &sealed::seal(CURSOR, end.into_bytes()))?;
         }
@@ -258,13 +258,13 @@ impl Store {
     }
 }
 
-/// By what a file in `scratch/` is known: instance, key and name.
+/// The name that seals a file in `scratch/`: instance, key and file name.
 fn kept_name(path: &Path) -> String {
     let parts: Vec<_> = path.iter().rev().take(3).map(|part| part.to_string_lossy()).collect();
     parts.into_iter().rev().collect::<Vec<_>>().join("/")
 }
 
-/// A file for a run that goes on from this one.
+/// Writes a file that a later run resumes from.
 pub fn write_kept(path: &Path, bytes: Vec<u8>) -> Result<()> {
     let folder = files::folder_of(path);
     own_folder(files::folder_of(folder))?;
@@ -272,7 +272,7 @@ pub fn write_kept(path: &Path, bytes: Vec<u8>) -> Result<()> {
     files::write_atomically(path, &sealed::seal(&kept_name(path), bytes))
 }
 
-/// What [`write_kept`] wrote.
+/// Reads a file that [`write_kept`] wrote.
 pub fn read_kept(path: &Path) -> Result<Found<Vec<u8>>> {
     sealed::read(path, |bytes| sealed::open(&kept_name(path), bytes).map(<[u8]>::to_vec))
 }

@@ -1,4 +1,4 @@
-//! Working folders: each process has one of its own, which nobody clears while the process lives.
+//! Working folders: each process has its own, and other processes do not clear it while that process is alive.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use tempfile::TempDir;
 use super::file_stamp::FileStamp;
 use crate::base::files;
 
-/// Tries to make a folder before a cleaner that always comes first is blamed.
+/// How often to try to make a folder, if another program removes it right away.
 const TRIES: usize = 5;
 
 #[derive(Debug)]
 pub struct Work {
-    /// Of all processes; on the file system of the store.
+    /// Holds the folders of all processes. It is on the file system of the store.
     root: PathBuf,
     own: Mutex<Option<Own>>,
 }
@@ -23,7 +23,7 @@ pub struct Work {
 #[derive(Debug)]
 struct Own {
     folder: TempDir,
-    /// Held while the process lives: so others know that the folder is in use.
+    /// Held while the process is alive. It tells other processes that the folder is in use.
     _lock: File,
 }
 
@@ -32,7 +32,7 @@ impl Work {
         Self { root, own: Mutex::default() }
     }
 
-    /// This process's folder; made at the first use, and again if somebody removed it.
+    /// The folder of this process. It is made at the first use, and again if something removed it.
     pub fn folder(&self) -> Result<PathBuf> {
         let mut own = self.own.lock();
         if let Some(own) = own.as_ref().filter(|own| own.folder.path().is_dir()) {
@@ -51,15 +51,15 @@ impl Work {
             let folder = TempDir::with_prefix_in("run-", &self.root).with_context(failed)?;
             let Ok(lock) = File::open(folder.path()) else { continue };
             lock.lock().with_context(failed)?;
-            // Before it was locked, another process may have taken it for one that is left over.
+            // Before it was locked, another process may have removed it as a leftover.
             if same_file(&lock, folder.path()) {
                 return Ok(Own { folder, _lock: lock });
             }
         }
-        bail!("{}: its folders are removed by another program as soon as they are made", failed());
+        bail!("{}: another program removes its folders as soon as they are made", failed());
     }
 
-    /// Removes what processes left that are gone.
+    /// Removes the folders of processes that are no longer alive.
     pub fn clear(&self) -> Result<()> {
         if !own_folder(&self.root)? {
             return Ok(());
@@ -81,22 +81,22 @@ impl Work {
     }
 }
 
-/// Makes `path` a folder of the cache's own, if it is none: a link there goes, as what it leads to is somebody else's.
-/// Whether it was one before.
+/// Makes a folder at `path` if there is none. A link or file at `path` is removed: the target of a link does not belong
+/// to the cache. Returns whether the folder was already there.
 pub fn own_folder(path: &Path) -> Result<bool> {
     let found = path.symlink_metadata();
     if found.as_ref().is_ok_and(|metadata| metadata.is_dir()) {
         return Ok(true);
     }
     if found.is_ok() {
-        // Where it stays, or another thread was faster, the next line says what is wrong.
+        // If the removal fails, the next line reports the error. If another thread was faster, all is well.
         drop(fs::remove_file(path));
     }
     files::create_folder(path)?;
     Ok(false)
 }
 
-/// Whether the open `file` is what stands at `path`.
+/// Whether the open `file` is still the one at `path`.
 pub fn same_file(file: &File, path: &Path) -> bool {
     let open = file.metadata().map(|metadata| FileStamp::from(&metadata));
     open.is_ok_and(|open| FileStamp::of(path).is_some_and(|there| there.same_file(&open)))
@@ -121,7 +121,7 @@ mod tests {
         assert!(one.folder()?.is_dir());
         drop(one);
         two.clear()?;
-        // A link leads to something else.
+        // A link is removed, and its target stays.
         let home = tempfile::tempdir()?;
         fs::write(home.path().join("diary.txt"), "mine")?;
         fs::remove_dir(root.path().join("tmp"))?;

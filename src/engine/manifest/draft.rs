@@ -1,4 +1,4 @@
-//! An instance while a profile and overrides change its settings.
+//! Drafts of instances, whose settings a profile and `--set` still change.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,8 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A mapping replaces another one key by key; any other value is replaced whole.
+    /// Overrides a setting. A mapping is merged into an earlier one key by key. Any other value replaces the earlier
+    /// one.
     pub fn overlay(&mut self, key: String, value: Value, origin: Origin) {
         let merged = match self.settings.remove(&key) {
             Some((old, _)) => merge(old, value),

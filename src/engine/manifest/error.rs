@@ -1,23 +1,23 @@
-//! What is wrong with a manifest, shown with the line and a caret under the span.
+//! Errors in a manifest, shown with the line and a caret under the span.
 
 use std::fmt;
 
-/// A span in a text that people wrote: the manifest, or a `--set`.
+/// A span in the manifest or in a `--set`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SourceSpan {
     /// The manifest's path, or `--set`.
     pub source: String,
-    /// From 1; 0 where lines mean nothing.
+    /// From 1; 0 in a `--set`, which has no lines.
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// Length of what is meant, in characters.
+    /// In characters.
     pub length: usize,
-    /// The line itself.
+    /// The line of the span.
     pub text: String,
 }
 
-/// Of several errors so many are shown.
+/// At most this many errors are shown.
 const SHOWN: usize = 10;
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct ManifestError {
     pub message: String,
     pub span: Option<Box<SourceSpan>>,
     pub help: Option<String>,
-    /// What else is wrong.
+    /// Further errors, reported together with this one.
     pub others: Vec<ManifestError>,
 }
 
@@ -39,7 +39,7 @@ impl ManifestError {
         self
     }
 
-    /// Fails if there are errors, with all of them.
+    /// Fails with all `errors`, if there are any.
     pub fn tell(errors: Vec<Self>) -> Result<(), Self> {
         let each = |mut error: Self| {
             let others = std::mem::take(&mut error.others);
@@ -79,14 +79,14 @@ impl fmt::Display for ManifestError {
     }
 }
 
-/// "did you mean …" for a name that is close to one of `known`; else the list itself.
+/// A help text for an unknown name: "did you mean …" if it is similar to one of `known`, otherwise the list of `known`.
 pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let known: Vec<&str> = known.into_iter().collect();
     let close = known.iter().map(|candidate| (strsim::jaro_winkler(name, candidate), candidate));
     let best = close.max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
         Some((likeness, best)) if likeness > 0.75 => Some(format!("did you mean `{best}`?")),
-        Some(_) => Some(format!("known are: {}", known.join(", "))),
+        Some(_) => Some(format!("choose one of: {}", known.join(", "))),
         None => None,
     }
 }

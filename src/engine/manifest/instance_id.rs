@@ -1,8 +1,8 @@
-//! Instances by number, and lists that hold a value for each of them.
+//! Ids of instances, and lists that hold a value for each instance.
 
 use std::ops::{Index, IndexMut};
 
-/// An instance of the manifest. Needs have lower numbers than what needs them.
+/// The number of an instance in the manifest. Each instance has a higher number than those it needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(usize);
 
@@ -31,7 +31,7 @@ impl<T> PerInstance<T> {
         self.ids().zip(&self.0)
     }
 
-    /// `value` for every instance that this list has.
+    /// A list of the same length with `value` for every instance.
     pub fn filled<V: Clone>(&self, value: V) -> PerInstance<V> {
         PerInstance(vec![value; self.0.len()])
     }

@@ -1,4 +1,4 @@
-//! From settings to instances: every name and value is checked.
+//! Makes instances from settings, and checks every name and value.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
@@ -13,7 +13,7 @@ use super::{Instance, InstanceId, ManifestError, PerInstance, did_you_mean};
 use crate::base::files;
 use crate::engine::stage::{AnyStage, Kind};
 
-/// `out` in the one way of writing it; `None` where results have no business.
+/// The normalised path of `out`. `None` if it cannot be an output directory.
 fn folder_of_results(out: &str) -> Option<PathBuf> {
     let path: PathBuf =
         files::expanded(Path::new(out)).components().filter(|part| *part != Component::CurDir).collect();
@@ -46,7 +46,7 @@ impl Reader<'_> {
         self.ordered(instances, &needs_at)
     }
 
-    /// The instance of a draft, and where its needs are written.
+    /// Makes the instance of a draft. Also returns where its `needs` are written.
     fn instance(
         &self,
         mut draft: Draft,
@@ -59,7 +59,7 @@ impl Reader<'_> {
         let out = match draft.settings.remove("out") {
             None => PathBuf::from("artifacts").join(&draft.name),
             Some((value, origin)) => value.as_str().and_then(folder_of_results).ok_or_else(|| {
-                let message = "`out` must be a folder below the project's, or an absolute one, without `..`";
+                let message = "`out` must be a folder below the project, or an absolute path, without `..`";
                 self.error_at(message, &origin, Side::Value)
             })?,
         };
@@ -71,7 +71,7 @@ impl Reader<'_> {
         Ok((Instance { name: draft.name, stage, seed, needs, out }, at))
     }
 
-    /// Refuses two instances of which one would write into the folder of the other.
+    /// Fails if two instances have the same output directory, or one is inside the other.
     fn check_folders(&self, instances: &PerInstance<Instance>) -> Checked<()> {
         let mut first: HashMap<&Path, InstanceId> = HashMap::new();
         let mut clashes = Vec::new();
@@ -124,7 +124,7 @@ impl Reader<'_> {
             let Some(name) = need.as_str() else {
                 let shown = serde_yaml::to_string(need).unwrap_or_default();
                 let shown = shown.trim_end();
-                let error = self.error_at(format!("`{shown}` is not text here"), &origin, Side::Value);
+                let error = self.error_at(format!("`{shown}` must be text here"), &origin, Side::Value);
                 return Err(error.help(Some(format!("write the name in quotes: '{shown}'"))));
             };
             let Some(found) = ids.get(name).copied() else {
@@ -186,7 +186,7 @@ impl Reader<'_> {
         let nulls = settings.iter().filter_map(|(key, (value, origin))| {
             let path = null_in(value, parameters.at([key.as_str()]))?;
             let path: Vec<&str> = [key.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect();
-            let message = format!("parameter `{}` of `{name}` is null, or has nothing behind it", path.join("."));
+            let message = format!("parameter `{}` of `{name}` is null or has no value", path.join("."));
             let help = "leave it out for the default, or give a value".to_owned();
             Some(self.error_at(message, origin, Side::Value).help(Some(help)))
         });
@@ -212,7 +212,7 @@ impl Reader<'_> {
             };
             let message = error.into_inner().to_string();
             let error = self.error_at(format!("parameter `{path}` of `{name}`: {message}"), &origin, Side::Value);
-            // Without this one, the others can be judged.
+            // Remove the wrong parameter and try again, to find further errors.
             if values.remove(parts[0]).is_none() {
                 return Err(error);
             }

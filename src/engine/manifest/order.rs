@@ -1,4 +1,4 @@
-//! The order of instances: each stands after what it needs.
+//! Orders the instances, so that each comes after those it needs.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -9,7 +9,7 @@ use super::reader::{Checked, Reader};
 use super::{Instance, InstanceId, ManifestError, PerInstance};
 
 impl Reader<'_> {
-    /// Sorts so that needs come first, otherwise as written.
+    /// Sorts the instances so that each comes after those it needs. Otherwise the order of the manifest is kept.
     pub(super) fn ordered(
         &self,
         instances: PerInstance<Instance>,
@@ -63,6 +63,6 @@ impl Reader<'_> {
             walk.push(next);
         }
         let names: Vec<&str> = walk.iter().map(|id| instances[*id].name.as_str()).collect();
-        self.error_at(format!("`needs` go round in a circle: {}", names.join(" → ")), &needs_at[walk[0]], Side::Value)
+        self.error_at(format!("`needs` form a cycle: {}", names.join(" → ")), &needs_at[walk[0]], Side::Value)
     }
 }

@@ -1,4 +1,4 @@
-//! What changes the settings of instances: a profile, and `--set`.
+//! Reads the settings of instances, and applies a profile and `--set` to them.
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ impl Reader<'_> {
             let sound = (1..=LONGEST_NAME).contains(&name.len()) && !name.starts_with('-') && name.chars().all(plain);
             if !sound || name == "all" {
                 let message = format!(
-                    "`{name}` is no name for an instance: use at most {LONGEST_NAME} letters, digits, - and _; a name does not \
-                     begin with -, and `all` is taken"
+                    "`{name}` is not a valid instance name: use at most {LONGEST_NAME} letters, digits, - and _; \
+                     do not begin with -; `all` is reserved"
                 );
                 return Err(self.error(message, &["stages", name], Side::Key));
             }
@@ -91,12 +91,12 @@ impl Reader<'_> {
             return Ok(());
         }
         let Some((name, parameter)) = key.split_once('.') else {
-            let error = self.error_at(format!("`{key}` names no parameter"), &origin, Side::Key);
+            let error = self.error_at(format!("`{key}` does not name a parameter"), &origin, Side::Key);
             return Err(error.help(Some("write INSTANCE.PARAMETER=VALUE, such as train.epochs=5".into())));
         };
         let draft = self.draft(drafts, name, &origin)?;
         let value = match self.takes_text(draft, parameter)? {
-            // As it stands, whatever YAML would make of it.
+            // Text is taken as it stands. YAML would read some texts as other types.
             (true, nullable) if !nullable || !["", "~", "null"].contains(&value) => Value::from(value),
             _ => self.value(value, &origin)?,
         };
@@ -109,11 +109,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The value that a `--set` gives: one, to its last character.
+    /// Parses the value of a `--set`. The whole text must be one YAML value.
     fn value(&self, text: &str, origin: &Origin) -> Checked<Value> {
         let wrong = |why: &str| self.error_at(why, origin, Side::Value);
-        // In a list, no part of it can be taken for a comment or a second value: neither the first bracket may close before
-        // its end, nor may the last be part of a comment.
+        // The text is parsed inside of a list, twice: with `]` on a new line and with `]` right after it. If the text
+        // has a comment, only the first form is valid. If it has a second value, the list has two elements or is not
+        // valid.
         let parse = |end| serde_yaml::from_str::<Value>(&format!("[{text}{end}"));
         match parse("\n]").and_then(|list| parse("]").map(|_| list)) {
             Ok(Value::Sequence(mut list)) if list.len() < 2 => Ok(list.pop().unwrap_or_default()),
@@ -123,7 +124,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether a setting of an instance is text, and whether it may be null.
+    /// Whether a setting of an instance can be text, and whether it can be null.
     fn takes_text(&self, draft: &Draft, parameter: &str) -> Checked<(bool, bool)> {
         if ["uses", "out"].contains(&parameter) {
             return Ok((true, false));

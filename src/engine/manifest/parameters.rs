@@ -1,4 +1,4 @@
-//! The parameters of a stage by its schema: their names, and what they may be.
+//! The names of the parameters of a stage, and the types that its schema allows.
 
 use serde_yaml::Value;
 
@@ -16,13 +16,13 @@ impl Parameters {
         let (defaults, schema) = ((kind.defaults)()?, (kind.schema)().to_value());
         let mut names: Vec<String> =
             defaults.as_mapping().into_iter().flatten().filter_map(|(key, _)| Some(key.as_str()?.to_owned())).collect();
-        // Those that stand in a key only where they are given.
+        // Some parameters are serialised only if they are set, so the defaults do not have them.
         let all = schema["properties"].as_object().into_iter().flatten().map(|(key, _)| key);
         names.extend(all.filter(|key| defaults.get(key.as_str()).is_none()).cloned());
         Ok(Self { names, schema })
     }
 
-    /// The schema of a parameter, or of a part of it.
+    /// The schema of a parameter, or of a key inside of it.
     pub fn at<'p>(&self, path: impl IntoIterator<Item = &'p str>) -> &serde_json::Value {
         path.into_iter().fold(&self.schema, |schema, key| &schema["properties"][key])
     }
@@ -39,7 +39,7 @@ pub(super) fn takes(schema: &serde_json::Value, kind: &str) -> bool {
     named || any("anyOf") || any("oneOf")
 }
 
-/// Where null stands that the schema does not allow: the path to it.
+/// The path to the first null in `value` that the schema does not allow.
 pub(super) fn null_in(value: &Value, schema: &serde_json::Value) -> Option<Vec<String>> {
     match value {
         Value::Null => (schema.is_object() && !takes(schema, "null")).then(Vec::new),

@@ -1,4 +1,4 @@
-//! Where each key and value of a YAML text stands.
+//! Finds the position of each key and value in a YAML text.
 
 use std::collections::HashMap;
 
@@ -6,7 +6,7 @@ use saphyr_parser::{Event, Parser, Span};
 
 use super::error::SourceSpan;
 
-/// Characters of a line before and after a span.
+/// How many characters of a long line are shown before and after a span.
 const SHOWN: usize = 200;
 
 /// Which side of `key: value` is meant.
@@ -23,16 +23,16 @@ pub struct Positions<'a> {
     source: &'a str,
     text: &'a str,
     spans: HashMap<(Path, Side), Span>,
-    /// Where it goes too deep to be a manifest.
+    /// Where lists and mappings are nested more than [`DEPTH`] levels deep.
     pub too_deep: Option<SourceSpan>,
-    /// Where aliases (`*name`) have come to stand for more than [`ALIASED`] values.
+    /// Where the aliases (`*name`) up to here expand to more than [`ALIASED`] values.
     pub too_large: Option<SourceSpan>,
 }
 
-/// Lists and mappings in each other: a manifest needs five.
+/// How deep lists and mappings may be nested. A manifest needs five levels.
 pub const DEPTH: usize = 64;
 
-/// What all aliases together may stand for, in values: a short text can have each stand for many of the last.
+/// How many values all aliases together may expand to. A short text of nested aliases can expand to billions.
 pub const ALIASED: usize = 100_000;
 
 enum Open {
@@ -40,11 +40,11 @@ enum Open {
     Sequence { next: usize },
 }
 
-/// How many values each anchor (`&name`) stands for, aliases in it counted as what they stand for.
+/// How many values each anchor (`&name`) expands to, with the aliases in it expanded.
 #[derive(Default)]
 struct Sizes {
     of: HashMap<usize, usize>,
-    /// Lists and mappings that are open: their anchors, 0 for none, and how many values there were before them.
+    /// For each open list and mapping: its anchor, or 0, and how many values came before it.
     open: Vec<(usize, usize)>,
     all: usize,
     aliased: usize,
@@ -77,7 +77,7 @@ impl Sizes {
 }
 
 impl<'a> Positions<'a> {
-    /// `text` is read as far as it is well-formed; `source` is its name in messages.
+    /// Reads the positions in `text`, up to the first syntax error. `source` is the name of the text in messages.
     pub fn of(source: &'a str, text: &'a str) -> Self {
         let mut spans = HashMap::new();
         let mut open: Vec<Open> = Vec::new();
@@ -133,7 +133,7 @@ impl<'a> Positions<'a> {
         Self { too_deep, too_large, ..positions }
     }
 
-    /// The span of `path`, or of the nearest thing around it that stands in the text.
+    /// The span of `path`. If it is not in the text, the span of the nearest key around it.
     pub fn span(&self, path: &[String], side: Side) -> Option<SourceSpan> {
         let span = (0..=path.len()).rev().find_map(|length| {
             let find = |side| self.spans.get(&(path[..length].to_vec(), side));
@@ -147,14 +147,14 @@ impl<'a> Positions<'a> {
     /// The span at `line` and `column`, both from 1.
     pub fn at(&self, line: usize, column: usize, length: usize) -> SourceSpan {
         let text = self.text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
-        // Of a line that nobody could read, the part around the span.
+        // Show only the part of a long line that is around the span.
         let (from, column) = if column > SHOWN { (column - SHOWN / 2, SHOWN / 2) } else { (0, column.max(1)) };
         let text = text.chars().skip(from).take(2 * SHOWN).collect();
         SourceSpan { source: self.source.to_owned(), line, column, length: length.clamp(1, SHOWN), text }
     }
 }
 
-/// A value begins: in a list it gets its index as a path element.
+/// At the begin of a value. In a list, its index is added to the path.
 fn begin(open: &mut [Open], path: &mut Path) {
     if let Some(Open::Sequence { next }) = open.last_mut() {
         path.push(next.to_string());
@@ -162,7 +162,7 @@ fn begin(open: &mut [Open], path: &mut Path) {
     }
 }
 
-/// A value ended: its path element goes.
+/// At the end of a value. Its key or index is removed from the path.
 fn end(open: &mut [Open], path: &mut Path) {
     match open.last_mut() {
         Some(Open::Mapping { key }) => {

@@ -1,4 +1,4 @@
-//! Reading the manifest: from its text to a checked [`Manifest`]; each error has its position in the text.
+//! Parses the text of a manifest into a checked [`Manifest`]; each error has its position in the text.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -13,22 +13,22 @@ use super::position::{ALIASED, DEPTH, Positions, Side};
 use super::{Manifest, ManifestError, PerInstance, SourceSpan, did_you_mean};
 use crate::engine::stage::Kind;
 
-/// Of an instance: files of the cache are called by it.
+/// Longest name of an instance. Files of the cache are named after instances.
 pub(super) const LONGEST_NAME: usize = 100;
 
-/// In a `--set`: instance, parameter and what is in it.
+/// Longest key of a `--set`: instance, parameter, and keys inside of the parameter.
 pub(super) const LONGEST_KEY: usize = 2 * LONGEST_NAME;
 
-/// Of a text in a message that is longer than anybody reads, so many characters.
+/// How many characters of a long text a message shows.
 pub(super) const SHOWN: usize = 50;
 
-/// Rounds of merges (`<<`) in merges.
+/// How deep merges (`<<`) may be nested.
 const MERGES: usize = 64;
 
-/// Open brackets, those in strings and comments too: the parsers take long over more.
+/// How many brackets may be open at once, also in strings and comments. With more, the parsers become slow.
 const BRACKETS: usize = 500;
 
-/// The line at which more brackets are open than any manifest has.
+/// The first line at which more than [`BRACKETS`] brackets are open.
 fn nests_at(text: &str) -> Option<usize> {
     let mut open = 0usize;
     for (number, line) in text.lines().enumerate() {
@@ -49,7 +49,7 @@ fn nests_at(text: &str) -> Option<usize> {
 pub(super) struct Reader<'a> {
     positions: Positions<'a>,
     pub(super) kinds: &'static [Kind],
-    /// What parameters each stage has, once it was asked.
+    /// The parameters of each stage, computed at the first use.
     known: RefCell<HashMap<&'static str, Rc<Parameters>>>,
 }
 
@@ -64,16 +64,16 @@ pub(super) fn parse(
     sets: &[String],
 ) -> Checked<Manifest> {
     if let Some(line) = nests_at(text) {
-        let message = format!("{source}, line {line}: brackets stand in each other more than {BRACKETS} deep");
+        let message = format!("{source}, line {line}: brackets are nested more than {BRACKETS} levels deep");
         return Err(ManifestError::new(message, None));
     }
     let reader = Reader { positions: Positions::of(source, text), kinds, known: RefCell::default() };
     if let Some(span) = reader.positions.too_deep.clone() {
-        let message = format!("lists and mappings stand in each other more than {DEPTH} deep here");
+        let message = format!("lists and mappings are nested more than {DEPTH} levels deep here");
         return Err(ManifestError::new(message, Some(span)));
     }
     if let Some(span) = reader.positions.too_large.clone() {
-        let message = format!("aliases stand for more than {ALIASED} values in all");
+        let message = format!("aliases expand to more than {ALIASED} values in total");
         return Err(ManifestError::new(message, Some(span)));
     }
     let root = reader.yaml(text)?;
@@ -88,8 +88,8 @@ pub(super) fn parse(
     };
     let cache = root.get("cache").map(|cache| {
         let wrong = |error: serde_yaml::Error| {
-            let error = reader.error(format!("`cache` is not right: {error}"), &["cache"], Side::Value);
-            error.help(Some("write cache: {remote: s3://bucket/prefix, mode: read-only}, or read-write, or off".into()))
+            let error = reader.error(format!("`cache` is not valid: {error}"), &["cache"], Side::Value);
+            error.help(Some("write cache: {remote: s3://bucket/prefix, mode: read-only} (or read-write, off)".into()))
         };
         serde_yaml::from_value(cache.clone()).map_err(wrong)
     });
@@ -132,7 +132,7 @@ impl Reader<'_> {
 
     fn yaml(&self, text: &str) -> Checked<Value> {
         let read = serde_yaml::from_str::<Value>(text).and_then(|mut value| {
-            // `<<` of what has a `<<` itself takes another round.
+            // If a merged mapping has a `<<` itself, another round is needed.
             for _ in 0..MERGES {
                 let before = value.clone();
                 value.apply_merge()?;
@@ -140,7 +140,7 @@ impl Reader<'_> {
                     return Ok(value);
                 }
             }
-            Err(serde::de::Error::custom(format!("merges (`<<`) stand in each other more than {MERGES} deep")))
+            Err(serde::de::Error::custom(format!("merges (`<<`) are nested more than {MERGES} levels deep")))
         });
         read.map_err(|error| {
             let span = error.location().map(|at| self.positions.at(at.line(), at.column(), 1));
@@ -163,12 +163,12 @@ impl Reader<'_> {
         mapping.iter().map(entry).collect()
     }
 
-    /// That something is no text, as it would be in quotes: 2024, true, null.
+    /// An error for a key that YAML does not read as text without quotes: 2024, true, null.
     pub(super) fn no_text(&self, value: &Value, path: &[&str]) -> ManifestError {
         let shown = serde_yaml::to_string(value).unwrap_or_default();
         let shown = shown.trim_end();
         let path: Vec<&str> = path.iter().copied().chain([shown]).collect();
-        let error = self.error(format!("`{shown}` is not text here, but a number or the like"), &path, Side::Key);
+        let error = self.error(format!("`{shown}` must be text here, but YAML reads another type"), &path, Side::Key);
         error.help(Some(format!("write it in quotes: '{shown}'")))
     }
 

@@ -1,4 +1,4 @@
-//! Every kind of error in a manifest, with its place.
+//! Tests of the manifest: every kind of error, with its position.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ fn a_remote_cache_has_an_address_and_a_mode() {
     assert_eq!(with("{remote: ../shared, mode: read-write}").unwrap().cache.unwrap().mode, Mode::ReadWrite);
     for wrong in ["{}", "s3://bucket", "{remote: x, mode: write}", "{remote: x, secret: y}"] {
         let message = with(wrong).err().unwrap().to_string();
-        assert!(message.contains("`cache` is not right") && message.contains("mode: read-only"), "{message}");
+        assert!(message.contains("`cache` is not valid") && message.contains("mode: read-only"), "{message}");
     }
 }
 
@@ -147,7 +147,7 @@ fn each_error_has_its_place() {
             (4, 30, 4),
         ),
         ("  total: {uses: sum, needs: []}\n  rows: {uses: source}\n", "add to its `needs`: rows", (4, 29, 1)),
-        ("  a: {uses: source, needs: [b]}\n  b: {uses: source, needs: [a]}\n", "a circle: a → b → a", (4, 28, 1)),
+        ("  a: {uses: source, needs: [b]}\n  b: {uses: source, needs: [a]}\n", "a cycle: a → b → a", (4, 28, 1)),
         (
             "  a: {uses: source}\n  b: {uses: source, out: artifacts/a}\n",
             "would both write to artifacts/a",
@@ -158,8 +158,8 @@ fn each_error_has_its_place() {
             "would both write to artifacts/a/b",
             (5, 26, 15),
         ),
-        ("  a: {uses: source, out: ../a}\n", "must be a folder below the project's", (4, 26, 4)),
-        ("  a: {uses: source, out: artifacts}\n", "must be a folder below the project's", (4, 26, 9)),
+        ("  a: {uses: source, out: ../a}\n", "must be a folder below the project", (4, 26, 4)),
+        ("  a: {uses: source, out: artifacts}\n", "must be a folder below the project", (4, 26, 9)),
         ("  a: {uses: source\n", "this is not valid YAML", (5, 1, 1)),
     ];
     for (stages, message, place) in cases {

@@ -1,4 +1,4 @@
-//! Results by their kind, for commands outside the pipeline.
+//! Finds results by their kind, for commands outside the pipeline.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use crate::engine::cache::Contents;
 use crate::engine::manifest::InstanceId;
 use crate::engine::stage::ArtifactKind;
 
-/// The result of an instance, in its id.
+/// A result that is checked out.
 pub struct Artifact {
+    /// Name of the instance.
     pub name: String,
-    /// In the manifest.
     pub id: InstanceId,
     pub folder: PathBuf,
 }
 
 impl Project {
-    /// The one instance that gives `what` and fits: called `name`, and needed by the instance at `near`, or needing it.
-    /// `option` is how to name it.
+    /// The one instance that provides `what`. If `name` is given, it must have that name. If `near` is given, one of
+    /// the two must need the other. `option` is the command line option that names it, for messages.
     ///
     /// # Errors
     /// If there are several or none, or if it has not run yet.
@@ -48,13 +48,14 @@ impl Project {
         let id = match found[..] {
             [id] => id,
             [] => {
-                let said = name.map(|name| format!("`{name}` does not give {}", what.0));
-                let said = said.unwrap_or_else(|| format!("no instance in the manifest gives {}", what.0));
+                let said = name.map(|name| format!("`{name}` does not provide {}", what.0));
+                let said = said.unwrap_or_else(|| format!("no instance in the manifest provides {}", what.0));
                 return Err(Failure::Usage(said).into());
             }
             _ => {
-                let (what, names) = (what.0, names.join("` and `"));
-                return Err(Failure::Usage(format!("`{names}` all give {what}; say which one with {option}")).into());
+                let (what, names) = (what.0, names.join("`, `"));
+                let said = format!("several instances provide {what} (`{names}`); choose one with {option}");
+                return Err(Failure::Usage(said).into());
             }
         };
         let name = names[0].to_owned();
@@ -65,7 +66,7 @@ impl Project {
         Ok(Artifact { folder: manifest.output_dir(id).folder(), name, id })
     }
 
-    /// The files of a result, as they were stored.
+    /// The list of the files of a result.
     pub fn contents(&self, artifact: &Artifact) -> Result<Arc<Contents>> {
         let checked_out = self.store.checked_out(&artifact.name)?;
         let contents = checked_out.and_then(|checked_out| self.store.contents(&checked_out.digest));
@@ -75,18 +76,17 @@ impl Project {
     /// The digest of a file of a result.
     ///
     /// # Errors
-    /// If the file is another one than the result's: altered, or just being replaced.
+    /// If the file is not the one of the result: it was modified, or a run is replacing it right now.
     pub fn must_be_unmodified(&self, artifact: &Artifact, file: &str) -> Result<String> {
-        // Read only if it may have changed since the last time.
         let digest = self.store.digests.digest(&artifact.folder.join(file))?;
         if self.contents(artifact)?.digest_of(file)?.to_hex().as_str() == digest {
             return Ok(digest);
         }
         let name = &artifact.name;
-        Err(damaged!("{file} is not the one that `{name}` made; run `similiai run {name}`"))
+        Err(damaged!("{file} is not the file that `{name}` made; run `similiai run {name}`"))
     }
 
-    /// Refuses a result whose inputs are not those any more that lie in their places.
+    /// Fails if the result was made from other inputs than those that are checked out now.
     pub fn must_be_current(&self, artifact: &Artifact) -> Result<()> {
         let Some(checked_out) = self.store.checked_out(&artifact.name)? else { return Ok(()) };
         let Some(stored) = self.store.result(&checked_out.key)? else { return Ok(()) };
@@ -99,7 +99,7 @@ impl Project {
                 let (name, input) = (&artifact.name, &input.name);
                 let mend = format!("run `similiai run {name}`");
                 return Err(damaged!(
-                    "`{name}` was made of another result of `{input}` than the one that is here; {mend}"
+                    "`{name}` was made from another result of `{input}` than the one that is checked out; {mend}"
                 ));
             }
         }

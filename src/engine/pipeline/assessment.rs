@@ -1,4 +1,4 @@
-//! Looking without running: what is fresh, what is stale, and why.
+//! Says which instances are fresh, stale or missing and why, without running them.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -10,11 +10,11 @@ use crate::engine::manifest::{InstanceId, PerInstance};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// The result lies at its id and belongs to the manifest as it is now.
+    /// The right result for the current manifest and inputs is checked out, and unmodified.
     Fresh,
-    /// A result lies there, but not this one, or not whole.
+    /// Another result is checked out, or files of it are missing, modified or untracked.
     Stale,
-    /// No result lies there.
+    /// No result is checked out.
     Missing,
 }
 
@@ -23,7 +23,7 @@ pub struct Assessment {
     pub name: String,
     pub state: State,
     pub reasons: Vec<Reason>,
-    /// Absent while an input is not fresh: the key depends on its content.
+    /// Absent if an input is not fresh, because the key depends on its content.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     #[serde(skip)]
@@ -31,7 +31,7 @@ pub struct Assessment {
 }
 
 impl Project {
-    /// Every instance in order. Nothing is run or checked out, and no lock is needed.
+    /// Assesses every instance, in order. Nothing is run or checked out, and no lock is needed.
     pub fn assess(&self) -> Result<PerInstance<Assessment>> {
         let mut results = self.manifest.instances.filled(None);
         let assess = |id| {

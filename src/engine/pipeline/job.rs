@@ -1,4 +1,4 @@
-//! One instance of a run: take what the cache has for it, or make it.
+//! Runs one instance: takes its result from the cache, or makes it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -18,12 +18,11 @@ use crate::engine::stage::{Context, Inputs};
 
 pub(super) struct Job<'a> {
     pub project: &'a Project,
-    /// The instance's id in the manifest.
     pub id: InstanceId,
     pub part: Part,
-    /// The results there are so far, by id.
+    /// The results that exist so far.
     pub known: PerInstance<Option<StoredResult>>,
-    /// Those that come from this one and take part, and itself.
+    /// This instance, and the instances of this run that need it.
     pub later: Vec<InstanceId>,
     pub options: &'a Options,
     pub screen: &'a Screen,
@@ -48,7 +47,7 @@ impl Job<'_> {
         (report, stored)
     }
 
-    /// `None` in a dry run, where the result would have to be made.
+    /// Returns the result. `None` in a dry run, if the result would have to be made.
     fn take_or_make(&self, report: &mut Report) -> Result<Option<StoredResult>> {
         let Self { project, id, part, known, options, .. } = self;
         signal::check()?;
@@ -88,13 +87,13 @@ impl Job<'_> {
         match found {
             Some(_) if from_scratch => report.reasons = vec![Reason::Forced],
             Some(stored) if !vouched(&stored) => {
-                // The items and the checkpoint that it was made from are no better.
+                // Its items and checkpoints cannot be trusted either.
                 from_scratch = true;
                 report.reasons = vec![Reason::NotLocked];
             }
             Some(stored) => match self.take_or_fetch(&stored)? {
                 Checkout::Done(mended) => {
-                    // A first run that finds a result has nothing to explain.
+                    // If the cache has a result, "first run" is not a useful reason.
                     report.reasons.retain(|reason| *reason != Reason::FirstRun);
                     report.reasons.extend(mended);
                     if options.check_determinism {
@@ -135,7 +134,7 @@ impl Job<'_> {
         Ok(Some(stored))
     }
 
-    /// Whether the results it reads lie in their places now.
+    /// Whether the results that it reads are checked out now.
     fn needs_are_checked_out(&self) -> Result<bool> {
         let instances = &self.project.manifest.instances;
         for need in &instances[self.id].needs {
@@ -148,19 +147,19 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// The result that another machine made, brought into the store.
+    /// Copies a result from the remote cache into the store, if it is there.
     fn fetch(&self, key: &str, digest: Option<&str>) -> Result<Option<StoredResult>> {
         let Some(remote) = self.options.remote.as_ref().filter(|_| !self.options.dry_run) else {
             return Ok(None);
         };
         let instance = &self.project.manifest.instances[self.id].name;
         let found = remote.fetch(&self.project.store, key, digest, &self.screen.progress(instance));
-        // What was not brought because the run is to end is not missing.
+        // After a signal, the result may exist and just not be copied. Stop here, and do not make it.
         signal::check()?;
         Ok(found)
     }
 
-    /// A result that has passed every check goes to other machines.
+    /// Sends a result that has passed every check to the remote cache.
     fn send(&self, stored: &StoredResult) {
         let store = &self.project.store;
         let remote = self.options.remote.as_ref().filter(|_| !self.options.dry_run);
@@ -169,7 +168,7 @@ impl Job<'_> {
         }
     }
 
-    /// Lays a stored result; what the store has lost of it may be remote.
+    /// Checks out a stored result. Files that the store has lost are fetched from the remote cache.
     fn take_or_fetch(&self, stored: &StoredResult) -> Result<Checkout> {
         match self.take(stored)? {
             Checkout::Broken(why) => match self.fetch(&stored.key, Some(&stored.digest))? {
@@ -180,7 +179,7 @@ impl Job<'_> {
         }
     }
 
-    /// Lays a stored result at its id; in a dry run, only looks.
+    /// Checks out a stored result. In a dry run, changes nothing, and says what would be wrong.
     fn take(&self, stored: &StoredResult) -> Result<Checkout> {
         let Project { manifest, store, .. } = self.project;
         let dir = manifest.output_dir(self.id);
@@ -203,7 +202,7 @@ impl Job<'_> {
         })
     }
 
-    /// `from_scratch`: uses nothing that earlier runs left.
+    /// Runs the stage and stores its result. With `from_scratch`, nothing that earlier runs left is used.
     fn make(
         &self,
         inputs: Inputs,
@@ -222,7 +221,7 @@ impl Job<'_> {
         instance.stage.run(&context)?;
         signal::check()?;
         if !self.inputs_are_the_same(&context.inputs)? || self.project.document(self.id, &context.inputs)? != document {
-            bail!("what it reads changed while it ran, so its result is not kept; run it again");
+            bail!("an input changed while it ran, so its result is not kept; run it again");
         }
         let mapped = context.mapped();
         report.notes = context.notes();
@@ -231,15 +230,15 @@ impl Job<'_> {
         let stored = store.commit(document, (slot.path(), &written), mapped.files, mapped.tables)?;
         match store.check_out(&manifest.output_dir(self.id), &stored, true)? {
             Checkout::Done(reasons) => {
-                // That the id had to be mended goes without saying.
+                // Files that were put back are not worth a message after a new result.
                 report.reasons.extend(reasons.into_iter().filter(|reason| matches!(reason, Reason::KeptAside(_))));
             }
-            Checkout::Broken(why) => bail!("its result was lost as it was stored: {}", Reason::all(&why)),
+            Checkout::Broken(why) => bail!("its result was lost while it was stored: {}", Reason::all(&why)),
         }
         let seconds = start.elapsed().as_secs_f64();
         let handled = context.items();
         report.items_per_second = (handled > 0).then(|| (handled as f64 / seconds * 10.0).round() / 10.0);
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is set before 1970")?.as_secs();
         store.note_finished(&Finished {
             instance: instance.name.clone(),
             key: stored.key.clone(),
@@ -250,12 +249,12 @@ impl Job<'_> {
         Ok(stored)
     }
 
-    /// Looks again at the results that were read.
+    /// Whether the results that were read are still unmodified.
     fn inputs_are_the_same(&self, inputs: &Inputs) -> Result<bool> {
         let Project { manifest, store, .. } = self.project;
         for (need, input) in manifest.instances[self.id].needs.iter().zip(&inputs.results) {
             let found = store.inspect(&manifest.output_dir(*need), &input.contents)?;
-            // What else somebody put there was not read.
+            // Untracked files do not matter, because the stage did not read them.
             if !found.issues.is_empty() {
                 let why = Reason::all(&found.reasons(&input.contents, Reason::CheckedOut));
                 tracing::warn!("{}: {why}", input.instance);
@@ -265,7 +264,7 @@ impl Job<'_> {
         Ok(true)
     }
 
-    /// Fails unless a second run gives what the first gave.
+    /// Makes the result a second time, and fails if it differs from the first.
     fn make_twice(&self, inputs: &Inputs, document: &KeyDocument, stored: &StoredResult) -> Result<()> {
         let expected = self.project.store.contents(&stored.digest).context("its result is gone")?;
         let again = self.project.make_apart(self.id, inputs, document, self.screen)?;

@@ -1,4 +1,4 @@
-//! No two results, and nothing else that must stay, in one folder: paths are compared with their links followed.
+//! Checks that no output directory contains another one, the cache or files that a stage reads, also through links.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::base::error::Failure;
 use crate::engine::manifest::InstanceId;
 
 impl Project {
-    /// Fails if an instance would lay its files over those of somebody else: what lies there would be replaced.
+    /// Fails if an instance would overwrite the files of another instance, the cache, or files that a stage reads.
     pub(super) fn check_output_dirs(&self, active: &[InstanceId]) -> Result<()> {
         let manifest = &self.manifest;
         for dir in active.iter().map(|at| manifest.output_dir(*at)) {
@@ -46,7 +46,7 @@ impl Project {
             for path in instance.stage.external_inputs(&manifest.project) {
                 let source = resolved(&path)?;
                 let within = source.ancestors().find_map(|above| outs.get_key_value(above));
-                // Paths are sorted by their parts: those below one stand right behind it.
+                // Paths are sorted by their parts, so those below `source` come right after it.
                 let below = || outs.range(source.clone()..).next().filter(|(out, _)| out.starts_with(&source));
                 if let Some((out, name)) = within.or_else(below) {
                     let why = format!("`{}` reads {}", instance.name, path.display());
@@ -58,7 +58,7 @@ impl Project {
     }
 }
 
-/// The path without links, as far as it is there.
+/// The path with links resolved in the part that exists.
 fn resolved(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path).with_context(|| format!("cannot look at {}", path.display()))?;
     let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));

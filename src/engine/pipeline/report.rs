@@ -1,4 +1,4 @@
-//! What is asked of a run, and what is told of it.
+//! The options of a run, and its reports and events.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ pub enum Ran {
     Ran,
     Cached,
     Failed,
-    /// Something it needs failed, or the run was stopped before it.
+    /// An instance that it needs failed, or the run stopped before it started.
     Skipped,
-    /// In a dry run: it would run.
+    /// In a dry run: the instance would run.
     Pending,
 }
 
-/// What became of one instance.
+/// The outcome of a run for one instance.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub name: String,
@@ -33,7 +33,7 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     pub seconds: f64,
-    /// In a dry run: what its last run took.
+    /// In a dry run: how long its last run took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimated_seconds: Option<f64>,
     #[serde(rename = "images_per_second", skip_serializing_if = "Option::is_none")]
@@ -49,7 +49,7 @@ pub struct Report {
     pub failure: Option<Failure>,
 }
 
-/// Of a stage that works item by item.
+/// Numbers of items of a stage that works item by item.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Items {
     /// Worked on in this run.
@@ -87,12 +87,12 @@ pub struct Options {
     pub force: bool,
     pub dry_run: bool,
     pub keep_going: bool,
-    /// Instances side by side.
+    /// How many instances may run at the same time.
     pub jobs: usize,
-    /// What every result must be.
+    /// Every result must be the locked one.
     pub lock: Option<Lock>,
     /// Make each result a second time and compare.
     pub check_determinism: bool,
-    /// Where results of other machines are.
+    /// The remote cache.
     pub remote: Option<Arc<dyn RemoteCache>>,
 }

@@ -1,4 +1,4 @@
-//! Making a result again in a scratch id, from nothing that the cache knows; only blobs may be added.
+//! Makes a result again in a temporary folder, without the cache, and compares; only blobs may be added to the store.
 
 use std::path::PathBuf;
 
@@ -15,11 +15,11 @@ use crate::engine::lock::Lock;
 use crate::engine::manifest::InstanceId;
 use crate::engine::stage::{Context, Inputs};
 
-/// A result that is not stored.
+/// A result in a temporary folder, outside of the store.
 pub struct Apart {
     pub contents: Contents,
     folder: TempDir,
-    /// Where files lie that are blobs, by path.
+    /// The files that are blobs: their paths in the result, and the paths of the blobs.
     placed: Vec<(String, PathBuf)>,
 }
 
@@ -31,18 +31,18 @@ impl Apart {
         }
     }
 
-    /// How it differs from a stored result.
+    /// How it differs from a stored result. `None` if it does not. `None` if it does not. `None` if it does not.
     pub fn difference(&self, expected: &Contents, store: &Store, diffs: FileDiffs) -> Option<String> {
         let stored = |file: &File| store.blobs.path(file.digest);
         diff::first(diffs, (expected, &stored), (&self.contents, &|file| self.path(file)))
     }
 }
 
-/// What became of one instance of [`Project::rerun`].
+/// The outcome of [`Project::rerun`] for one instance.
 pub struct Rerun {
     pub name: String,
     pub seconds: f64,
-    /// `None`: the same bytes.
+    /// `None` if the result has the same bytes.
     pub difference: Option<String>,
 }
 
@@ -69,8 +69,8 @@ impl Project {
         Ok(Apart { contents: Contents::new(all)?, folder, placed })
     }
 
-    /// Makes the results of `targets` again from the inputs that lie there, and compares them with what `lock` says,
-    /// or with what lies there. The caller holds the project's lock.
+    /// Makes the results of `targets` again from the inputs that are checked out. Compares them with `lock`, or with
+    /// the stored results if there is no `lock`. The caller holds the project's lock.
     pub fn rerun(
         &self,
         targets: &[InstanceId],
@@ -90,7 +90,7 @@ impl Project {
             let Some(stored) = stored else {
                 bail!(Failure::Usage(format!("`{}` has no result that is up to date; run it first", instance.name)));
             };
-            // What is read must be whole, whoever is to blame.
+            // A stage must read undamaged inputs, so check them out first.
             if let Checkout::Broken(why) = self.store.check_out(&self.manifest.output_dir(id), &stored, false)? {
                 return Err(crate::damaged!(
                     "{}: {}; run `similiai verify --repair`",

@@ -1,4 +1,4 @@
-//! Running: in order, side by side where wanted, each instance only if the cache has no result for it.
+//! Runs the selected instances in order, several at a time if wanted, and only those without a result in the cache.
 
 use std::sync::mpsc;
 
@@ -13,7 +13,7 @@ use crate::engine::cache::{Finished, StoredResult};
 use crate::engine::manifest::{InstanceId, PerInstance};
 
 impl Project {
-    /// Runs what is selected and not cached. The caller holds the project's lock, except for a dry run.
+    /// Runs the selected instances that are not cached. The caller holds the project's lock, except for a dry run.
     pub fn run(&self, options: &Options, screen: &Screen, observe: &dyn Fn(Event)) -> Result<Vec<Report>> {
         let parts = self.select(&options.selection)?;
         let instances = &self.manifest.instances;
@@ -24,7 +24,7 @@ impl Project {
         let mut stopping = false;
         if !options.dry_run {
             for digest in self.store.scrub()? {
-                tracing::warn!("the stored file {digest} was damaged and is taken away");
+                tracing::warn!("the stored file {digest} was damaged and has been removed");
             }
         }
         let history = if options.dry_run { self.store.history() } else { Vec::new() };
@@ -32,7 +32,7 @@ impl Project {
         std::thread::scope(|scope| {
             let mut running = 0;
             loop {
-                // Not started ones whose needs failed, or all of them once the run stops, end here.
+                // Skip instances that need a failed or skipped one, or all of them if the run is stopping.
                 waiting.retain(|id| {
                     let lost = |need: &InstanceId| {
                         reports[*need].as_ref().is_some_and(|report| matches!(report.state, Ran::Failed | Ran::Skipped))
@@ -59,7 +59,7 @@ impl Project {
                     let job = Job { project: self, id, part, known, later, options, screen };
                     let sender = sender.clone();
                     observe(Event::Started(&instances[id].name));
-                    // The receiver outlives every thread of this scope.
+                    // Sending cannot fail: the receiver outlives every thread of this scope.
                     scope.spawn(move || drop(sender.send((id, job.execute()))));
                 }
                 if running == 0 {
@@ -81,7 +81,7 @@ impl Project {
             remote.settle(&screen.progress("cache"));
         }
         if !options.dry_run {
-            // Lost is only that the next run reads some files again.
+            // Without the digests, the next run reads some files again. That is no reason to fail.
             if let Err(error) = self.store.digests.save() {
                 tracing::warn!("{error:#}");
             }
@@ -90,7 +90,7 @@ impl Project {
     }
 }
 
-/// What the last run for the same key took, else the instance's last run.
+/// Seconds of the last run for the same key, or else of the instance's last run.
 fn estimate(history: &[Finished], report: &Report) -> Option<f64> {
     let same_key = history.iter().rev().find(|run| Some(&run.key) == report.key.as_ref());
     let last = same_key.or_else(|| history.iter().rev().find(|run| run.instance == report.name));

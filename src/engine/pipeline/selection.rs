@@ -1,4 +1,4 @@
-//! Which instances a command is about.
+//! Selects the instances that a command works on.
 
 use anyhow::Result;
 
@@ -7,16 +7,16 @@ use crate::engine::manifest::{InstanceId, PerInstance};
 
 #[derive(Debug, Default, Clone)]
 pub struct Selection {
-    /// Instances, or `all`.
+    /// Names of instances, or `all`.
     pub targets: Vec<String>,
-    /// What stands before this instance is taken as it is.
+    /// Only this instance and those that need it may run. For the others, stored results are used.
     pub from: Option<String>,
-    /// What stands after this instance is left alone.
+    /// Only this instance and those that it needs are selected.
     pub until: Option<String>,
 }
 
 impl Project {
-    /// For each instance: whether it was named, whether it takes part, and whether it may run.
+    /// The part of each instance in the run.
     pub(super) fn select(&self, selection: &Selection) -> Result<PerInstance<Part>> {
         let instances = &self.manifest.instances;
         let all = selection.targets.iter().any(|target| target == "all");
@@ -39,7 +39,7 @@ impl Project {
         }
         if let Some(from) = &selection.from {
             let start = self.manifest.find(from)?;
-            // Needs have lower numbers, so one pass is enough.
+            // Each instance comes after those it needs, so one pass is enough.
             for id in instances.ids() {
                 parts[id].may_run = id == start || instances[id].needs.iter().any(|need| parts[*need].may_run);
             }
@@ -47,7 +47,8 @@ impl Project {
         Ok(parts)
     }
 
-    /// Needs have lower numbers than what needs them, so one pass backwards is enough.
+    /// Selects everything that the selected instances need. Each instance comes after those it needs, so one pass
+    /// backwards is enough.
     fn close_over_needs(&self, parts: &mut PerInstance<Part>) {
         for id in parts.ids().rev() {
             if parts[id].active {
@@ -57,10 +58,13 @@ impl Project {
     }
 }
 
+/// The part of an instance in a run.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Part {
+    /// The command line names it, or `all`.
     pub named: bool,
+    /// It takes part in the run.
     pub active: bool,
-    /// May run; otherwise only its stored result is taken.
+    /// It may run. Otherwise only its stored result can be used.
     pub may_run: bool,
 }

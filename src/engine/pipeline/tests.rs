@@ -1,4 +1,4 @@
-//! A pipeline of two stages that are made for it.
+//! Tests of runs, with small stages made for these tests.
 
 mod model;
 
@@ -15,7 +15,7 @@ use super::*;
 use crate::base::progress::Screen;
 use crate::engine::stage::{Context, Inputs, Kind, Stage, kind};
 
-/// Reads the file `items` and maps its lines; what it reads may be different at every look.
+/// Reads the file `items` and maps its lines. With `restless`, its input seems to change all the time.
 #[derive(Serialize, Deserialize, JsonSchema, Default)]
 #[serde(default, deny_unknown_fields)]
 struct Shout {
@@ -46,7 +46,7 @@ impl Stage for Shout {
     }
 }
 
-/// Changes a file of its input while it runs, as a person might.
+/// Changes a file of its input while it runs, as a user might.
 #[derive(Serialize, Deserialize, JsonSchema, Default)]
 #[serde(default, deny_unknown_fields)]
 struct Careless {}
@@ -64,7 +64,7 @@ impl Stage for Careless {
     }
 }
 
-/// Gives something else each time.
+/// Gives another result each time.
 #[derive(Serialize, Deserialize, JsonSchema, Default)]
 #[serde(default, deny_unknown_fields)]
 struct Moody {}
@@ -128,7 +128,7 @@ fn only_changed_items_are_made_again_and_the_result_is_that_of_a_clean_build() -
     assert_eq!(second.digest, whole.digest);
     let names = |folder: &Path| crate::base::files::list(&folder.join("artifacts/one"));
     assert_eq!(names(folder.path())?, names(clean.path())?);
-    // In place, so that what is stored is damaged with it: an item whose blob is not whole is made again too.
+    // Written in place, so that a hard-linked blob is damaged too. An item with a damaged blob must be made again.
     let checked_out = folder.path().join("artifacts/one/a.txt");
     fs::set_permissions(&checked_out, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     fs::write(&checked_out, "b".repeat(5000))?;

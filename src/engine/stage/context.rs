@@ -1,4 +1,4 @@
-//! What a stage has while it runs, and what it does to single items.
+//! The context of a running stage: its inputs and outputs, and helpers such as `map` for single items.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::base::seed;
 use crate::base::signal;
 use crate::engine::cache::{ItemResult, ItemTable, KeyDocument, read_kept, write_kept};
 
-/// What a stage has while it runs.
+/// Everything that a stage can use while it runs.
 pub struct Context {
     pub inputs: Inputs,
-    /// What the key is the hash of.
+    /// The key document.
     pub document: KeyDocument,
-    /// The files written here are the result.
+    /// Files written here become the result.
     pub outputs: Outputs,
     scratch: PathBuf,
     pub seed: u64,
@@ -33,7 +33,7 @@ pub struct Context {
     notes: Mutex<Notes>,
 }
 
-/// What a stage adds to the report of its run, by name.
+/// Fields that a stage adds to the report of its run, by name.
 pub type Notes = BTreeMap<&'static str, serde_json::Value>;
 
 /// What [`Context::map`] and [`Context::add_item`] did.
@@ -48,7 +48,7 @@ pub(crate) struct Mapped {
 }
 
 impl Context {
-    /// `reuse`: results of single items are taken from earlier runs.
+    /// With `reuse`, results of single items are taken from earlier runs.
     pub(crate) fn new(
         inputs: Inputs,
         document: KeyDocument,
@@ -128,8 +128,8 @@ impl Context {
         write_kept(&self.scratch.join(name), bytes)
     }
 
-    /// What runs of this instance kept as `name`: first under this key, then under others, the latest first. Damaged files
-    /// are left out.
+    /// Everything that runs of this instance kept as `name`: first under this key, then under other keys, each with the
+    /// latest first. Damaged files are left out.
     pub fn kept(&self, name: &str) -> Result<Vec<Vec<u8>>> {
         let all = files::folder_of(&self.scratch);
         let mut paths: Vec<PathBuf> = files::names(all)?.into_iter().map(|key| all.join(key).join(name)).collect();
@@ -144,7 +144,7 @@ impl Context {
         !self.reuse
     }
 
-    /// Where a result comes from, for the metadata of its files: without paths, times and names of machines.
+    /// How the result was made, for the metadata of its files. It has no paths, times or names of machines.
     pub fn provenance(&self) -> Result<BTreeMap<String, String>> {
         let KeyDocument { stage, version, seed, parameters, .. } = &self.document;
         let facts = [
@@ -158,7 +158,7 @@ impl Context {
         Ok(facts.into_iter().map(|(name, value)| (format!("similiai.{name}"), value)).collect())
     }
 
-    /// Fails once a signal has come; long work calls it between two steps.
+    /// Fails if a signal was received. Call it between two steps of long work.
     pub fn check_signal(&self) -> Result<()> {
         signal::check()
     }
@@ -175,7 +175,7 @@ impl Context {
         self.progress.bar(label, total)
     }
 
-    /// A random stream of its own for each purpose, derived from the manifest's seed.
+    /// The random stream for `purpose`, made from the seed. Each purpose has its own stream.
     pub fn rng(&self, purpose: &str) -> ChaCha8Rng {
         seed::rng(self.seed, purpose)
     }

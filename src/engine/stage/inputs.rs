@@ -1,4 +1,4 @@
-//! What an instance reads: results of others, and all that these come from.
+//! The inputs of an instance: the results that it reads, and all results that these come from.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,19 +19,19 @@ pub struct Input {
     pub contents: Arc<Contents>,
 }
 
-/// A result that another one comes from, directly or by way of others.
+/// A result that another one comes from, directly or through others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ancestor {
     pub instance: String,
     /// The instances whose results it reads.
     pub needs: Vec<String>,
     pub key: String,
-    /// Of its content.
+    /// Digest of its content.
     pub digest: String,
     pub document: KeyDocument,
 }
 
-/// An instance whose result another one reads, whether there is one yet or not.
+/// An instance whose result another one reads. The result may not exist yet.
 #[derive(Debug, Clone)]
 pub struct Need {
     pub instance: String,
@@ -47,13 +47,13 @@ pub struct Inputs {
     pub instance: String,
     /// The manifest's folder: relative paths in parameters start here.
     pub project: PathBuf,
-    /// What the manifest names.
+    /// The instances in `needs` of the manifest.
     pub needs: Vec<Need>,
     pub results: Vec<Input>,
-    /// All that they come from and they themselves, each after what it needs. Not in the key unless
-    /// [`Stage::reads`](super::Stage::reads) puts it there.
+    /// The results that it reads and all results that they come from, each after what it needs. They are not in the key
+    /// unless [`Stage::reads`](super::Stage::reads) adds them.
     pub lineage: Vec<Ancestor>,
-    /// In a plan: not all of them lie in their places, so nothing can be worked out from their files.
+    /// In a dry run: not all results are checked out, so nothing can be computed from their files.
     pub(crate) not_checked_out: bool,
     /// The stage that reads them, with its version.
     pub(crate) reader: (&'static str, u32),
@@ -75,26 +75,26 @@ impl Inputs {
         Ok(input)
     }
 
-    /// The folder with the result of that input.
+    /// The folder of [`Self::result`].
     pub fn folder(&self, stage: &str) -> Result<&Path> {
         Ok(&self.result(stage)?.folder)
     }
 
-    /// The digest of a file outside the project's results, read only if it may have changed.
+    /// The digest of a file outside of the results. The file is read only if it may have changed.
     pub fn file_digest(&self, path: &Path) -> Result<String> {
         self.store.digests.digest(path)
     }
 
-    /// A digest that follows from `of` alone, such as that of a part of an input; worked out once.
+    /// A digest that depends only on `of`, such as the digest of part of an input. It is computed once and remembered.
     pub fn fact(&self, name: &str, of: &impl Serialize, work_out: impl FnOnce() -> Result<String>) -> Result<String> {
         let name = format!("{}/{name}", self.instance);
         self.store.digests.fact(&name, &(self.reader, of), || {
-            ensure!(!self.not_checked_out, "what it reads is not in its place; only a run can tell");
+            ensure!(!self.not_checked_out, "its inputs are not checked out; only a run can tell");
             work_out()
         })
     }
 
-    /// Digests by stage; by instance where several instances of one stage are read.
+    /// The digests of all results, by stage. If several instances of one stage are read, by instance.
     pub fn digests(&self) -> BTreeMap<String, String> {
         let name = |input: &Input| match self.results.iter().filter(|other| other.stage == input.stage).count() {
             1 => input.stage.to_owned(),

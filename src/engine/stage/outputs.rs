@@ -1,4 +1,4 @@
-//! What a stage writes: each file is noted as it is written, so that the result is what the stage made and nothing else.
+//! Writes the files of a result and records each one, so that no file of another program gets into the result.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,18 +19,19 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Into `folder`, which is empty.
+    /// Writes into `folder`, which must be empty.
     pub fn new(folder: PathBuf) -> Self {
         Self { folder, written: Mutex::default() }
     }
 
-    /// A new file called `name`, with `/` between folders. It is part of the result once it is [finished](Output::finish).
+    /// Creates the file `name`, with `/` between folders. It becomes part of the result when it is
+    /// [finished](Output::finish).
     ///
     /// # Errors
-    /// If it would lie outside the result, or is there already.
+    /// If `name` leads outside of the result, or if the file exists already.
     pub fn create(&self, name: &str) -> Result<Output<'_>> {
         if !is_below(name) {
-            bail!("{name:?} is no name for a file of a result");
+            bail!("{name:?} is not a valid name for a file of a result");
         }
         let path = self.folder.join(name);
         path.parent().map_or(Ok(()), files::create_folder)?;
@@ -38,19 +39,19 @@ impl Outputs {
         Ok(Output { outputs: self, name: name.to_owned(), file: BufWriter::new(file), hasher: blake3::Hasher::new() })
     }
 
-    /// A new file with these `bytes`.
+    /// Creates the file `name` with these `bytes`.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let mut output = self.create(name)?;
         output.write_all(bytes).with_context(|| format!("cannot write {name}"))?;
         output.finish()
     }
 
-    /// A file that is finished.
+    /// Reads a finished file.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         files::read(&self.folder.join(name))
     }
 
-    /// Takes a finished file out of the result again.
+    /// Removes a finished file from the result.
     pub fn remove(&self, name: &str) -> Result<()> {
         self.lock().remove(name);
         let path = self.folder.join(name);
@@ -59,11 +60,11 @@ impl Outputs {
         Ok(())
     }
 
-    /// Gives a finished file another name.
+    /// Renames a finished file.
     pub fn rename(&self, name: &str, to: &str) -> Result<()> {
         let [from, path] = [name, to].map(|name| self.folder.join(name));
         if !is_below(to) || path.exists() {
-            bail!("{to:?} is no name for a file of a result, or it is there already");
+            bail!("{to:?} is not a valid name for a file of a result, or it exists already");
         }
         path.parent().map_or(Ok(()), files::create_folder)?;
         std::fs::rename(&from, &path).with_context(|| format!("cannot move {} to {to}", from.display()))?;
@@ -75,7 +76,7 @@ impl Outputs {
         Ok(())
     }
 
-    /// Folders go as they empty.
+    /// Removes the folders above `path` that are empty now.
     fn clear(&self, path: &Path) {
         let mut above = path.ancestors().skip(1).take_while(|folder| **folder != self.folder);
         let _ = above.find(|folder| std::fs::remove_dir(folder).is_err());
@@ -85,7 +86,7 @@ impl Outputs {
         self.written.lock()
     }
 
-    /// What was written so far, by name.
+    /// All finished files, by name.
     pub fn written(&self) -> BTreeMap<String, Written> {
         self.lock().clone()
     }
@@ -101,7 +102,7 @@ pub struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// Makes it part of the result.
+    /// Finishes the file, and adds it to the result.
     pub fn finish(mut self) -> Result<()> {
         self.file.flush().with_context(|| format!("cannot write {}", self.name))?;
         let written = Written { bytes: self.hasher.count(), digest: self.hasher.finalize().to_hex().to_string() };

@@ -19,35 +19,35 @@ use crate::retrieval::search::Neighbour;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Nothing is ever deleted. Each group is a picture and all that are at most D from it.
+The command deletes nothing. Each group is a picture and all pictures at a distance of at most D from it.
 
 Examples:
   similiai duplicates ~/Pictures                      copies within one folder
-  similiai duplicates ~/Pictures /media/card          what is on the card already
-  similiai duplicates ~/Pictures --html copies.html   to look at")]
+  similiai duplicates ~/Pictures /media/card          pictures of one folder that are also on the card
+  similiai duplicates ~/Pictures --html copies.html   a page that shows the copies")]
 pub struct Arguments {
-    /// Compare the pictures below this folder …
+    /// Folder with the pictures to compare; folders inside it are included
     first: PathBuf,
-    /// … with those below this one, instead of with each other
+    /// Second folder: compare the pictures of the first with these, not with each other
     second: Option<PathBuf>,
-    /// How far apart copies may be
+    /// Largest distance between copies
     #[arg(long, value_name = "D", default_value_t = COPY, allow_negative_numbers = true)]
     threshold: f32,
-    /// By the network that made the embeddings of this instance (needed where there are several)
+    /// Use the network that made the embeddings of this instance (needed if there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
-    /// As JSON on stdout
+    /// Print JSON on stdout
     #[arg(long)]
     json: bool,
-    /// Write a page with the pictures to FILE
+    /// Write an HTML page with the pictures to FILE
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Write it even over a file that is something else
+    /// Overwrite FILE even if it is another kind of file
     #[arg(long, requires = "html")]
     force: bool,
 }
 
-/// Pictures on a page: each is held in memory, and by the browser.
+/// Most pictures on a page. The program and the browser hold each of them in memory.
 const SHOWN: usize = 300;
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
@@ -89,13 +89,13 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     }
     if let Some(page) = page {
         page.write_bytes(show(session, &paths, &groups).as_bytes())?;
-        tracing::info!("the page is {}", page.path().display());
+        tracing::info!("wrote the page {}", page.path().display());
     }
     judge(&all.bad)
 }
 
 impl Arguments {
-    /// Where a page is wanted, and what is in the one folder and the other.
+    /// Checks the arguments. Returns the page to write, and the pictures found in each folder.
     fn check(&self, session: &Session) -> Result<(Option<Output>, Search, Option<Search>)> {
         let mut wrong = UsageErrors::default();
         if self.threshold.is_nan() || self.threshold < 0.0 {
@@ -116,7 +116,7 @@ impl Arguments {
     }
 }
 
-/// What is in a folder, where there is a picture.
+/// Finds the pictures in a folder. Fails if there are none.
 fn pictures(folder: &Path) -> Result<Search> {
     let search = collection::find(&[folder.to_owned()])?;
     if search.found.is_empty() && search.bad.is_empty() {
@@ -128,7 +128,7 @@ fn pictures(folder: &Path) -> Result<Search> {
     Ok(search)
 }
 
-/// A page with the first groups, as many as it may show.
+/// Makes a page with the first groups, up to [`SHOWN`] pictures.
 fn show(session: &Session, paths: &[String], groups: &[Vec<Neighbour>]) -> String {
     let (mut shown, mut pictures) = (Vec::new(), 0);
     for group in groups {
@@ -152,23 +152,23 @@ fn show(session: &Session, paths: &[String], groups: &[Vec<Neighbour>]) -> Strin
     let all: usize = groups.iter().map(Vec::len).sum();
     let body = html! {
         @if pictures < all {
-            p { "Here are the first " (pictures) " pictures of " (all) ", in " (shown.len()) " groups of " (groups.len())
-                "; without --html the command lists them all." }
+            p { "The page shows the first " (pictures) " pictures of " (all) ", in " (shown.len()) " of " (groups.len())
+                " groups. Without --html, the command lists all groups." }
         }
         @for ((count, _), figures) in shown.iter().zip(&drawn) {
             h2 { (count) " pictures" @if figures.len() < *count { ", of which " (figures.len()) " are shown" } }
             div.row { @for figure in figures { (figure) } }
         }
     };
-    picture_page::page("Copies", "Below each picture: its distance from the first of its group.", body)
+    picture_page::page("Copies", "Below each picture is its distance from the first picture of its group.", body)
 }
 
-/// Two folders of which one holds the other have every picture twice.
+/// Fails if one folder contains the other, because some pictures would be found twice.
 fn apart(one: &Path, other: &Path) -> Result<()> {
     let (Ok(a), Ok(b)) = (one.canonicalize(), other.canonicalize()) else { return Ok(()) };
     if a.starts_with(&b) || b.starts_with(&a) {
         let (one, other) = (one.display(), other.display());
-        return Err(Failure::Usage(format!("one of {one} and {other} lies within the other; name just one")).into());
+        return Err(Failure::Usage(format!("one of {one} and {other} lies within the other; give just one")).into());
     }
     Ok(())
 }

@@ -22,15 +22,16 @@ use crate::retrieval::embeddings::Embeddings;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The file has the columns of the pipeline's own embeddings. Where pictures lie in folders below the one that is named, the
-folder's name is their class. Paths are as they were named. Pictures that cannot be read are left out and named, and the
-exit status is 4.
+The file has the same columns as the pipeline's own embeddings. If a picture is in a folder below the one that you gave,
+the name of that folder is its class. Paths are written as you gave them. Pictures that cannot be read are left out and
+listed, and the exit status is 4.
 
-Many machines share the work with --shard: each embeds its part of the sorted list of pictures, and --join makes of
-the parts, byte for byte, the file that one machine would have made.
+Many machines can share the work with --shard: each embeds its part of the sorted list of pictures. Then --join joins
+the parts into one file. It is the same, byte for byte, as the file that one machine would have made.
 
-With --arrow, an Arrow IPC stream with the columns id (any type) and image (binary: an encoded picture) on standard
-input becomes one with id, embedding and error on stdout, a batch for a batch (needs a build with the feature cloud).
+--arrow reads an Arrow IPC stream from standard input, with the columns id (any type) and image (binary: an encoded
+picture). It writes a stream with the columns id, embedding and error to stdout, one batch for each batch that it reads.
+It needs a build with the feature cloud.
 
 Examples:
   similiai embed ~/Pictures -o mine.parquet
@@ -38,33 +39,33 @@ Examples:
   similiai embed /lake --shard 3/8 -o part-3.parquet --model model.safetensors
   similiai embed --join part-*.parquet -o lake.parquet")]
 pub struct Arguments {
-    /// Folders, with all pictures below them, and single pictures: PNG, JPEG or WebP
+    /// Folders, including folders inside them, and single pictures: PNG, JPEG or WebP
     #[arg(value_name = "FOLDER|IMAGE")]
     #[cfg_attr(not(feature = "cloud"), arg(required = true))]
     #[cfg_attr(feature = "cloud", arg(required_unless_present = "arrow", conflicts_with = "arrow"))]
     sources: Vec<PathBuf>,
-    /// The Parquet file to write
+    /// Parquet file to write
     #[arg(short, long, value_name = "FILE")]
     #[cfg_attr(not(feature = "cloud"), arg(required = true))]
     #[cfg_attr(feature = "cloud", arg(required_unless_present = "arrow", conflicts_with = "arrow"))]
     output: Option<PathBuf>,
-    /// Write it even over a file that is something else
+    /// Overwrite the file even if it is another kind of file
     #[arg(long)]
     force: bool,
-    /// As JSON on stdout: how many pictures, and what was left out
+    /// Print the number of pictures, and those left out, as JSON on stdout
     #[arg(long)]
     #[cfg_attr(feature = "cloud", arg(conflicts_with = "arrow"))]
     json: bool,
-    /// Only part I of N of the pictures
+    /// Embed only part I of N, such as 3/8
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
-    /// What is named are all parts of a collection, in any order: join them
+    /// Join the files that --shard made; give all parts, in any order
     #[arg(long, conflicts_with_all = ["shard", "of", "model"])]
     join: bool,
-    /// By the network that made the embeddings of this instance (needed where there are several)
+    /// Use the network that made the embeddings of this instance (needed if there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
-    /// By the network in this file, without a project
+    /// Use the network in this file; needs no project
     #[arg(long, value_name = "FILE", conflicts_with = "of")]
     model: Option<PathBuf>,
     #[cfg(feature = "cloud")]
@@ -106,11 +107,11 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     judge(&bad)
 }
 
-/// A network, and where embeddings are remembered.
+/// A network, and the store that caches embeddings.
 struct Network {
     model: Model,
     store: Arc<Store>,
-    /// Where there is no project: forgotten at the end.
+    /// The temporary folder of the store, if there is no project.
     _folder: Option<TempDir>,
 }
 
@@ -126,7 +127,7 @@ impl Arguments {
         Ok(Network { model, store: project.store, _folder: None })
     }
 
-    /// What is named; parts are read later.
+    /// Finds the pictures to embed. With `--join`, only checks that the parts exist.
     fn search(&self) -> Result<Search> {
         if self.join {
             must_exist(&self.sources)?;
@@ -143,7 +144,7 @@ impl Arguments {
         // A part may be empty.
         if none || (collection.embeddings.is_empty() && facts.is_none()) {
             judge(&collection.bad)?;
-            return Err(Failure::Usage("there is no picture in what is named: PNG, JPEG or WebP".to_owned()).into());
+            return Err(Failure::Usage("there is no PNG, JPEG or WebP picture in the given paths".to_owned()).into());
         }
         if let Some(facts) = facts {
             collection.embeddings.facts.extend(facts);

@@ -3,7 +3,7 @@
 use crate::base::error::Failure;
 use crate::engine::manifest::ManifestError;
 
-/// 1 unless a [`Failure`] or a [`ManifestError`] is at the root of `error`.
+/// Returns the exit status for `error`: 1 if it is neither a [`Failure`] nor a [`ManifestError`].
 pub fn exit_status(error: &anyhow::Error) -> u8 {
     if error.is::<ManifestError>() {
         return 2;

@@ -9,11 +9,13 @@ use crate::engine::pipeline::State;
 
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// Instance to explain
+    /// Instance to explain
     #[arg(value_name = "INSTANCE")]
     instance: String,
     #[command(flatten)]
     variation: Variation,
-    /// As JSON on stdout
+    /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }
@@ -31,13 +33,13 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let print = |line: String| session.screen.print(&line);
     print(format!("{} — {}", assessment.name, instance.stage.kind().about));
     print(match assessment.state {
-        State::Fresh => "fresh: its result lies in its place".to_owned(),
+        State::Fresh => "fresh: its result is checked out".to_owned(),
         State::Stale => format!("stale: {}", Reason::all(&assessment.reasons)),
         State::Missing => format!("missing: {}", Reason::all(&assessment.reasons)),
     });
-    print(format!("laid at {}", instance.out.display()));
+    print(format!("output directory: {}", instance.out.display()));
     if let (Some(key), Some(document)) = (&assessment.key, &assessment.document) {
-        print(format!("key {key}, the digest of:"));
+        print(format!("key {key}, the hash of this key document:"));
         print(serde_json::to_string_pretty(document)?);
     }
     Ok(())

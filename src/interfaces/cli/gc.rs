@@ -9,26 +9,26 @@ use crate::engine::cache::Budget;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-What lies in its place now always stays, and so does what people's files were kept aside as.
+Results that are checked out are never removed. Your own files in artifacts/.cache/altered are never removed either.
 
 Examples:
-  similiai gc --dry-run                 what would go
-  similiai gc --max-size 2GB            the results unused for longest, until the rest fits
-  similiai gc --keep-last 3 --grace 7d  all but the last three of each stage and what was used this week")]
+  similiai gc --dry-run                 show what would be removed
+  similiai gc --max-size 2GB            remove remove the results unused for longest, until the rest fits
+  similiai gc --keep-last 3 --grace 7d  keep the last three of each stage and those used this week")]
 pub struct Arguments {
-    /// Stop once what is stored fits into SIZE, such as 500MB or 2GiB
+    /// Stop as soon as the stored files fit into SIZE, such as 500MB or 2GiB
     #[arg(long, value_name = "SIZE")]
     max_size: Option<ByteSize>,
     /// Keep the N results of each stage that were used last
     #[arg(long, value_name = "N", default_value_t = 1)]
     keep_last: usize,
-    /// Keep what was used or written within this time, such as 2h or 7d
+    /// Keep everything used or written within this time, such as 2h or 7d
     #[arg(long, value_name = "TIME", default_value = "1h")]
     grace: humantime::Duration,
-    /// Say what would go; remove nothing
+    /// Show what would be removed; remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// As JSON on stdout
+    /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }
@@ -58,7 +58,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             stored.files
         ));
     }
-    let done = if arguments.dry_run { "would go" } else { "removed" };
+    let done = if arguments.dry_run { "would be removed" } else { "removed" };
     let (bytes, kept) = (indicatif::HumanBytes(collected.bytes), indicatif::HumanBytes(collected.kept));
     let count = collected.results.len();
     session.screen.print(&format!("{count} results, {} stored files, {bytes} {done}; {kept} stored", collected.blobs));

@@ -18,10 +18,11 @@ pub struct Arguments {
 enum Command {
     /// Compare two stored results: what they depend on, and what is in them
     Diff {
-        /// An instance, or the beginning of a key or digest
+        /// First result: an instance, or the start of a key or digest
         a: String,
+        /// Second result, in the same form
         b: String,
-        /// As JSON on stdout
+        /// Print JSON on stdout
         #[arg(long)]
         json: bool,
     },
@@ -55,7 +56,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         print("  the same key".to_owned());
     }
     match (first, changes) {
-        (_, None) => print("  the files of one of them are not known any more".to_owned()),
+        (_, None) => print("  the list of files of one result is no longer stored".to_owned()),
         (None, _) => print("  the same files".to_owned()),
         (Some(first), files) => {
             print(format!("  {}", Reason::InputChanged { name: "the result".to_owned(), files }));

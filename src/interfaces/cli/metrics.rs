@@ -1,4 +1,4 @@
-//! `similiai metrics`: the figures of the last run, of past ones, and how two differ.
+//! `similiai metrics`: the metrics of the last run and of past runs, and how two results differ.
 
 mod diff;
 mod history;
@@ -18,21 +18,21 @@ use crate::retrieval::artifacts;
 pub struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The instance that measured, where there are several
+    /// Show the metrics of this instance (needed if there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
     #[command(flatten)]
     variation: Variation,
-    /// As JSON on stdout: results.json as it is
+    /// Print results.json on stdout, unchanged
     #[arg(long)]
     json: bool,
 }
 
 #[derive(clap::Subcommand)]
 enum Command {
-    /// How B differs from A over the same queries: better, worse, or nobody can tell
+    /// Compare B with A over the same queries: better, worse, or no significant difference
     Diff(diff::Arguments),
-    /// The past runs that the store still holds, oldest first
+    /// List the past runs that are still stored, oldest first
     History(history::Arguments),
 }
 
@@ -57,18 +57,18 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Whether a result holds figures.
+/// Returns whether a result holds metrics.
 fn has_figures(session: &Session, stored: &StoredResult) -> bool {
     let of_stage = session.kinds.iter().find(|kind| kind.name == stored.document.stage);
     of_stage.is_some_and(|kind| kind.provides == Some(artifacts::METRICS))
 }
 
-/// A file of a stored result.
+/// Reads a file of a stored result.
 fn stored_file(project: &Project, stored: &StoredResult, name: &str) -> Result<Vec<u8>> {
     let contents = project.store.contents(&stored.digest).context("the list of its files is gone")?;
     let Some(place) = contents.find(name) else {
         let key = &stored.key[..12];
-        return Err(damaged!("{key} has no {name}: an earlier version measured it; run it again"));
+        return Err(damaged!("{key} has no {name}, because an earlier version of the program made it; run it again"));
     };
     project.store.blobs.read(contents.file(place).digest)
 }

@@ -1,4 +1,4 @@
-//! Files that people name for a command to write: whole or not at all, never over something else, and into what is no file.
+//! Output files that users name: written completely or not at all, and never over a file of another kind.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -14,25 +14,25 @@ use crate::base::text::legible_path;
 use crate::engine::cache::Store;
 use crate::learning::images::{SkipReason, is_picture, known_as};
 
-/// What is written.
+/// The kind of an output file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     Embeddings,
     Page,
     Events,
-    /// Added to what is there.
+    /// Appended to an existing file.
     Summary,
 }
 
-/// Where something is to be written.
+/// A file or device that a command writes to.
 #[derive(Debug)]
 pub struct Output {
     path: PathBuf,
-    /// A device, a pipe, or a file that is open already: it is written into, and stays what it is.
+    /// A device, a pipe or an open file. It is written to, and never replaced.
     special: bool,
 }
 
-/// Endings that say what a file is, beside those of pictures.
+/// Extensions of well-known kinds of files, except pictures.
 const ENDINGS: [&str; 44] = [
     "7z",
     "arrow",
@@ -99,11 +99,11 @@ impl Kind {
         }
     }
 
-    /// Whether a file that begins and ends so is of this kind.
+    /// Returns whether a file with these first and last bytes is of this kind.
     fn is_told_by(self, start: &[u8], end: &[u8]) -> bool {
         let text = start.trim_ascii_start();
         match self {
-            // Only our files have facts of these names in the footer.
+            // Only files of this program have metadata with such names in the footer.
             Self::Embeddings => start.starts_with(b"PAR1") && end.windows(FACTS.len()).any(|bytes| bytes == FACTS),
             Self::Page => PAGES.iter().any(|page| text.starts_with(page)),
             Self::Events => text.starts_with(b"{\"event\":"),
@@ -111,7 +111,7 @@ impl Kind {
         }
     }
 
-    /// The option by which people insist, where the command has it.
+    /// The part of a message that suggests `--force`, if the command has this option.
     fn or_force(self) -> &'static str {
         match self {
             Self::Embeddings | Self::Page => ", or add --force",
@@ -120,15 +120,16 @@ impl Kind {
     }
 }
 
-/// What the names of the facts in embeddings begin with.
+/// The prefix of the metadata keys in a file of embeddings.
 const FACTS: &[u8] = b"similiai.";
-/// Bytes at either end of a file that tell its kind.
+/// Bytes read at the start of a file to recognise its kind.
 const START: u64 = 512;
+/// Bytes read at its end.
 const END: u64 = 64 << 10;
 
 const PAGES: [&[u8]; 3] = [b"<!DOCTYPE html", b"<!doctype html", b"<html"];
 
-/// Whether it is of a kind that is told by its first bytes.
+/// Returns whether these first bytes show a well-known kind of file.
 fn is_known(start: &[u8]) -> bool {
     let starts: [&[u8]; 15] = [
         b"PAR1",
@@ -149,22 +150,23 @@ fn is_known(start: &[u8]) -> bool {
     ];
     image::guess_format(start).is_ok()
         || known_as(start).is_some()
-        // A tar says so in its first header.
+        // A tar archive has this magic number in its first header.
         || start.get(257..262) == Some(b"ustar")
         || starts.iter().chain(&PAGES).any(|known| start.trim_ascii_start().starts_with(known))
 }
 
 impl Output {
-    /// To be made before any work is done. `force`: whatever is there.
+    /// Checks the path. Call this before any work is done. `force` allows overwriting another kind of file.
     ///
     /// # Errors
-    /// If something else is there, or would be expected there by its name, or where there is no folder for it.
+    /// If the file exists and is of another kind, if its extension is of another kind, or if neither its folder nor
+    /// the folder above exists.
     pub fn new(path: &Path, kind: Kind, force: bool) -> Result<Self> {
         let usage = |why: String| Err(Failure::Usage(why).into());
         let path = match path == Path::new("-") {
             true if kind == Kind::Embeddings => Path::new("/dev/stdout"),
             true => {
-                return usage("- is standard output, where this command prints other things; name a file".to_owned());
+                return usage("`-` is standard output, and this command uses it; give the name of a file".to_owned());
             }
             false => path,
         };
@@ -172,7 +174,7 @@ impl Output {
         if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
             return usage(format!("{shown} is the name of a folder; name a file in it"));
         }
-        // A file that is open already, by its number.
+        // The number of a file that is already open.
         let is_number =
             path.starts_with("/dev/fd") || path.starts_with("/proc") && files::folder_of(path).ends_with("fd");
         let names = ["/dev/stdin", "/dev/stdout", "/dev/stderr"].map(Path::new);
@@ -182,7 +184,7 @@ impl Output {
             Ok(metadata) if !metadata.is_file() || open => return Ok(Self { path: path.to_owned(), special: true }),
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound && !open => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
+            Err(error) => return Err(error).with_context(|| format!("cannot access {shown}")),
         }
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
         let of_picture = is_picture(path) || matches!(SkipReason::of_name(path), SkipReason::Kind(_));
@@ -190,7 +192,7 @@ impl Output {
         if of_another && !kind.endings().contains(&ending.as_str()) && !force {
             let (what, right, or_force) = (kind.name(), kind.endings()[0], kind.or_force());
             return usage(format!(
-                "{shown} is the name of another kind of file than {what}; end it in .{right}{or_force}"
+                "{shown} is the name of another kind of file, not of {what}; use the extension .{right}{or_force}"
             ));
         }
         let path = target(path)?;
@@ -198,24 +200,25 @@ impl Output {
             Err(error) if error.kind() == ErrorKind::NotFound => (Vec::new(), Vec::new()),
             ends => ends.with_context(|| format!("cannot read {shown}"))?,
         };
-        // A file without an ending whose content is of no known kind may come from an earlier run.
+        // A file without an extension and of no known kind may come from an earlier run.
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         let is_plain = ending.is_empty() && !is_hidden && !is_known(&start);
         if !(start.is_empty() || is_plain || kind.is_told_by(&start, &end) || force) {
             let (what, or_force) = (kind.name(), kind.or_force());
-            return usage(format!("{shown} holds something else than {what}; choose another name{or_force}"));
+            return usage(format!("{shown} holds something else, not {what}; choose another name{or_force}"));
         }
         let folder = files::folder_of(&path);
         if !folder.exists() && !files::folder_of(folder).exists() {
             return usage(format!(
-                "there is no folder {}; make it, or mend the name",
+                "there is no folder {}; create it, or correct the path",
                 files::folder_of(folder).display()
             ));
         }
         Ok(Self { path, special: false })
     }
 
-    /// Fails where it is one of the `inputs` that are read for it, the manifest, or what a pipeline made: those would be lost.
+    /// Fails if the output is one of the `inputs`, the manifest, a file in the cache or a part of a result. Writing
+    /// would destroy it.
     pub fn must_spare<P: AsRef<Path>>(&self, session: &Session, inputs: impl IntoIterator<Item = P>) -> Result<()> {
         let path = legible_path(&self.path);
         let own = Identity::of(&self.path).filter(|_| !self.special);
@@ -231,7 +234,7 @@ impl Output {
         }
         match Store::new(cache).owner(project, &self.path)? {
             Some(owner) => {
-                Err(Failure::Usage(format!("{path} is among the results of `{owner}`; choose another name")).into())
+                Err(Failure::Usage(format!("{path} is part of the result of `{owner}`; choose another name")).into())
             }
             None => Ok(()),
         }
@@ -241,20 +244,20 @@ impl Output {
         &self.path
     }
 
-    /// Whether it is where results are printed: then nothing else may go there.
+    /// Returns whether this is standard output. If so, the command must print nothing else there.
     pub fn is_stdout(&self) -> bool {
         let stdout = if Path::new("/dev/stdout").exists() { "/dev/stdout" } else { "/dev/fd/1" };
         self.special && Identity::of(&self.path).is_some_and(|own| Identity::of(Path::new(stdout)) == Some(own))
     }
 
-    /// `fill` fills a file, whose path it is given.
+    /// Calls `fill` with the path of a temporary file, then puts its content in place.
     pub fn write(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         let failed = || format!("cannot write {}", self.path.display());
         if self.special {
             let file = tempfile::NamedTempFile::new().context("cannot make a temporary file")?;
             fill(file.path())?;
             let mut content = file.reopen().with_context(failed)?;
-            // A pipe waits for whoever reads it.
+            // Opening a pipe blocks until another process reads from it.
             let copied = signal::while_waiting(|| {
                 let mut to = File::options().write(true).append(self.is_stdout()).open(&self.path)?;
                 std::io::copy(&mut content, &mut to)
@@ -284,7 +287,7 @@ fn ends(path: &Path) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     Ok((start, end))
 }
 
-/// Which file a path leads to, whatever it is called.
+/// Device and inode of a file. They identify it under any name.
 #[derive(PartialEq)]
 struct Identity {
     device: u64,
@@ -298,7 +301,7 @@ impl Identity {
     }
 }
 
-/// Where links lead, also where nothing is yet.
+/// Follows symbolic links, even to a file that does not exist yet.
 fn target(path: &Path) -> Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..40 {
@@ -307,7 +310,7 @@ fn target(path: &Path) -> Result<PathBuf> {
             Err(_) => return Ok(path),
         }
     }
-    Err(Failure::Usage(format!("{} is a link that leads round in a circle", path.display())).into())
+    Err(Failure::Usage(format!("{} is a symbolic link that leads back to itself", path.display())).into())
 }
 
 #[cfg(test)]

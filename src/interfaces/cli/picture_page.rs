@@ -7,9 +7,9 @@ use maud::{Markup, html};
 
 use crate::report::html;
 
-/// Of a picture on a page, in pixels.
+/// Longest side of a picture on a page, in pixels.
 pub const SIDE: u32 = 160;
-/// As JPEG: many of them stand on one page.
+/// JPEG quality. A page holds many pictures, so they must be small.
 const QUALITY: u8 = 85;
 
 const STYLE: &str = "
@@ -25,7 +25,7 @@ pub fn page(title: &str, about: &str, body: Markup) -> String {
     html::page(title, STYLE, html! { h1 { (title) } p.soft { (about) } (body) })
 }
 
-/// A picture of at most [`SIDE`], or that it cannot be shown.
+/// A picture with its caption, or a note that it cannot be shown.
 pub fn figure(picture: Result<RgbImage>, name: &str, caption: &[String]) -> Markup {
     match picture.and_then(|picture| shown(&picture, name, caption)) {
         Ok(figure) => figure,

@@ -14,35 +14,35 @@ use crate::retrieval::embeddings::{self, Embeddings};
 #[derive(clap::Args)]
 #[command(after_help = "\
 The table has the columns id, path, label, label_name, split and embedding, and an HNSW index for Euclidean distances.
-All of it is written in one transaction: others see the old table until the new one is whole, and what is there already
-is not written again. A new table has the grants of the schema's default privileges.
+All rows are written in one transaction: others see the old table until the new one is complete. If the table already
+has these embeddings, nothing is written. A new table has the grants of the schema's default privileges.
 
 Examples:
-  similiai publish postgres://me@db.example/pictures              the password in PGPASSWORD
+  similiai publish postgres://me@db.example/pictures              takes the password from PGPASSWORD
   similiai publish postgres://me@db.example/pictures --gallery mine.parquet --table mine
   similiai query photo.jpg --gallery postgres://me@db.example/pictures
   psql postgres://me@db.example/pictures -c 'SELECT b.path FROM images a, images b WHERE a.id = 7
     ORDER BY a.embedding <-> b.embedding LIMIT 6'")]
 pub struct Arguments {
-    /// The database, as postgres://USER@HOST/DATABASE
+    /// Database to write to, as postgres://USER@HOST/DATABASE
     #[arg(value_name = "ADDRESS")]
     address: String,
     #[command(flatten)]
     table: TableName,
-    /// The embeddings in this file of `similiai embed` (default: the pipeline's)
+    /// Publish the embeddings in this file, made by `similiai embed` (default: the pipeline's)
     #[arg(long, value_name = "FILE", conflicts_with = "of")]
     gallery: Option<PathBuf>,
-    /// The embeddings that this instance made (needed where there are several)
+    /// Publish the embeddings that this instance made (needed if there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
-    /// As JSON on stdout
+    /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }
 
 #[derive(clap::Args)]
 pub struct TableName {
-    /// The table in the database, with its schema or without
+    /// Table in the database; may begin with a schema, such as public.images
     #[arg(long, value_name = "NAME", default_value = "images")]
     table: String,
 }
@@ -75,7 +75,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     }
     session.screen.print(&match published {
         Published::Written => format!("{rows} pictures in {address}"),
-        Published::Current => format!("{address} has these {rows} pictures already"),
+        Published::Current => format!("{address} already has these {rows} pictures"),
     });
     Ok(())
 }

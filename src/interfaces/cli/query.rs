@@ -30,85 +30,85 @@ use crate::retrieval::searcher::{Answer, Asked, SearchOptions, Searcher};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The pictures are prepared and embedded as those that the network learned from. A distance is shown with the chance that
-a neighbour at that distance is of the query's class, fitted to pictures held out of the training. It promises too much for
-a query that was learned from, and says little of pictures unlike all that were.
+Your pictures are prepared in the same way as the training pictures. Each distance has a match probability: how likely
+a neighbour at that distance is of the query's class. It is fitted to pictures held out of the training. It is too high
+for training pictures, and unreliable for pictures unlike the training pictures.
 
 Examples:
   similiai query photo.jpg                     the five nearest of the pipeline's pictures
-  similiai query --id 7 -k 10 --json           those of picture 7 of the pipeline, for programs
-  similiai query photo.jpg --in ~/Pictures     of your own pictures; the second time is quick
-  similiai query *.jpg --gallery mine.parquet  of pictures that `similiai embed` embedded
+  similiai query --id 7 -k 10 --json           the ten nearest of picture 7 of the pipeline, as JSON
+  similiai query photo.jpg --in ~/Pictures     among your own pictures; the second time is fast
+  similiai query *.jpg --gallery mine.parquet  in a file that `similiai embed` wrote
   similiai query photo.jpg --gallery postgres://me@db/pictures --approximate --ef 100
-                                               of those that `similiai publish` wrote, by the index there")]
+                                               in a table that `similiai publish` wrote, with its index")]
 pub struct Arguments {
-    /// Pictures: PNG, JPEG or WebP; - for standard input
+    /// Query pictures: PNG, JPEG or WebP; - for standard input
     #[arg(value_name = "IMAGE", required_unless_present = "ids")]
     images: Vec<PathBuf>,
-    /// Pictures of the gallery, by their id; may stand more than once
+    /// Query with a picture of the gallery, by its id; can be given several times
     #[arg(long = "id", value_name = "N")]
     ids: Vec<usize>,
-    /// How many neighbours (default: 5, or all where there are fewer)
+    /// Number of neighbours (default: 5, or all if there are fewer)
     #[arg(short, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     k: Option<u32>,
-    /// Search the pictures below this folder; may stand more than once
+    /// Search the pictures below this folder; can be given several times
     #[arg(long = "in", value_name = "FOLDER")]
     folders: Vec<PathBuf>,
-    /// Search the pictures in this file of `similiai embed`, or, at postgres://…, those of `similiai publish`
+    /// Search a file made by `similiai embed`, or a table at postgres://… made by `similiai publish`
     #[arg(long, value_name = "FILE|ADDRESS", conflicts_with = "folders")]
     gallery: Option<PathBuf>,
     #[cfg(feature = "cloud")]
     #[command(flatten)]
     table: super::publish::TableName,
-    /// Search the pipeline's pictures, embedded by this instance (needed where there are several)
+    /// Use the embeddings of this instance and their network (needed if there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
-    /// Fold copies (resized, recompressed) of an answer into it
+    /// Show copies of a picture (resized or compressed again) as one answer
     #[arg(long)]
     distinct: bool,
-    /// Search by the pipeline's index instead of exactly; by this one, where there are several
+    /// Search with an index instead of exactly; name its instance if the pipeline has several
     #[arg(long, value_name = "INSTANCE", num_args = 0..=1, require_equals = true, conflicts_with = "folders")]
     approximate: Option<Option<String>>,
-    /// Candidates that the index looks at (default: as the manifest says)
+    /// Number of candidates that the index looks at (default: as in the manifest)
     #[arg(long, value_name = "N", requires = "approximate")]
     ef: Option<usize>,
-    /// As JSON on stdout, a line for each picture
+    /// Print JSON on stdout, one line for each query
     #[arg(long)]
     json: bool,
-    /// Write a page with the pictures to FILE
+    /// Write an HTML page with the pictures to FILE
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Show that page (default FILE: reports/query.html)
+    /// Open the page in the browser (default FILE: reports/query.html)
     #[arg(long)]
     open: bool,
-    /// Write the page even over a file that is something else
+    /// Overwrite FILE even if it is another kind of file
     #[arg(long, requires = "html")]
     force: bool,
 }
 
-/// What the address of a database begins with.
+/// Prefixes of database addresses.
 const DATABASES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// What is searched.
+/// The pictures searched in, and how to search them.
 struct Gallery {
     searcher: Searcher,
     graph: Option<Graph>,
-    /// What its paths name, where that is prepared already.
+    /// The prepared pictures that the paths name, if they are the pipeline's.
     pictures: Option<ResultFiles>,
     bad: Vec<String>,
     skipped: SkippedFiles,
 }
 
-/// A picture that is asked about.
+/// A query.
 struct Question {
     name: String,
     vector: Vec<f32>,
     id: Option<usize>,
-    /// To be shown beside the answer.
+    /// A small picture to show beside the answer.
     picture: Option<RgbImage>,
 }
 
-/// An answer for programs.
+/// An answer, as it is printed with `--json`.
 #[derive(Serialize)]
 struct Row<'a> {
     #[serde(flatten)]
@@ -116,7 +116,7 @@ struct Row<'a> {
     /// Pictures that cannot be read, in the folders searched and among the queries, each with the reason.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     bad: &'a [String],
-    /// In the folders searched.
+    /// Files in the folders searched that were skipped.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[serde(rename = "passed_over")]
     skipped: &'a [SkippedCount],
@@ -128,7 +128,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let trained = Trained::load(&project, arguments.of.as_deref())?;
     let mut gallery = Gallery::open(session, arguments, &project, &trained, search)?;
     let answers = gallery.answers(arguments, &trained).inspect_err(|_| {
-        // What cannot be read may be why.
+        // Pictures that cannot be read may be the cause.
         if let Err(bad) = judge(&gallery.bad) {
             tracing::warn!("{bad:#}");
         }
@@ -144,18 +144,18 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     }
     if let Some(page) = page {
         page.write_bytes(gallery.page(&answers)?.as_bytes())?;
-        tracing::info!("the page is {}", page.path().display());
+        tracing::info!("wrote the page {}", page.path().display());
         if arguments.open
             && let Err(error) = opener::open(page.path())
         {
-            tracing::warn!("the page cannot be shown here ({error}); open the page yourself");
+            tracing::warn!("cannot open a browser ({error}); open the page yourself");
         }
     }
     judge(&gallery.bad)
 }
 
 impl Arguments {
-    /// Where a page is wanted, and what is in the folders.
+    /// Checks the arguments. Returns the page to write, and the pictures found in the folders.
     fn check(&self, session: &Session) -> Result<(Option<Output>, Search)> {
         let mut wrong = UsageErrors::default();
         wrong.note(self.check_names())?;
@@ -172,22 +172,22 @@ impl Arguments {
         Ok((page, search))
     }
 
-    /// What is named must be there, and standard input can be read once.
+    /// Checks that the named files exist, and that standard input is named at most once.
     fn check_names(&self) -> Result<()> {
         let from_stdin = self.images.iter().filter(|image| is_stdin(image)).count();
         if from_stdin > 1 {
-            return Err(Failure::Usage("- stands for standard input, which can be read once".to_owned()).into());
+            return Err(Failure::Usage("`-` is standard input, and can be given only once".to_owned()).into());
         }
         let gallery = self.gallery.as_ref().filter(|_| self.database().is_none());
         if gallery.is_some() && self.approximate.is_some() {
-            return Err(Failure::Usage("a file has no index: leave out --approximate".to_owned()).into());
+            return Err(Failure::Usage("a file has no index; leave out --approximate".to_owned()).into());
         }
         must_exist(self.images.iter().filter(|image| !is_stdin(image)).chain(gallery))
     }
 }
 
 impl Arguments {
-    /// With the digest of the file that it was published from.
+    /// Opens a published table. Also returns the digest of the file that it was published from.
     #[cfg(feature = "cloud")]
     fn published(&self, address: &str, trained: &Trained) -> Result<(Searcher, String)> {
         let ef = self.approximate.as_ref().map(|_| self.ef.unwrap_or(crate::retrieval::database::EF));
@@ -199,10 +199,10 @@ impl Arguments {
 
     #[cfg(not(feature = "cloud"))]
     fn published(&self, _: &str, _: &Trained) -> Result<(Searcher, String)> {
-        Err(Failure::Usage("this build reaches no database (cargo build --features cloud)".to_owned()).into())
+        Err(Failure::Usage("databases need a build with `cargo build --features cloud`".to_owned()).into())
     }
 
-    /// The address, where the gallery is a database.
+    /// The address, if the gallery is a database.
     fn database(&self) -> Option<&str> {
         self.gallery.as_ref()?.to_str().filter(|gallery| DATABASES.iter().any(|scheme| gallery.starts_with(scheme)))
     }
@@ -225,7 +225,7 @@ impl Gallery {
         let own = arguments.gallery.is_some() || !arguments.folders.is_empty();
         if let Some(address) = arguments.database() {
             let (searcher, digest) = arguments.published(address, trained)?;
-            // Paths of a gallery of the pipeline's are those of its pictures.
+            // If the table was published from the pipeline's embeddings, its paths name the pipeline's pictures.
             let prepared = files::digest(&trained.given.folder.join(embeddings::FILE)).is_ok_and(|own| own == digest);
             let pictures = prepared.then(|| trained.pictures(project)).transpose()?;
             return Ok(Self { searcher, graph: None, pictures, bad, skipped });
@@ -271,7 +271,7 @@ impl Gallery {
         questions.into_iter().map(answer).collect()
     }
 
-    /// All that is asked; a picture that cannot be read goes to the bad ones.
+    /// Embeds all queries. Pictures that cannot be read are added to `bad`.
     fn questions(&mut self, arguments: &Arguments, trained: &Trained) -> Result<Vec<Question>> {
         let mut questions = Vec::new();
         let all = self.searcher.embeddings.len();
@@ -299,7 +299,7 @@ impl Gallery {
         Ok(questions)
     }
 
-    /// A picture from anywhere, as it is now; its own row, if it has one, is no answer.
+    /// Reads and decodes a query picture. Returns its name, its id if the gallery has it, and the decoded picture.
     fn decoded(&self, path: &Path, trained: &Trained) -> Result<(String, Option<usize>, Decoded)> {
         let (name, bytes) = if is_stdin(path) {
             ("standard input".to_owned(), read_from(std::io::stdin().lock(), "standard input")?)
@@ -318,16 +318,16 @@ impl Gallery {
         self.pictures.as_ref().map_or(path.to_owned(), |pictures| pictures.folder.join(path))
     }
 
-    /// A picture for people to look at: of the pipeline's, only what the embeddings are of.
+    /// Makes a small picture to show. Pictures of the pipeline must be the same as when they were embedded.
     fn thumbnail(&self, id: usize, side: u32) -> Result<RgbImage> {
         let path = self.path(id);
         let Some(pictures) = &self.pictures else { return thumbnail(&path, side) };
         let bytes = pictures.read(&self.searcher.embeddings.paths[id]);
-        let bytes = bytes.with_context(|| format!("{} is not as it was prepared", path.display()))?;
+        let bytes = bytes.with_context(|| format!("{} has changed since it was prepared", path.display()))?;
         thumbnail_of(&bytes, &path.display().to_string(), side)
     }
 
-    /// Where the gallery has this very file, and whether it is a prepared one.
+    /// Returns the id of this file if the gallery has it, and whether the file is a prepared picture.
     fn place(&self, path: &Path) -> (Option<usize>, bool) {
         let (Ok(path), paths) = (path.canonicalize(), &self.searcher.embeddings.paths) else { return (None, false) };
         if let Some(pictures) = &self.pictures {
@@ -346,7 +346,7 @@ impl Gallery {
         let mut lines = vec![match answer.results.first() {
             Some(best) if !answer.close => {
                 format!(
-                    "{}: no close match (the nearest is of its class with a chance of {:.0} %)",
+                    "{}: no close match (match probability of the nearest: {:.0} %)",
                     legible_name(&answer.query),
                     100.0 * best.chance
                 )
@@ -391,7 +391,7 @@ impl Gallery {
         });
         let rows = rows.collect::<Result<Vec<_>>>()?;
         let about =
-            "Below each picture: its distance, and the chance by that distance that it is of the query's class.";
+            "Below each picture are its distance and its match probability: how likely it is of the query's class.";
         Ok(picture_page::page("Nearest pictures", about, html! { @for row in rows { (row) } }))
     }
 }

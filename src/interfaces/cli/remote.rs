@@ -1,4 +1,4 @@
-//! Which remote cache a run uses.
+//! The options that choose the remote cache of a run.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::engine::manifest::Manifest;
 
 #[derive(clap::Args)]
 pub struct RemoteArguments {
-    /// Share results with other machines by this bucket or folder (default: as the manifest's `cache` says)
+    /// Share results with other machines in this bucket or folder (default: `cache` in the manifest)
     #[arg(long, value_name = "ADDRESS|FOLDER", env = "SIMILIAI_REMOTE_CACHE", hide_env_values = true)]
     remote_cache: Option<String>,
-    /// Leave it alone, take results from it, or send it what is made here too
+    /// How to use it: off, ro (only read results from it) or rw (also send new results to it)
     #[arg(long, value_name = "MODE", env = "SIMILIAI_REMOTE_CACHE_MODE")]
     remote_cache_mode: Option<How>,
 }
@@ -23,13 +23,13 @@ enum How {
     Off,
     Ro,
     Rw,
-    /// As an empty variable of the environment says.
+    /// The environment variable is empty, which counts as not set.
     #[value(name = "", hide = true)]
     Unsaid,
 }
 
 impl RemoteArguments {
-    /// What the command line says goes before what the manifest says.
+    /// Opens the remote cache. The command line overrides the manifest.
     pub fn open(&self, manifest: &Manifest) -> Result<Option<Arc<dyn RemoteCache>>> {
         let named = self.remote_cache.as_ref().filter(|remote| !remote.is_empty());
         let named = named.map(|remote| Settings { remote: remote.clone(), mode: Mode::default() });
@@ -41,7 +41,7 @@ impl RemoteArguments {
         };
         let Some(Settings { remote, mode: default }) = named.or_else(|| manifest.cache.clone()) else {
             if mode.is_some_and(|mode| mode != Mode::Off) {
-                tracing::warn!("no remote cache is named: --remote-cache, or `cache` in the manifest, does that");
+                tracing::warn!("no remote cache is set; name one with --remote-cache, or with `cache` in the manifest");
             }
             return Ok(None);
         };

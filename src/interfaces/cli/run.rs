@@ -24,52 +24,52 @@ use crate::engine::pipeline::{Event, Options, Project, Selection};
 #[command(after_help = "\
 Examples:
   similiai run all                            everything that is not cached
-  similiai run train --set train.epochs=5     one stage and what it needs, one parameter changed
+  similiai run train --set train.epochs=5     one instance and those it needs, with one parameter changed
   similiai run all --profile seed --dry-run   what another profile would run, and why
-  similiai run all --locked                   reproduce what pipeline.lock says, or say what differs")]
+  similiai run all --locked                   reproduce the results in pipeline.lock, or show what differs")]
 pub struct Arguments {
-    /// `all`, or instances of the manifest
+    /// Instances to run, or `all`
     #[arg(required = true, value_name = "INSTANCE")]
     targets: Vec<String>,
     #[command(flatten)]
     variation: Variation,
-    /// Take what stands before S as it is
+    /// Run only S and the instances that depend on it; use other results as they are
     #[arg(long, value_name = "S")]
     from: Option<String>,
-    /// Leave out what comes after S
+    /// Run only S and the instances that it needs
     #[arg(long, value_name = "S")]
     until: Option<String>,
-    /// Run the instances named again, whatever the cache holds
+    /// Run the given instances again, even if their results are cached
     #[arg(long)]
     force: bool,
-    /// Say what would run, why, and how long it took last time; run nothing
+    /// Show what would run, why, and how long it took last time; run nothing
     #[arg(long)]
     dry_run: bool,
-    /// After a failure, go on with what does not depend on it
+    /// After a failure, continue with the instances that do not depend on it
     #[arg(long)]
     keep_going: bool,
-    /// Run up to N independent instances side by side
+    /// Run up to N independent instances at the same time
     #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
-    /// Take from the cache only what pipeline.lock vouches for; fail unless every result is the locked one
+    /// Use only cached results that pipeline.lock lists; fail unless every result is the locked one
     #[arg(long, conflicts_with = "dry_run")]
     locked: bool,
     #[cfg(feature = "cloud")]
     #[command(flatten)]
     remote: super::remote::RemoteArguments,
-    /// Make every result a second time in a scratch place, without the cache; fail unless both are the same
+    /// Make every result a second time, without the cache; fail unless both are the same
     #[arg(long, conflicts_with = "dry_run")]
     check_determinism: bool,
-    /// Read every file again, however it looks
+    /// Hash every file again, ignoring cached sizes and times
     #[arg(long)]
     paranoid: bool,
-    /// Add a Markdown table of the run to FILE, such as $GITHUB_STEP_SUMMARY
+    /// Append a Markdown table of the run to FILE, such as $GITHUB_STEP_SUMMARY
     #[arg(long, value_name = "FILE")]
     summarize: Option<PathBuf>,
-    /// Write what happens to FILE, one JSON object a line
+    /// Write events to FILE, one JSON object per line
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
-    /// The same on stdout
+    /// Print the events as JSON on stdout
     #[arg(long)]
     json: bool,
 }
@@ -173,13 +173,13 @@ impl Arguments {
     #[cfg(not(feature = "cloud"))]
     fn remote_cache(&self, project: &Project) -> Result<Option<Arc<dyn RemoteCache>>> {
         if project.manifest.cache.is_some() {
-            tracing::info!("the remote cache is not used: this build has none (cargo build --features cloud)");
+            tracing::info!("the remote cache is not used; to use it, build with `cargo build --features cloud`");
         }
         Ok(None)
     }
 }
 
-/// Where events go besides stdout; a failure to write is told at the end, once the work is done.
+/// The file for events. A failure to write is reported at the end, after the work is done.
 struct Events(Option<Mutex<(File, std::io::Result<()>)>>);
 
 impl Events {
@@ -208,7 +208,7 @@ impl Events {
 fn append(path: &Path, text: &str) -> Result<()> {
     let append =
         || File::options().create(true).append(true).open(path).and_then(|mut file| file.write_all(text.as_bytes()));
-    // Opening a pipe waits for whoever reads from it.
+    // Opening a pipe blocks until another process reads from it.
     let written = if path.exists() && !path.is_file() { signal::while_waiting(append) } else { append() };
     written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! What a run did, for people: a line for each instance, tables, and the exit status.
+//! Reports of a run for people: a line for each instance, tables, and the exit status.
 
 use anyhow::Result;
 
@@ -9,7 +9,7 @@ use crate::engine::cache::Reason;
 use crate::engine::lock::Lock;
 use crate::engine::pipeline::{Ran, Report};
 
-/// `train  ran 2m31s  parameter epochs: 40 → 80`
+/// Formats an instance, such as `train  ran 2m31s  parameter epochs: 40 → 80`.
 pub fn line(report: &Report, width: usize) -> String {
     let state = match report.state {
         Ran::Ran => format!("ran {}", duration(report.seconds)),
@@ -25,7 +25,7 @@ pub fn line(report: &Report, width: usize) -> String {
     format!("{:width$}  {state:9}  {}{items}{why}", report.name, estimate.unwrap_or_default()).trim_end().to_owned()
 }
 
-/// How long what would run took last time.
+/// Estimates from past runs how long the pending instances will take.
 pub fn estimate(reports: &[Report]) -> Option<String> {
     let pending: Vec<&Report> = reports.iter().filter(|report| report.state == Ran::Pending).collect();
     let known: Vec<f64> = pending.iter().filter_map(|report| report.estimated_seconds).collect();
@@ -33,11 +33,11 @@ pub fn estimate(reports: &[Report]) -> Option<String> {
         return None;
     }
     let new = pending.len() - known.len();
-    let new = if new > 0 { format!(", and {new} never run") } else { String::new() };
-    Some(format!("about {} by past runs{new}", duration(known.iter().sum())))
+    let new = if new > 0 { format!("; instances that never ran: {new}") } else { String::new() };
+    Some(format!("about {}, judging by past runs{new}", duration(known.iter().sum())))
 }
 
-/// Ran or cached, same or different; for `--locked`.
+/// Formats a table for `--locked`: what each instance did, and whether its result is the locked one.
 pub fn compared(reports: &[Report], lock: &Lock) -> String {
     let width = reports.iter().map(|report| report.name.len()).max().unwrap_or(0).max("stage".len());
     let row = |name: &str, state: &str, verdict: &str| format!("{name:width$}  {state:7}  {verdict}");
@@ -63,7 +63,7 @@ fn verdict(report: &Report, lock: &Lock) -> &'static str {
     }
 }
 
-/// As Markdown.
+/// Formats the run as a Markdown table.
 pub fn summary(reports: &[Report], lock: Option<&Lock>) -> String {
     let locked = |name: &'static str| if lock.is_some() { format!(" {name} |") } else { String::new() };
     let mut text =
@@ -78,7 +78,7 @@ pub fn summary(reports: &[Report], lock: Option<&Lock>) -> String {
     text
 }
 
-/// The run's own exit status, from what became of its stages.
+/// Fails with the most important failure of the instances, which decides the exit status.
 pub fn judge(reports: &[Report]) -> Result<()> {
     let failed = || reports.iter().filter(|report| report.state == Ran::Failed);
     let told = failed().map(|report| format!("{}: {}", report.name, report.error.as_deref().unwrap_or("failed")));
@@ -87,7 +87,7 @@ pub fn judge(reports: &[Report]) -> Result<()> {
         return Ok(());
     }
     let kinds = failed().filter_map(|report| report.failure.clone());
-    // A signal before what it may have caused, then what is worst.
+    // A signal comes first, because it may have caused the other failures. Then the worst failure comes.
     let worst = kinds.min_by_key(|failure| match failure {
         Failure::Interrupted(_) => 0,
         Failure::Damaged(_) => 1,

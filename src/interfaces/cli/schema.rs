@@ -11,11 +11,11 @@ pub fn run(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// JSON Schema of `pipeline.yaml`.
+/// Returns the JSON Schema of `pipeline.yaml`.
 pub fn schema(kinds: &[Kind]) -> Value {
     let instances: Vec<Value> = kinds.iter().map(|kind| instance(kind, true)).collect();
     let overlays: Vec<Value> = kinds.iter().map(|kind| instance(kind, false)).collect();
-    let seed = json!({"type": "integer", "minimum": 0, "description": "All random draws derive from it"});
+    let seed = json!({"type": "integer", "minimum": 0, "description": "Number that all random draws come from"});
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pipeline.yaml",
@@ -26,7 +26,7 @@ pub fn schema(kinds: &[Kind]) -> Value {
             "version": {"const": 1},
             "seed": seed,
             "cache": {
-                "description": "Where results are shared with other machines",
+                "description": "Cache that several machines share",
                 "type": "object",
                 "required": ["remote"],
                 "additionalProperties": false,
@@ -36,13 +36,13 @@ pub fn schema(kinds: &[Kind]) -> Value {
                 },
             },
             "stages": {
-                "description": "Instances of stages by name",
+                "description": "Instances of stages, by name",
                 "type": "object",
                 "propertyNames": {"pattern": "^[A-Za-z0-9_-]+$", "not": {"const": "all"}},
                 "additionalProperties": {"anyOf": instances},
             },
             "profiles": {
-                "description": "Settings laid over those of the instances",
+                "description": "Named sets of parameters that override those of the instances",
                 "type": "object",
                 "additionalProperties": {
                     "type": "object",
@@ -54,7 +54,7 @@ pub fn schema(kinds: &[Kind]) -> Value {
     })
 }
 
-/// One that is complete, or what a profile lays over one.
+/// Returns the schema of an instance, or, if not `complete`, of what a profile overrides.
 fn instance(kind: &Kind, complete: bool) -> Value {
     let mut schema = (kind.schema)().to_value();
     schema["description"] = kind.about.into();
@@ -68,7 +68,7 @@ fn instance(kind: &Kind, complete: bool) -> Value {
     let own = [
         ("uses", json!({"const": kind.name})),
         ("needs", names),
-        ("out", json!({"type": "string", "description": "Where the files are laid; artifacts/<instance> by default"})),
+        ("out", json!({"type": "string", "description": "Output directory; artifacts/<instance> by default"})),
         ("seed", json!({"type": "integer", "minimum": 0})),
     ];
     for (name, value) in own {

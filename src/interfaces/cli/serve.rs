@@ -23,72 +23,73 @@ use crate::retrieval::database::{Address, Table};
 use crate::retrieval::embeddings;
 use crate::retrieval::searcher::Searcher;
 
-/// A token that is shorter can be guessed.
+/// Fewest characters of a token. A shorter token can be guessed.
 const SHORTEST: usize = 16;
 
-/// What addresses of the server begin with: a proxy that takes a prefix away would make them others.
+/// First parts of the server's own paths. The base path must not start with one of them: the server would remove it
+/// from a path that belongs to itself.
 const OWN: [&str; 4] = ["api", "report", "metrics", "healthz"];
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The page shows the pictures that look like yours: choose, drop, paste or photograph one. Programs ask /api/search, as
-/api/openapi.json describes; /metrics is for Prometheus, /healthz for whoever watches. What a new run makes is shown
-without a restart. No picture is kept.
+The page shows pictures that look like yours: choose, drop, paste or photograph one. Programs use /api/search, which
+/api/openapi.json describes. /metrics is for Prometheus, and /healthz is for health checks. You can start the server
+before training. New results appear without a restart. The server keeps no uploaded picture.
 
 Examples:
-  similiai serve --open                                    here, at http://127.0.0.1:8501
+  similiai serve --open                                    for this machine, at http://127.0.0.1:8501
   curl -F image=@photo.jpg 'http://127.0.0.1:8501/api/search?k=3'
   SIMILIAI_TOKEN=… similiai serve --host 0.0.0.0           for others, who need the token
-                                                           (better behind a proxy that speaks HTTPS)
-  similiai serve --gallery postgres://me@db/pictures       many servers, one database (a build with the feature cloud)
+                                                           (best behind a proxy with HTTPS)
+  similiai serve --gallery postgres://me@db/pictures       many servers, one database (needs the feature cloud)
 
-It ends with SIGINT or SIGTERM, once answers under way are given, with exit status 130 or 143.")]
+SIGINT or SIGTERM stops the server after it has answered current requests. The exit status is 130 or 143.")]
 pub struct Arguments {
-    /// Name or address to listen on; others than this machine's own need --token
+    /// Name or address to listen on; one that others can reach needs --token or --insecure
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// Port to listen on; 0 for any free one. The address is printed on stdout
+    /// Port to listen on, or 0 for any free port; the address is printed on stdout
     #[arg(long, default_value_t = 8501)]
     port: u16,
-    /// Show the page in the browser
+    /// Open the page in the browser
     #[arg(long)]
     open: bool,
-    /// A secret of at least 16 characters that whoever asks must know
+    /// Secret of at least 16 characters that clients must send
     #[arg(long, value_name = "TOKEN", env = "SIMILIAI_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// Answer anybody who can reach this server
+    /// Answer everyone who can reach this server, without a token
     #[arg(long, conflicts_with = "token")]
     insecure: bool,
-    /// Another name of this server, as a proxy passes it on; may stand more than once
+    /// Also answer requests for this host name, such as a proxy's; can be given several times
     #[arg(long = "allow-host", value_name = "NAME")]
     names: Vec<String>,
-    /// What addresses begin with where a proxy passes them on, such as /pictures
+    /// Path below which a proxy passes requests on to this server, such as /pictures
     #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
     base_path: String,
-    /// Show the pictures embedded by this instance (needed where there are several)
+    /// Use the embeddings of this instance and their network (needed if there are several)
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
-    /// Search in this database of `similiai publish`, at postgres://…, by the network of the pipeline here
+    /// Search a table at postgres://… made by `similiai publish`, with the network of this pipeline
     #[cfg(feature = "cloud")]
     #[arg(long, value_name = "ADDRESS")]
     gallery: Option<String>,
     #[cfg(feature = "cloud")]
     #[command(flatten)]
     table: super::publish::TableName,
-    /// By the index there, looking at so many candidates, instead of exactly
+    /// Search with the table's index instead of exactly, looking at N candidates
     #[cfg(feature = "cloud")]
     #[arg(long, value_name = "N", requires = "gallery")]
     ef: Option<usize>,
-    /// Largest upload
+    /// Largest upload, up to 1GiB
     #[arg(long, value_name = "SIZE", default_value = "20MB")]
     max_upload: bytesize::ByteSize,
-    /// Largest picture, in millions of pixels; each takes up to 9 bytes for a moment
+    /// Largest picture, in millions of pixels; decoding needs up to 9 bytes of memory for each pixel
     #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=120))]
     max_megapixels: u64,
 }
 
-/// Begins anew with an allocator that gives back what a large picture took, rather than keep it for a next one. glibc
-/// hears of that only from the environment, before the program starts.
+/// Executes the program again, with settings of malloc that return the memory of a large picture to the system. glibc
+/// reads these settings from the environment, and only when a program starts.
 pub fn begin_thriftily() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -99,7 +100,7 @@ pub fn begin_thriftily() {
             && let Ok(program) = std::env::current_exe()
         {
             let missing = HOW.into_iter().filter(|(name, _)| std::env::var_os(name).is_none());
-            // It comes back only if it failed, and then the server does without.
+            // `exec` returns only if it fails. Then the server runs without these settings.
             drop(std::process::Command::new(program).args(std::env::args_os().skip(1)).envs(missing).exec());
         }
     }
@@ -113,7 +114,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     wrong.tell()?;
     let Some(limits) = limits else { return Ok(()) };
     let project = session.project(&Variation::default())?;
-    // That nothing has been made yet is no reason not to wait for it; what can never be there is.
+    // The server can wait for results that are not made yet, but not for results that the manifest cannot give.
     if let Err(error) = Trained::given(&project, arguments.of.as_deref())
         && !matches!(error.downcast_ref(), Some(Failure::NotYet(_)))
     {
@@ -130,11 +131,11 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     serve(&source, Options { address, access, limits }, |address| {
         let address = format!("http://{address}{base}/");
         session.screen.print(&address);
-        tracing::info!("serving at {address}{}; Ctrl-C ends it", if token { " for those with the token" } else { "" });
+        tracing::info!("serving at {address}{}; Ctrl-C stops it", if token { " (needs the token)" } else { "" });
         if arguments.open
             && let Err(error) = arguments.show(&address)
         {
-            tracing::warn!("the browser cannot be opened here ({error:#}); open the page yourself");
+            tracing::warn!("cannot open a browser ({error:#}); open the page yourself");
         }
     })
 }
@@ -147,23 +148,23 @@ impl Arguments {
     }
 
     fn access(&self, address: IpAddr, wrong: &mut UsageErrors) -> Access {
-        // It must be able to stand in a header.
+        // The token must be valid in an HTTP header.
         if let Some(token) = &self.token
             && (token.len() < SHORTEST || !token.chars().all(|c| c.is_ascii_graphic()))
         {
             wrong.add(format!(
-                "a token needs at least {SHORTEST} characters, ASCII letters, digits or signs, such as \
-                 `openssl rand -hex 16` gives"
+                "a token needs at least {SHORTEST} characters: ASCII letters, digits or punctuation; make one with \
+                 `openssl rand -hex 16`"
             ));
         }
         let is_name =
             |name: &&String| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "-._".contains(c));
         if let Some(name) = self.names.iter().find(|name| !is_name(name)) {
-            wrong.add(format!("--allow-host {name} is no bare name: leave out port and scheme"));
+            wrong.add(format!("--allow-host {name} is not a plain host name; leave out the port and the scheme"));
         }
         if !address.is_loopback() && self.token.is_none() && !self.insecure {
             wrong.add(format!(
-                "{} can be reached by others: give them a --token, or let everybody in with --insecure",
+                "{} can be reached by others: set a --token, or let everyone in with --insecure",
                 self.host
             ));
         }
@@ -174,10 +175,10 @@ impl Arguments {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
         let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(plain);
         if !(base.is_empty() || base.strip_prefix('/').is_some_and(|parts| parts.split('/').all(is_part))) {
-            wrong.add(format!("--base-path {} is no path such as /pictures", self.base_path));
+            wrong.add(format!("--base-path {} is not a path such as /pictures", self.base_path));
         }
         if let Some(first) = base.split('/').nth(1).filter(|first| OWN.contains(first)) {
-            wrong.add(format!("--base-path {base} begins as an address of the server's own, /{first}; choose another"));
+            wrong.add(format!("--base-path {base} starts with the server's own path /{first}; choose another"));
         }
         Access { hosts, token: self.token.as_deref().map(Token::new), base: base.to_owned() }
     }
@@ -196,22 +197,22 @@ impl Arguments {
 
     fn limits(&self) -> Result<Limits> {
         let bytes = usize::try_from(self.max_upload.as_u64()).ok().filter(|bytes| (1..=1 << 30).contains(bytes));
-        let bytes = bytes.ok_or_else(|| Failure::Usage("--max-upload is from 1 byte to 1 GiB".to_owned()))?;
+        let bytes = bytes.ok_or_else(|| Failure::Usage("--max-upload must be from 1 byte to 1 GiB".to_owned()))?;
         Ok(Limits { bytes, pixels: self.max_megapixels * 1_000_000 })
     }
 }
 
-/// What the pipeline made.
+/// The results of the pipeline, as a source of snapshots.
 struct Pipeline<'a> {
     session: &'a Session,
     of: Option<&'a str>,
     store: Arc<Store>,
-    /// Where its vectors are, if not here.
+    /// The table with the vectors, if they are in a database.
     #[cfg(feature = "cloud")]
     published: Option<Published>,
 }
 
-/// A table, and what is known of its state.
+/// A published table, and a connection that watches its version.
 #[cfg(feature = "cloud")]
 struct Published {
     address: Address,
@@ -232,7 +233,7 @@ impl Source for Pipeline<'_> {
     fn open(&self) -> Result<Snapshot> {
         let project = self.session.project(&Variation::default())?;
         let (network, given) = Trained::given(&project, self.of)?;
-        // Before they are read: what is replaced afterwards is another version.
+        // Check before reading. If files are replaced later, the version changes.
         project.must_be_current(&given)?;
         project.must_be_unmodified(&network, model::FILE)?;
         let digest = project.must_be_unmodified(&given, embeddings::FILE)?;
@@ -255,7 +256,7 @@ impl Source for Pipeline<'_> {
 }
 
 impl Pipeline<'_> {
-    /// What is searched, and its digest: the pipeline's own embeddings, which have the one given, or a table.
+    /// Opens the gallery: the table, or the pipeline's embeddings, which have this digest. Also returns its digest.
     fn gallery(&self, project: &Project, trained: &Trained, digest: String) -> Result<(Searcher, String)> {
         let calibration = trained.model.calibration.clone();
         #[cfg(feature = "cloud")]
@@ -269,7 +270,7 @@ impl Pipeline<'_> {
     }
 }
 
-/// The report of the embeddings of an instance: its page and its map.
+/// Reads the report about the embeddings of an instance: its page and its map.
 fn report(project: &Project, id: InstanceId) -> Result<(Vec<u8>, Option<results::Map>)> {
     let given = project.artifact(artifacts::METRICS, None, Some(id), ONE)?;
     project.must_be_current(&given)?;

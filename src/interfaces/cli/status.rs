@@ -12,16 +12,16 @@ use crate::engine::pipeline::State;
 pub struct Arguments {
     #[command(flatten)]
     variation: Variation,
-    /// Exit with 3 unless everything is fresh
+    /// Exit with status 3 unless everything is fresh
     #[arg(long)]
     check: bool,
     /// Show how long each instance's last run took
     #[arg(long)]
     times: bool,
-    /// Read every file again, however it looks
+    /// Hash every file again, ignoring cached sizes and times
     #[arg(long)]
     paranoid: bool,
-    /// As JSON on stdout
+    /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! Which stored result somebody means.
+//! Finds the stored result that an argument names.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use crate::base::error::Failure;
 use crate::engine::cache::StoredResult;
 use crate::engine::pipeline::Project;
 
-/// That of an instance, or the one whose key or digest begins with `name`; it must be one that `fits`.
+/// Finds the result of the instance `name`, or the one whose key or digest starts with `name`. It must satisfy `fits`.
 pub fn find(project: &Project, name: &str, fits: &dyn Fn(&StoredResult) -> bool) -> Result<StoredResult> {
     let store = &project.store;
     let usage = |why: String| Err(Failure::Usage(why).into());
@@ -21,16 +21,16 @@ pub fn find(project: &Project, name: &str, fits: &dyn Fn(&StoredResult) -> bool)
     match (fitting.as_slice(), others.as_slice()) {
         ([stored], _) => Ok(stored.clone()),
         ([], [other, ..]) => {
-            usage(format!("`{name}` is a result of stage `{}`, which has no figures", other.document.stage))
+            usage(format!("`{name}` is a result of stage `{}`, which has no metrics", other.document.stage))
         }
         ([], []) if is_instance => usage(format!("`{name}` has no stored result; run `similiai run {name}`")),
         ([], []) => {
-            let help = "name an instance, or at least 4 digits of a key or digest (`similiai explain INSTANCE`)";
+            let help = "give an instance, or at least 4 digits of a key or digest (see `similiai explain INSTANCE`)";
             usage(format!("there is no stored result `{name}`; {help}"))
         }
         (several, _) => {
             let keys: Vec<&str> = several.iter().map(|stored| &stored.key[..12]).collect();
-            usage(format!("`{name}` may be any of {}; name a key", keys.join(", ")))
+            usage(format!("`{name}` matches several results ({}); give one of these keys", keys.join(", ")))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the commands share that are about pictures: the trained network, people's pictures, and where they lie.
+//! Shared by the commands for pictures: the trained network, and the embedding of the user's own pictures.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -20,9 +20,9 @@ use crate::retrieval::collection::{self, Collection, EmbeddingCache, Search};
 use crate::retrieval::embeddings::{self, Embeddings};
 use crate::retrieval::search::{Graph, INDEX};
 
-/// How to say which, of what no option names.
-pub const ONE: &str = "a manifest with one of them";
-/// Bad pictures that are named.
+/// Used in messages instead of an option, if no option chooses between several instances.
+pub const ONE: &str = "a manifest that has only one of them";
+/// Most bad pictures that a message names.
 const NAMED: usize = 20;
 
 /// The network that made a pipeline's embeddings.
@@ -33,20 +33,20 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// That of the embeddings called `of`, or of the only ones.
+    /// Loads the network of the embeddings called `of`, or of the only embeddings.
     pub fn load(project: &Project, of: Option<&str>) -> Result<Self> {
         let (network, given) = Self::given(project, of)?;
         let digest = project.must_be_unmodified(&network, model::FILE)?;
         Ok(Self { model: Model::load_as(&network.folder.join(model::FILE), &digest)?, given })
     }
 
-    /// Where the network and its embeddings lie.
+    /// Finds the network and its embeddings in the pipeline.
     pub fn given(project: &Project, of: Option<&str>) -> Result<(Artifact, Artifact)> {
         let embeddings = project.artifact(artifacts::EMBEDDINGS, of, None, "--of INSTANCE")?;
         Ok((project.artifact(artifacts::MODEL, None, Some(embeddings.id), ONE)?, embeddings))
     }
 
-    /// Those of the pipeline's own pictures.
+    /// Reads the embeddings of the pipeline's own pictures.
     pub fn embeddings(&self, project: &Project) -> Result<Embeddings> {
         project.must_be_current(&self.given)?;
         project.must_be_unmodified(&self.given, embeddings::FILE)?;
@@ -57,29 +57,29 @@ impl Trained {
         Ok(found)
     }
 
-    /// The pictures that the embeddings name.
+    /// Returns the files of the pictures that the embeddings name.
     pub fn pictures(&self, project: &Project) -> Result<ResultFiles> {
         let given = project.artifact(artifacts::PICTURES, None, Some(self.given.id), ONE)?;
         let contents = project.contents(&given)?;
         Ok(ResultFiles { folder: given.folder, contents, store: project.store.clone() })
     }
 
-    /// The index called `name`, or the only one of these embeddings.
+    /// Loads the index called `name`, or the only index of these embeddings.
     pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
         let digest = project.must_be_unmodified(&self.given, embeddings::FILE)?;
         let given = project.artifact(artifacts::INDEX, name, Some(self.given.id), "--approximate=INSTANCE")?;
-        // An index that no result binds is not opened.
+        // Only an index that is part of a stored result is opened.
         project.must_be_unmodified(&given, INDEX)?;
         Graph::load(&given.folder.join(INDEX), &digest)
     }
 
-    /// People's own pictures.
+    /// Embeds the user's own pictures.
     pub fn embed(&self, session: &Session, project: &Project, search: Search) -> Result<Collection> {
         embed(session, &project.store, &self.model, search)
     }
 }
 
-/// Embeds people's own pictures; `store` remembers them.
+/// Embeds the user's own pictures, and caches the embeddings in `store`.
 pub fn embed(session: &Session, store: &Store, model: &Model, search: Search) -> Result<Collection> {
     let mut cache = EmbeddingCache::open(store, model)?;
     let collection = collection::embed(search, model, &mut cache, &session.screen.progress("embed"))?;
@@ -88,7 +88,7 @@ pub fn embed(session: &Session, store: &Store, model: &Model, search: Search) ->
     Ok(collection)
 }
 
-/// Fails if one of the files that the command line names is not there.
+/// Fails if one of the files that the command line names does not exist.
 pub fn must_exist<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     let absent = |path: &&PathBuf| matches!(path.metadata(), Err(error) if error.kind() == ErrorKind::NotFound);
     let absent: Vec<String> = files.into_iter().filter(absent).map(|path| legible_path(path)).collect();
@@ -98,7 +98,7 @@ pub fn must_exist<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()
     Err(Failure::Usage(format!("there is no file {}", absent.join(", nor "))).into())
 }
 
-/// Fails if there are any, once everything else is done.
+/// Fails if pictures could not be read. Commands call this after all other work.
 pub fn judge(bad: &[String]) -> Result<()> {
     let bad: Vec<String> = bad.iter().map(|why| legible_name(why)).collect::<BTreeSet<_>>().into_iter().collect();
     if bad.is_empty() {
@@ -111,15 +111,15 @@ pub fn judge(bad: &[String]) -> Result<()> {
     Err(damaged!("{said} left out:{}", first_of(NAMED, &bad)))
 }
 
-/// A picture for people to look at.
+/// Reads a picture and makes a small copy to show, at most `side` pixels wide and high.
 pub fn thumbnail(path: &Path, side: u32) -> Result<RgbImage> {
-    // Whoever wrote the path may have named a pipe.
-    ensure!(path.is_file(), "{} is no file", path.display());
+    // The path may come from a file that someone else wrote, and may name a pipe.
+    ensure!(path.is_file(), "{} is not a file", path.display());
     thumbnail_of(&read_picture(path)?, &path.display().to_string(), side)
 }
 
-/// The same of a picture's bytes.
+/// Makes a small copy of an encoded picture.
 pub fn thumbnail_of(bytes: &[u8], name: &str, side: u32) -> Result<RgbImage> {
     let wanted = Wanted { thumbnail: Some(side), ..Wanted::default() };
-    decode_for(bytes, name, &wanted)?.thumbnail.context("it has no small picture")
+    decode_for(bytes, name, &wanted)?.thumbnail.context("the decoder gave no small picture")
 }

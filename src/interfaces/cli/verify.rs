@@ -16,28 +16,28 @@ use crate::engine::pipeline::{Event, Options, Project, Selection};
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  similiai verify                   read every stored byte and every file checked out
-  similiai verify --repair          and make again what is damaged, and only that
-  similiai verify --rerun           make every result again and compare with pipeline.lock, or with the stored one
+  similiai verify                   read every stored file and every file that is checked out
+  similiai verify --repair          then make again only what is damaged
+  similiai verify --rerun           make every result again and compare it with pipeline.lock or the stored one
   similiai verify --rerun embed     the same for one instance")]
 pub struct Arguments {
     #[command(flatten)]
     variation: Variation,
-    /// Make what is damaged again
+    /// Make damaged results again
     #[arg(long, conflicts_with = "rerun")]
     repair: bool,
-    /// Make results again in a scratch place and compare; every one, or the instances named
+    /// Make the results of these instances (default: all) again in a temporary folder, and compare them
     #[arg(long, value_name = "INSTANCE", num_args = 0..)]
     rerun: Option<Vec<String>>,
-    /// As JSON on stdout
+    /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }
 
-/// Files that are named of many.
+/// Most files that a message names.
 const SHOWN: usize = 5;
 
-/// Something damaged, and whose it is.
+/// Damaged files of a result, and the instance that it belongs to.
 struct Finding {
     instance: Option<String>,
     stage: String,
@@ -84,7 +84,7 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
         let size = indicatif::HumanBytes(damage.bytes);
         session.screen.print(&format!("{} stored files, {size}: {loose} damaged", damage.files));
         for path in &damage.own {
-            session.screen.print(&format!("{} is not as it was written", path.display()));
+            session.screen.print(&format!("{} was changed after it was written", path.display()));
         }
         for finding in &findings {
             for kind in [FileIssue::Missing, FileIssue::Modified] {
@@ -105,7 +105,7 @@ fn verify(session: &Session, project: &Project, arguments: &Arguments) -> Result
     if arguments.repair {
         return repair(session, project, &damage, &findings, arguments.json);
     }
-    let message = "something is damaged; make it again with `similiai verify --repair`";
+    let message = "something is damaged; repair it with `similiai verify --repair`";
     Err(Failure::Damaged(message.to_owned()).into())
 }
 
@@ -131,7 +131,7 @@ fn output_dir<'a>(project: &'a Project, name: &'a str, checked_out: &'a CheckedO
     OutputDir { instance: name, project: &project.manifest.project, out: &checked_out.out }
 }
 
-/// What lies somewhere, where its files are still known; by instance, those of other manifests too.
+/// Checked-out results whose list of files is still stored. Instances of other manifests are included.
 fn with_contents<'a>(
     project: &Project,
     checked_out: &'a [(String, CheckedOut)],
@@ -149,13 +149,13 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
         .iter()
         .map(|(name, checked_out, contents)| (output_dir(project, name, checked_out), &**contents))
         .collect();
-    // Only what lies there now is made again, never what the manifest says today instead.
+    // Repair only makes results that are checked out now, not others that the manifest describes today.
     let instances = &project.manifest.instances;
     let mut current = instances.filled(false);
     for (id, assessment) in project.assess()?.enumerate() {
         let instance = &instances[id];
         let lies = checked_out.iter().find(|(name, _)| *name == instance.name).map(|(_, checked_out)| &checked_out.key);
-        // Without a key where something it needs is damaged.
+        // An instance has no key if one of its inputs is damaged.
         let fits = assessment.key.as_ref().is_none_or(|key| Some(key) == lies);
         current[id] = lies.is_some() && fits && instance.needs.iter().all(|need| current[*need]);
     }
@@ -179,10 +179,10 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
     if find(project, &mut left)?.is_empty() && left.is_none() {
         return readable(&left);
     }
-    Err(Failure::Damaged("something was damaged again while it was repaired; run this once more".to_owned()).into())
+    Err(Failure::Damaged("new damage appeared during the repair; run the same command again".to_owned()).into())
 }
 
-/// What was made with other parameters is put back from the store, or forgotten where the store has lost it.
+/// Puts back a result that was made with other parameters. Forgets it if the store has lost its files.
 fn put_back(session: &Session, project: &Project, name: &str) -> Result<()> {
     let Some(checked_out) = project.store.checked_out(name)? else { return Ok(()) };
     let dir = output_dir(project, name, &checked_out);
@@ -193,13 +193,13 @@ fn put_back(session: &Session, project: &Project, name: &str) -> Result<()> {
         if stored.is_some() {
             project.store.remove_result(&checked_out.key)?;
         }
-        let told = "its result was made with other parameters and is lost; run it again with them";
+        let told = "its result was made with other parameters and is lost; run it again with those parameters";
         session.screen.print(&format!("{name}: {told}"));
     }
     Ok(())
 }
 
-/// What could not be read may be whole: that is another failure than damage.
+/// Fails if files could not be read. That is not damage, because their content may be intact.
 fn readable(damage: &Damage) -> Result<()> {
     match damage.unreadable.len() {
         0 => Ok(()),

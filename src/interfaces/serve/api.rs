@@ -1,4 +1,4 @@
-//! The API: one file for each kind of question.
+//! The API: one file for each kind of request.
 
 pub mod about;
 pub mod gallery;
@@ -23,21 +23,21 @@ use super::problem::Problem;
 use super::state::State;
 use super::{etag, openapi, page};
 
-/// The description of the API, made of the handlers and types themselves. The router cannot know this one: it takes a
-/// file's name whole, and callers see an id and an ending.
+/// The description of the API, generated from the handlers and types. The operation for pictures is listed here and
+/// not in the router: the router has one parameter for the complete file name, but clients see an id and an extension.
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "SimiliAI",
-        description = "Finds the pictures of a gallery that look like one. Distances are Euclidean, between embeddings \
-            of length 1 from a network that was trained for it."
+        description = "Finds pictures of a gallery that look like a given one. Distances are Euclidean, between \
+            embeddings of length 1. The embeddings come from a network that was trained for this."
     ),
     paths(gallery::picture),
     components(schemas(super::problem::Document))
 )]
 struct Whole;
 
-/// The parameters in an address; what is wrong with them is told as any other problem.
+/// The query parameters of a request. Errors in them are reported as a [`Problem`].
 #[derive(FromRequestParts)]
 #[from_request(via(axum::extract::Query), rejection(Problem))]
 pub struct Query<T>(pub T);
@@ -65,21 +65,21 @@ pub fn router(state: State, access: Arc<Access>) -> serde_json::Result<Router> {
         .merge(page::routes())
         .fallback(move |uri: Uri| async move { nothing_at(&uri, &prefix) })
         .method_not_allowed_fallback(async || {
-            let why = "this address does not take this method; /api/openapi.json says which";
+            let why = "this address does not support this method; see /api/openapi.json";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", why)
         })
-        // The limits here are of our own: they know how much all uploads take together.
+        // Uploads have their own limits, which count the memory of all uploads together.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(guarded, guard))
         .with_state(state);
     if base.is_empty() {
         return Ok(router);
     }
-    // Whether the proxy takes the prefix away or passes it on.
+    // This works for proxies that remove the prefix and for proxies that keep it.
     Ok(Router::new().fallback(move |request: Request| below(router.clone(), request, base.clone())))
 }
 
-/// The same address without what it begins with; the server that it names stays, for the guard to judge.
+/// Removes the base path from the address. Its host name stays, because the guard checks it.
 async fn below(router: Router, mut request: Request, base: String) -> Response {
     let mut parts = request.uri().clone().into_parts();
     let whole = parts.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
@@ -96,9 +96,9 @@ async fn below(router: Router, mut request: Request, base: String) -> Response {
 
 fn nothing_at(uri: &Uri, base: &str) -> Response {
     if !base.is_empty() && uri.path() == base {
-        // Relative addresses on the page start behind the slash.
+        // Relative addresses on the page need the slash at the end.
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         return Redirect::to(&format!("{base}/{query}")).into_response();
     }
-    Problem::missing("there is nothing at this address; /api/openapi.json says what there is").into_response()
+    Problem::missing("there is nothing at this address; see /api/openapi.json").into_response()
 }

@@ -1,4 +1,4 @@
-//! Connections: how many there may be, and how long one may take to say or to take something.
+//! Connections, with limits on their number and on the time that clients may take.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use tokio_io_timeout::TimeoutStream;
 use super::telemetry::Telemetry;
 
 pub const MOST: usize = 2048;
-/// For the head of a request, and for saying nothing between two.
+/// Longest time for the head of a request, and for silence between two requests.
 const HEAD: Duration = Duration::from_secs(10);
-/// For taking something of an answer.
+/// Longest time in which a client reads nothing of an answer.
 const TAKING: Duration = Duration::from_secs(20);
-/// After so long, the answer under way is the last …
+/// Age of a connection at which the current answer becomes the last one.
 const AGE: Duration = Duration::from_secs(300);
-/// … and has so long: whoever takes a byte now and then does not hold a place for ever.
+/// Longest time for this last answer, so that a client that reads very slowly cannot keep its connection for ever.
 const LAST: Duration = Duration::from_secs(60);
-/// Most clients hear an answer only once they have sent all: what is too much is let go by, for so long …
+/// Longest time to read and ignore the rest of a request. Most clients read an answer only after sending everything.
 const LINGERING: Duration = Duration::from_secs(20);
-/// … and up to so many bytes.
+/// Most bytes of a request that are read and ignored.
 const LET_GO: u64 = 64 << 20;
-/// Before the next try, where there is no file left for a connection.
+/// Pause after a connection could not be accepted, for example because too many files are open.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Of a head, in bytes.
+/// Largest head of a request, in bytes.
 const BUFFER: usize = 32 << 10;
 
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
-/// Until `ending` says so; then those under way are waited for.
+/// Serves connections until `ending` changes, then waits until all are closed.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -46,7 +46,7 @@ pub async fn serve(
 ) {
     let room = Arc::new(Semaphore::new(MOST));
     let mut http = http1::Builder::new();
-    // A client may close its side once it has asked, and still waits for the answer.
+    // A client may close its side after the request and still wait for the answer.
     http.half_close(true).timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
     loop {
         let accepted = tokio::select! {
@@ -63,7 +63,7 @@ pub async fn serve(
         };
         let Ok(place) = room.clone().try_acquire_owned() else {
             telemetry.refuse("connections");
-            // Whoever does not take it at once gets nothing.
+            // A client that cannot receive this at once gets nothing.
             drop(stream.try_write(FULL));
             continue;
         };
@@ -77,13 +77,13 @@ pub async fn serve(
         });
     }
     drop(listener);
-    // All places are free once all connections are closed.
+    // All permits are free when all connections are closed.
     drop(room.acquire_many(MOST as u32).await);
 }
 
 type Stream = Pin<Box<TimeoutStream<TcpStream>>>;
 
-/// Until the client goes, the connection is too old, or the server is `ending`.
+/// Serves a connection until the client leaves, the connection is too old, or `ending` changes.
 async fn attend(
     http: http1::Builder,
     mut stream: Stream,
@@ -117,7 +117,7 @@ async fn attend(
 }
 
 fn timed(stream: TcpStream) -> TimeoutStream<TcpStream> {
-    // Answers are whole pieces: nothing is won by waiting for more.
+    // Answers are written in large pieces, so there is no reason to wait for more data.
     drop(stream.set_nodelay(true));
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(TAKING));

@@ -1,4 +1,4 @@
-//! Decoding: from the bytes of an upload to the input of the network, away from the threads that serve.
+//! Decodes uploads and prepares them for the network, on threads that do not serve requests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use super::snapshot::Snapshot;
 use super::uploads::Upload;
 use crate::learning::images::{Decoded, Unreadable, Wanted, decode_large, decode_small};
 
-/// How an upload is called in messages.
+/// The name of an upload in messages.
 const NAME: &str = "the upload";
 
 pub struct Decoder {
@@ -39,7 +39,7 @@ impl Decoder {
     }
 
     /// # Errors
-    /// If the upload is no picture, or one that is broken or too large, or if it takes too long.
+    /// If the upload is not a picture, is broken or too large, or takes too long to decode.
     pub async fn prepare(&self, upload: Upload, snapshot: Arc<Snapshot>) -> Result<Prepared, Problem> {
         let (upload, most_pixels) = (Arc::new(upload), self.most_pixels);
         let preparation = Some(snapshot.model.configuration.preparation.clone());
@@ -70,13 +70,13 @@ impl Decoder {
         let busy = || Problem::busy("too many pictures wait to be decoded; try again in a moment");
         let turn = timeout(DECODING, lane.clone().acquire_owned()).await.map_err(|_| busy())?.map_err(|_| busy())?;
         let work = tokio::task::spawn_blocking(move || {
-            // A decoder that takes too long keeps its turn until its process is ended for that.
+            // A decoder that takes too long keeps its turn until its process is killed.
             let _turn = turn;
             step()
         });
         match timeout(DECODING, work).await {
             Ok(Ok(done)) => Ok(done?),
-            // A decoder that panics was given what it should have refused.
+            // A panic comes from a picture that the decoder should have refused.
             Ok(Err(_)) => Err(Unreadable::Broken(format!("{NAME} is a damaged picture")).into()),
             Err(_) => {
                 let why = format!("{NAME} takes more than {} s to decode", DECODING.as_secs());

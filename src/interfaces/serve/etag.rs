@@ -1,20 +1,20 @@
-//! Entity tags: a browser that has a body already is told so.
+//! Entity tags: a browser that already has a body does not get it again.
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// The tag of a body, from its content.
+/// Returns the tag of a body, which depends only on its content.
 pub fn tag(bytes: &[u8]) -> String {
     format!("\"{}\"", &blake3::hash(bytes).to_hex()[..32])
 }
 
-/// Whether the browser has it already.
+/// Returns whether the browser already has the body with this tag.
 pub fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|known| known.to_str().ok());
     known.flat_map(tags).any(|known| known == "*" || known == tag)
 }
 
-/// The tags of a list, each without the mark of a weak one: that makes no difference here (RFC 9110, section 13.1.2).
+/// Splits a list of tags and removes the marks of weak tags, which do not matter here (RFC 9110, section 13.1.2).
 fn tags(list: &str) -> Vec<&str> {
     let (mut rest, mut tags) = (list.trim(), Vec::new());
     while !rest.is_empty() {
@@ -30,7 +30,7 @@ fn tags(list: &str) -> Vec<&str> {
     tags
 }
 
-/// The body, or that the browser has it already.
+/// Returns the body, or status 304 if the browser already has it.
 pub fn unless_known<B: IntoResponse>(
     headers: &HeaderMap,
     tag: &str,

@@ -1,4 +1,4 @@
-//! Who is answered: the right host name, our own pages, and those with the token; and what browsers are to refuse.
+//! Checks the host name, the origin and the token of each request, and adds security headers to each answer.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use super::problem::Problem;
 use super::telemetry::Telemetry;
 
 const COOKIE: &str = "similiai";
-/// Open to all: it says no more than that the server is there.
+/// The path that needs no token. It only says whether there is something to show.
 pub const OPEN: &str = "/healthz";
 
-/// Everything from here, nothing inline, and nobody may frame it.
+/// Allows content from this server only, nothing inline, and no frame around the page.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -34,14 +34,14 @@ const HEADERS: [(HeaderName, &str); 7] = [
 /// Which requests are answered.
 #[derive(Debug, Default)]
 pub struct Access {
-    /// Names of this server beside `localhost` and addresses in numbers, which no other page can take.
+    /// Names of this server, besides `localhost` and IP addresses, which no foreign page can use as its own.
     pub hosts: Vec<String>,
     pub token: Option<Token>,
-    /// What addresses here begin with, where a proxy passes them on below one of its own: empty, or such as `/pictures`.
+    /// The path below which a proxy passes requests on, such as `/pictures`; otherwise empty.
     pub base: String,
 }
 
-/// A secret, known by its digest: comparing digests takes the same time for all that are wrong.
+/// The digest of a secret. Comparing digests takes the same time for every wrong secret.
 #[derive(Debug, Clone)]
 pub struct Token(blake3::Hash);
 
@@ -55,8 +55,8 @@ impl Token {
         self.0 == blake3::hash(secret.as_bytes())
     }
 
-    /// What browsers keep, a name and a value: it opens this server, and tells nothing of the secret. Servers on other
-    /// ports, which browsers do not tell apart, have cookies of other names.
+    /// Returns the cookie, as name and value. It gives access to this server and does not reveal the secret. Browsers
+    /// share cookies between servers on different ports, so each token has a cookie of another name.
     fn cookie(&self) -> String {
         let key = blake3::keyed_hash(self.0.as_bytes(), COOKIE.as_bytes()).to_hex();
         let (name, value) = key.split_at(8);
@@ -78,7 +78,7 @@ pub async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> 
     let start = Instant::now();
     let method = request.method().clone();
     let has_body = !request.body().is_end_stream();
-    // Never the address itself: it may hold a token, and nobody needs to know what was asked.
+    // The address itself is never logged: it may contain a token, and queries are private.
     let route = request.extensions().get::<MatchedPath>().map_or("none", |path| path.as_str()).to_owned();
     let mut response = match guard.access.refusal(&request) {
         Some(refusal) => {
@@ -89,7 +89,7 @@ pub async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> 
     };
     let (status, took) = (response.status().as_u16(), start.elapsed());
     if has_body && status >= 400 {
-        // It may not have been read: nothing else can come on this connection.
+        // The body may not have been read to its end, so this connection cannot be used again.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     for (name, value) in HEADERS {
@@ -104,11 +104,11 @@ impl Access {
     fn refusal(&self, request: &Request) -> Option<Response> {
         let headers = request.headers();
         if !self.is_right_host(request) {
-            let why = "this server is not called so; if it should be, start it with --allow-host NAME";
+            let why = "host name not allowed; to allow it, start the server with --allow-host NAME";
             return Some(Problem::new(StatusCode::MISDIRECTED_REQUEST, "wrong-host", why).into_response());
         }
         if is_of_another_page(request.method(), headers) || !self.is_from_here(headers) {
-            let why = "requests of other pages are not answered";
+            let why = "requests from other pages are not answered";
             return Some(Problem::new(StatusCode::FORBIDDEN, "other-page", why).into_response());
         }
         let token = self.token.as_ref()?;
@@ -117,8 +117,8 @@ impl Access {
             return None;
         }
         if (path == "/" || path == self.base) && asked_with(request, token) {
-            // Later requests of the page bring the cookie, also those that follow a shared link (which is all that
-            // `Lax` lets other pages do); the token leaves the address.
+            // Later requests of the page send the cookie. With `Lax`, browsers also send it if someone follows a link
+            // on another page, but not with other requests of that page. The redirect removes the token.
             let base = &self.base;
             let cookie = format!("{}; HttpOnly; SameSite=Lax; Path={base}/", token.cookie());
             let asked = request.uri().query().unwrap_or_default().split('&');
@@ -127,13 +127,14 @@ impl Access {
             let address = format!("{base}/{rest}");
             return Some(([(header::SET_COOKIE, cookie)], Redirect::to(&address)).into_response());
         }
-        let why = "this server wants its token: open /?token=TOKEN, or send `Authorization: Bearer TOKEN`";
+        let why = "this server needs a token: open /?token=TOKEN, or send `Authorization: Bearer TOKEN`";
         let mut response = Problem::new(StatusCode::UNAUTHORIZED, "no-token", why).into_response();
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         Some(response)
     }
 
-    /// A page elsewhere can have its own name lead here (DNS rebinding), but it cannot have the browser ask by another.
+    /// Prevents DNS rebinding: a foreign page can make its own name lead to this server, but the browser then sends
+    /// that name.
     fn is_right_host(&self, request: &Request) -> bool {
         let mut hosts = request.headers().get_all(header::HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
@@ -142,12 +143,12 @@ impl Access {
         self.is_own_name(host) && named.is_none_or(|named| self.is_own_name(named))
     }
 
-    /// Browsers name the page that asks wherever it could be another's (RFC 6454), also where they keep back the
-    /// metadata because the connection is not safe.
+    /// Checks the `Origin` header (RFC 6454). Browsers send it if the request may come from another page, even over
+    /// plain HTTP, where they do not send fetch metadata.
     fn is_from_here(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(header::ORIGIN) else { return true };
         let Some((_, origin)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else { return false };
-        // A proxy may ask by its own name for this server, and the page is then of one that it was told.
+        // A proxy may send another name in `Host`. Then the page must come from one of the allowed names.
         let host = origin.rsplit_once(':').map_or(origin, |(host, _)| host).to_ascii_lowercase();
         let asked =
             headers.get(header::HOST).is_some_and(|host| host.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
@@ -162,7 +163,7 @@ impl Access {
     }
 }
 
-/// Browsers say where a request comes from (W3C Fetch Metadata); following a link to here is fine.
+/// Uses what browsers say about the source of a request (W3C Fetch Metadata). Following a link is allowed.
 fn is_of_another_page(method: &Method, headers: &HeaderMap) -> bool {
     let is = |name: &str, wanted: &str| headers.get(name).is_some_and(|value| value.as_bytes() == wanted.as_bytes());
     let other = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");

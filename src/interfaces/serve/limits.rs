@@ -1,28 +1,28 @@
-//! How much one request, and all of them together, may take.
+//! Limits for one request and for all requests together.
 
 use std::time::Duration;
 
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Of one upload.
+    /// Most bytes of an upload.
     pub bytes: usize,
-    /// Of one picture.
+    /// Most pixels of a picture.
     pub pixels: u64,
 }
 
-/// Uploads of the largest size that are held at the same time; smaller ones, as many more.
+/// Most uploads of the largest size in memory at the same time. More smaller ones fit.
 pub const UPLOADS: usize = 3;
-/// Searches that wait or run; one more is told to come again.
+/// Most searches that wait or run. One more gets status 503.
 pub const QUEUE: usize = 128;
-/// Neighbours in one answer.
+/// Most neighbours in one answer.
 pub const MOST_NEIGHBOURS: usize = 100;
-/// Pictures on one page of the gallery.
+/// Most pictures on one page of the gallery.
 pub const MOST_LISTED: usize = 200;
-/// For an upload as a whole …
+/// Longest time for an upload.
 pub const UPLOAD: Duration = Duration::from_secs(20);
-/// … and between two pieces of it.
+/// Longest time between two pieces of an upload.
 pub const SILENCE: Duration = Duration::from_secs(5);
-/// For decoding a picture, and for waiting until it can begin.
+/// Longest time to decode a picture, and to wait until decoding begins.
 pub const DECODING: Duration = Duration::from_secs(10);
-/// What those are told to wait who come while there is too much to do, in seconds.
+/// Seconds until a client should try again, if the server has too much to do.
 pub const RETRY_AFTER: u32 = 1;

@@ -1,4 +1,4 @@
-//! The report's map of test pictures, and where on it any other picture stands.
+//! The report's map of test pictures, and the places of other pictures on it.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::report::results;
 use crate::retrieval::search::{FlatIndex, Neighbour, Query};
 use crate::retrieval::searcher::Searcher;
 
-/// Of these nearest pictures on the map, a picture's place is the mean, the nearer ones counting more.
+/// Number of nearest pictures on the map that decide a picture's place, which is the weighted mean of theirs.
 const NEAREST: usize = 5;
 
-/// A place on the map, each from 0 to 1; upwards is y.
+/// A place on the map; x and y are from 0 to 1, and y goes up
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Place {
     x: f32,
@@ -22,7 +22,7 @@ pub struct Place {
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Point {
-    /// Of a picture of the gallery
+    /// Id of a picture of the gallery
     pub id: usize,
     #[serde(flatten)]
     pub place: Place,
@@ -31,13 +31,13 @@ pub struct Point {
 pub struct Map {
     pub method: String,
     pub points: BTreeMap<usize, Place>,
-    /// The embeddings of those on it.
+    /// The embeddings of the pictures on the map.
     gallery: FlatIndex<'static>,
 }
 
 impl Map {
     /// # Errors
-    /// If it names pictures that `searcher` does not have.
+    /// If `drawn` names pictures that `searcher` does not have.
     pub fn new(drawn: results::Map, searcher: &Searcher) -> Result<Self> {
         let points: BTreeMap<usize, Place> =
             drawn.points.iter().map(|&results::Point { id, x, y }| (id, Place { x, y })).collect();
@@ -49,7 +49,7 @@ impl Map {
         Ok(Self { method: drawn.method, points, gallery })
     }
 
-    /// Where each picture stands, by its vector and, if it is of the gallery, its id.
+    /// Returns the place of each picture, from its vector and, for a picture of the gallery, its id.
     pub fn places(&self, pictures: &[(&[f32], Option<usize>)]) -> Result<Vec<Option<Place>>> {
         let known = |id: &Option<usize>| id.and_then(|id| self.points.get(&id)).copied();
         let others = pictures.iter().filter(|(_, id)| known(id).is_none());
@@ -63,7 +63,7 @@ impl Map {
     }
 }
 
-/// Weighted by the inverse of the squared distances.
+/// Returns the mean of the places, weighted by the inverse of the squared distances.
 fn mean(near: &[(Place, f32)]) -> Option<Place> {
     let weight = |distance: f32| 1.0 / distance.powi(2).max(1e-12);
     let all: f32 = near.iter().map(|(_, distance)| weight(*distance)).sum();

@@ -1,4 +1,4 @@
-//! What every operation has in common in the description of the API.
+//! Completes the description of the API with what all operations have in common.
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder, Server};
@@ -6,15 +6,15 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder, Serv
 use super::guard::OPEN;
 use super::problem;
 
-/// What an operation may answer beside what its handler says.
+/// Answers that any operation may give, besides those that its handler lists.
 const BESIDE: [(&str, &str); 4] = [
     ("401", "The token is missing or wrong"),
-    ("403", "A request of another page"),
-    ("421", "A name that this server does not have"),
-    ("500", "The fault is here"),
+    ("403", "The request comes from another web page"),
+    ("421", "The server does not have this host name"),
+    ("500", "Internal error"),
 ];
 
-/// What is the same for all operations that `document` now has; `token` says whether one is wanted.
+/// Adds the common parts to all operations of `document`. `token` says whether the server needs a token.
 pub fn complete(document: &mut OpenApi, token: bool, base: &str) {
     if !base.is_empty() {
         document.servers = Some(vec![Server::new(base)]);

@@ -1,4 +1,4 @@
-//! What went wrong, for programs (RFC 9457) and in words for people.
+//! Errors of the API: a type for programs (RFC 9457) and a text for people.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -19,17 +19,17 @@ pub struct Problem {
     detail: String,
 }
 
-/// The body of every answer that is not what was asked for.
+/// The body of every error
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct Document<'a> {
-    /// `urn:similiai:` and the kind of problem, such as `no-picture`
+    /// Kind of the problem, such as `urn:similiai:no-picture`
     r#type: String,
     /// The status in words
     title: &'a str,
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
-    /// What was wrong, and how to mend it
+    /// What is wrong, and how to correct it
     detail: &'a str,
 }
 
@@ -46,19 +46,15 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "missing", detail)
     }
 
-    /// Too much to do just now.
+    /// The server has too much to do now.
     pub fn busy(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
     }
 
-    /// The fault is here; the log has more.
+    /// An error of the server. Only the log has the details.
     pub fn internal(error: &anyhow::Error) -> Self {
         tracing::error!("{error:#}");
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "something went wrong here; the server's log says what",
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error; the server's log has the details")
     }
 }
 

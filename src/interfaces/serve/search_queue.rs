@@ -1,4 +1,4 @@
-//! The one thread that embeds and searches: whoever waits together is embedded together, and all cores work for it.
+//! One thread that embeds and searches: pictures that wait at the same time are embedded together, on all cores.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,7 @@ use super::snapshot::Snapshot;
 use super::telemetry::Telemetry;
 use crate::retrieval::searcher::{Answer, Asked, SearchOptions};
 
-/// Pictures that are embedded together: more would only make the first of them wait.
+/// Most pictures that are embedded together. With more, the first ones would wait longer.
 const TOGETHER: usize = 4;
 
 pub struct SearchQueue {
@@ -30,10 +30,10 @@ pub enum Question {
     Picture(RgbImage),
 }
 
-/// What one query wants.
+/// The options of one query.
 #[derive(Clone)]
 pub struct Wanted {
-    /// At most.
+    /// Most neighbours to return.
     pub k: usize,
     pub label_name: Option<String>,
     pub split: Option<String>,
@@ -41,10 +41,10 @@ pub struct Wanted {
 
 pub struct Found {
     pub answer: Answer,
-    /// Of the query, and of each result.
+    /// Places on the map: first of the query, then of each result.
     pub places: Vec<Option<Place>>,
     pub waited: Duration,
-    /// Together with the others.
+    /// Time to embed all pictures of the batch.
     pub embedding: Duration,
     pub searching: Duration,
 }
@@ -74,7 +74,7 @@ impl SearchQueue {
     }
 }
 
-/// Until nobody can ask any more.
+/// Answers queries until the queue is closed.
 fn work(mut waiting: mpsc::Receiver<Job>, telemetry: &Telemetry) {
     while let Some(first) = waiting.blocking_recv() {
         let mut jobs = vec![first];
@@ -83,13 +83,13 @@ fn work(mut waiting: mpsc::Receiver<Job>, telemetry: &Telemetry) {
         {
             jobs.push(job);
         }
-        // Nobody waits any more for an answer to a connection that is closed.
+        // The connections of these queries are closed, so nothing needs their answers.
         jobs.retain(|job| !job.reply.is_closed());
         while let Some(job) = jobs.first() {
             let snapshot = job.snapshot.clone();
             let (same, others) = jobs.into_iter().partition(|job: &Job| Arc::ptr_eq(&job.snapshot, &snapshot));
             jobs = others;
-            // Whoever waits for a job that is lost in a panic is told so; the next ones go on.
+            // If this panics, its queries get an error, and the thread continues with the next ones.
             if catch_unwind(AssertUnwindSafe(|| answer_all(&snapshot, same, telemetry))).is_err() {
                 tracing::error!("a search panicked");
             }
@@ -138,7 +138,7 @@ fn search(snapshot: &Snapshot, vector: &[f32], id: Option<usize>, wanted: &Wante
     snapshot.searcher.answer(&asked, &options).map_err(|error| Problem::internal(&error))
 }
 
-/// On the map: of the query, and of each result.
+/// Returns places on the map: first of the query, then of each result.
 fn places(
     snapshot: &Snapshot,
     vector: &[f32],
@@ -164,7 +164,7 @@ impl Question {
 
 impl Job {
     fn reply(self, found: Result<Found, Problem>) {
-        // Whoever asked may be gone.
+        // The client may have closed the connection.
         drop(self.reply.send(found));
     }
 }

@@ -1,4 +1,4 @@
-//! A network and the gallery that it embedded: always a pair that belongs together.
+//! A network and the gallery that it embedded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,11 +22,11 @@ pub struct Snapshot {
     pub pictures: ResultFiles,
     pub map: Option<Map>,
     pub report: Option<Report>,
-    /// What addresses of its pictures begin with.
+    /// Prefix of the addresses of its pictures.
     pub base: String,
-    /// In the order of their labels.
+    /// Names of the classes, in the order of their labels.
     pub classes: Vec<String>,
-    /// Ids by class and split; a name that is empty stands for all.
+    /// Ids by class and split. An empty name means all of them.
     members: BTreeMap<(String, String), Vec<usize>>,
 }
 
@@ -43,7 +43,7 @@ impl From<Vec<u8>> for Report {
 }
 
 impl Snapshot {
-    /// `searcher`: a gallery that `model` embedded; `digest`: of the file of embeddings that it comes from.
+    /// Makes a snapshot of `model` and of the gallery that it embedded. `digest` is that of the file of embeddings.
     pub fn new(model: Model, searcher: Searcher, digest: String, pictures: ResultFiles) -> Result<Self> {
         let embeddings = &searcher.embeddings;
         let mut classes = BTreeMap::new();
@@ -62,10 +62,10 @@ impl Snapshot {
         Ok(Self { model, searcher, digest, pictures, map: None, report: None, base: String::new(), classes, members })
     }
 
-    /// A report's map, with these embeddings.
+    /// Adds these embeddings to the map of a report.
     ///
     /// # Errors
-    /// If it is of other ones.
+    /// If the map is of another gallery.
     pub fn map(&self, drawn: Option<results::Map>) -> Result<Option<Map>> {
         drawn.map(|drawn| Map::new(drawn, &self.searcher)).transpose()
     }
@@ -90,7 +90,7 @@ impl Snapshot {
         Ok(self.members.get(&(class.to_owned(), split.to_owned())).map_or(&[], Vec::as_slice))
     }
 
-    /// To try it with: the first picture of each class, one that was not learned from if there is one.
+    /// Returns pictures to try the search with: the first test picture of each class, or its first picture.
     pub fn samples(&self) -> Vec<usize> {
         let first = |class: &String| {
             let of = |split: &str| self.members.get(&(class.clone(), split.to_owned()))?.first().copied();

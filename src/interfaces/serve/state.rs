@@ -1,4 +1,4 @@
-//! What all requests share.
+//! The state that all requests share.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::uploads::Uploads;
 pub struct State(Arc<Shared>);
 
 pub struct Shared {
-    /// Or why there is nothing.
+    /// The current snapshot, or the reason why there is none.
     snapshot: RwLock<Result<Arc<Snapshot>, String>>,
     pub search_queue: SearchQueue,
     pub decoder: Decoder,
@@ -70,7 +70,7 @@ impl State {
         snapshot.clone().map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", why))
     }
 
-    /// A place among those that search, until it is dropped.
+    /// Returns a permit to search. It is given back when it is dropped.
     pub fn turn(&self) -> Result<Turn<'_>, Problem> {
         let permit = self.searches.try_acquire().map_err(|_| {
             self.telemetry.refuse("searches");
@@ -86,7 +86,7 @@ impl State {
         *self.snapshot.write() = Ok(Arc::new(snapshot));
     }
 
-    /// Before there is anything to show.
+    /// Sets the reason why there is nothing to show yet.
     pub fn not_ready(&self, why: &str) {
         *self.snapshot.write() = Err(why.to_owned());
     }

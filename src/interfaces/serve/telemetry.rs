@@ -1,4 +1,4 @@
-//! What the server does, counted for Prometheus.
+//! Counts and times of the server, for Prometheus.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
 };
 
-/// Seconds, from a search in the sample to a patience of ten seconds.
+/// Upper limits of the histogram buckets, in seconds.
 const SECONDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 pub struct Telemetry {
@@ -32,12 +32,12 @@ impl Telemetry {
             registry: Registry::new_custom(Some("similiai".to_owned()), None)?,
             requests: IntCounterVec::new(Opts::new("requests_total", "Requests answered"), &["route", "status"])?,
             seconds: seconds("request_seconds", "Time to answer a request", &["route"])?,
-            phases: seconds("search_seconds", "Time of a search's parts", &["phase"])?,
+            phases: seconds("search_seconds", "Time of each part of a search", &["phase"])?,
             together: Histogram::with_opts(
                 HistogramOpts::new("batch_pictures", "Pictures embedded together").buckets(counts),
             )?,
             connections: IntGauge::new("connections", "Open connections")?,
-            refused: IntCounterVec::new(Opts::new("refused_total", "What was turned away, and why"), &["why"])?,
+            refused: IntCounterVec::new(Opts::new("refused_total", "Refused requests, by reason"), &["why"])?,
             searches: IntGauge::new("searches", "Searches that wait or run")?,
             pictures: IntGauge::new("gallery_pictures", "Pictures in the gallery; 0 before there is one")?,
         };
@@ -76,7 +76,7 @@ impl Telemetry {
         self.refused.with_label_values(&[why]).inc();
     }
 
-    /// In the text format that Prometheus reads.
+    /// Returns everything in the text format that Prometheus reads.
     pub fn text(&self) -> Result<String> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

@@ -1,4 +1,4 @@
-//! Receiving a picture: bounded in size, in time, and in what all uploads hold together.
+//! Receives pictures, with limits on size, on time, and on the memory of all uploads together.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use super::problem::Problem;
 
 /// The field of a form that holds the picture.
 const FIELD: &str = "image";
-/// What the whole body of a form may have beside its picture.
+/// Bytes that a form may have in addition to its picture.
 const FORM: usize = 16 << 10;
 
 pub struct Uploads {
     most: usize,
-    /// One permit a byte.
+    /// One permit for each byte.
     room: Arc<Semaphore>,
 }
 
-/// What was received, and the room that it takes.
+/// The received bytes, and the permits for them.
 pub struct Upload {
     pub bytes: Bytes,
     _room: Option<OwnedSemaphorePermit>,
@@ -41,7 +41,7 @@ impl Uploads {
         let (parts, body) = request.into_parts();
         let form = is_form(&parts.headers);
         let most = self.most + if form { FORM } else { 0 };
-        // Whoever asks before sending is told before.
+        // A client that asks before sending (`Expect: 100-continue`) gets the answer before sending.
         if body.size_hint().lower() > most as u64 {
             return Err(self.too_large());
         }
@@ -85,7 +85,7 @@ impl Uploads {
 async fn next(body: &mut Body, end: Instant) -> Result<Option<Bytes>, Problem> {
     let slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", "the upload came too slowly; try again");
     let frame = timeout(SILENCE, timeout_at(end, body.frame())).await.map_err(slow)?.map_err(slow)?;
-    let broken = |error: axum::Error| Problem::invalid(format!("the upload broke off: {error}"));
+    let broken = |error: axum::Error| Problem::invalid(format!("the upload stopped too early: {error}"));
     // Trailers have no data.
     Ok(frame.transpose().map_err(broken)?.map(|frame| frame.into_data().unwrap_or_default()))
 }
@@ -99,12 +99,12 @@ fn is_form(headers: &HeaderMap) -> bool {
 pub fn picture_of_form(kind: &str, body: Vec<u8>) -> Result<Vec<u8>, Problem> {
     let request = Request::builder().header(header::CONTENT_TYPE, kind).body(Body::from(body));
     let request = request.map_err(|error| Problem::invalid(error.to_string()))?;
-    // All of it is there: nothing is waited for.
+    // The complete body is in memory, so this never waits.
     let bytes = field(request).now_or_never().ok_or_else(|| Problem::invalid("the form does not end"))??;
     Ok(bytes.to_vec())
 }
 
-/// What the field of a form that is asked for holds; others are let go by.
+/// Returns the content of the form's field [`FIELD`]. Other fields are ignored.
 async fn field(request: Request) -> Result<Bytes, Problem> {
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| Problem::invalid(error.body_text()))?;
     let mut picture = None;

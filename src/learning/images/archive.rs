@@ -14,19 +14,20 @@ use crate::damaged;
 const SIDE: u32 = 32;
 const PIXELS: usize = (SIDE * SIDE) as usize;
 
-/// How an archive is laid out: records of labels, then 3,072 bytes of red, green and blue planes.
+/// The layout of an archive of records. Each record has its labels, and then 3,072 bytes: the red, green and blue
+/// planes.
 #[derive(Debug)]
 pub struct Layout {
     pub classes: usize,
-    /// The last of them is the class.
+    /// Number of labels in a record. The last label is the class.
     labels: usize,
-    /// The member with the names of the classes.
+    /// The member that lists the names of the classes.
     pub names: &'static str,
-    /// In the order in which images are counted.
+    /// The members with images, in the order in which images are counted.
     pub batches: &'static [&'static str],
-    /// The one of them that the archive's makers set aside.
+    /// The batch that the archive's makers set aside for testing.
     test: &'static str,
-    /// The official batches hold at most this many records; a smaller archive in the same layout may hold fewer.
+    /// The official batches have at most this many records. A smaller archive in the same layout may have fewer.
     pub most_records: usize,
 }
 
@@ -61,7 +62,7 @@ pub struct Record {
     pub label: u8,
     /// Red, green and blue planes, each row by row.
     pub planes: Vec<u8>,
-    /// From the archive's own test batch.
+    /// Whether the image is from the archive's own test batch.
     pub official_test: bool,
 }
 
@@ -76,45 +77,45 @@ impl Record {
 }
 
 impl Layout {
-    /// The layout of what was unpacked into `folder`; `None` where it holds folders of pictures.
+    /// The layout of the archive that was unpacked into `folder`, or `None` if `folder` holds folders of pictures.
     pub fn of(folder: &Path) -> Option<&'static Self> {
         LAYOUTS.iter().find(|layout| folder.join(layout.names).is_file())
     }
 
-    /// Bytes of a record.
+    /// Length of a record in bytes.
     pub fn record(&self) -> usize {
         self.labels + 3 * PIXELS
     }
 
-    /// The class that a record says it shows.
+    /// The class label of a record.
     pub fn label(&self, record: &[u8]) -> u8 {
         record[self.labels - 1]
     }
 
-    /// The class names in label order; refuses what cannot be a folder's name.
+    /// Returns the class names in label order. Refuses names that cannot be the name of a folder.
     pub fn class_names(&self, text: &str, member: &str) -> Result<Vec<String>> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let names: Vec<String> = lines.map(str::to_owned).collect();
         if names.len() != self.classes {
-            return Err(damaged!("{member}: {} class names where the format has {}", names.len(), self.classes));
+            return Err(damaged!("{member}: {} class names, but the format has {}", names.len(), self.classes));
         }
         for (place, name) in names.iter().enumerate() {
             if !(name.len() <= 100 && name.chars().all(|c| c.is_alphanumeric() || " _-".contains(c))) {
-                return Err(damaged!("{member}: the class name {name:?} is no plain file name"));
+                return Err(damaged!("{member}: the class name {name:?} cannot be the name of a folder"));
             }
             if names[..place].iter().any(|other| other.to_lowercase() == name.to_lowercase()) {
-                return Err(damaged!("{member}: the class name {name:?} stands there twice"));
+                return Err(damaged!("{member}: the class name {name:?} is listed twice"));
             }
         }
         Ok(names)
     }
 
-    /// The class names beside the batches in `folder`.
+    /// Reads the class names next to the batches in `folder`.
     pub fn names_in(&self, folder: &Path) -> Result<Vec<String>> {
         self.class_names(&files::read_to_string(&folder.join(self.names))?, self.names)
     }
 
-    /// Reads the records in `folder` in archive order, until `visit` breaks off.
+    /// Reads the records in `folder` in archive order, until `visit` returns `Break`.
     fn read(&self, folder: &Path, mut visit: impl FnMut(Record) -> Result<ControlFlow<()>>) -> Result<()> {
         for member in self.batches {
             let path = folder.join(member);
@@ -136,8 +137,8 @@ impl Layout {
         Ok(())
     }
 
-    /// `per_class` images of each class in archive order (all of them where none is given), after the first `skip`,
-    /// each with its place within its class.
+    /// Visits images of each class in archive order, with their positions in the class. Skips the first `skip`, and
+    /// then visits `per_class` images, or all if it is `None`. Returns the class names.
     pub fn select(
         &self,
         folder: &Path,
@@ -149,7 +150,7 @@ impl Layout {
         let wanted = per_class.map(|per_class| skip + per_class);
         self.read(folder, |record| {
             let count = counts.get_mut(usize::from(record.label));
-            let count = count.with_context(|| format!("label {} in {}", record.label, folder.display()))?;
+            let count = count.with_context(|| format!("label {} in {} has no name", record.label, folder.display()))?;
             let place = *count;
             if wanted.is_none_or(|wanted| place < wanted) {
                 *count += 1;
@@ -188,7 +189,7 @@ mod tests {
         let message = |text: &str| names(text).unwrap_err().to_string();
         assert!(message("a\nb\n").contains("2 class names"));
         assert!(message(&good.replace('j', "A")).contains("twice"));
-        assert!(message(&good.replace('j', "../j")).contains("no plain file name"));
+        assert!(message(&good.replace('j', "../j")).contains("cannot be the name of a folder"));
     }
 
     #[test]

@@ -1,18 +1,19 @@
-//! PNG and WebP files as programs write them: put into the form that their decoders read, or refused.
+//! Changes PNG and WebP files of other programs so that the decoders can read them, or refuses them.
 
 use std::borrow::Cow;
 
 use super::unreadable::Unreadable;
 
-/// What a PNG ends with.
+/// The last chunk of a PNG.
 const PNG_END: [u8; 12] = [0, 0, 0, 0, b'I', b'E', b'N', b'D', 0xAE, 0x42, 0x60, 0x82];
 
-/// A PNG as its decoder reads it: one whose end is missing behind whole pixels gets one.
+/// Returns a PNG that its decoder can read. If only the end of the file is missing and all pixels are there, it adds
+/// the end.
 pub fn normal_png<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unreadable> {
     let (mut at, mut has_pixels) = (8, false);
     while let Some([a, b, c, d, kind @ ..]) = bytes.get(at..at + 8) {
         let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
-        // The decoder takes three bytes for a colour without looking (png 0.18.1, `palette.rs`).
+        // The decoder reads three bytes for each colour without a check of the length (png 0.18.1, `palette.rs`).
         if *kind == *b"PLTE" && !length.is_multiple_of(3) {
             return Err(Unreadable::Broken(format!("{name} is a damaged picture: its palette is cut")));
         }
@@ -23,7 +24,7 @@ pub fn normal_png<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unre
         at += 12 + length;
     }
     let ends = bytes.get(at + 4..at + 8) == Some(b"IEND") && bytes.len() >= at + 12;
-    // Pixels that are cut are found by the decoder.
+    // The decoder itself finds pixels that are cut short.
     if ends || !has_pixels || bytes.get(at + 4..at + 8) == Some(b"IDAT") {
         return Ok(Cow::Borrowed(bytes));
     }
@@ -36,7 +37,7 @@ const XMP: u8 = 4;
 const EXIF: u8 = 8;
 const ALPHA: u8 = 16;
 
-/// A WebP as its decoder reads it: flags that speak of parts which are not there are taken back.
+/// Returns a WebP that its decoder can read. It corrects flags that do not match the parts of the file.
 pub fn normal_webp<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unreadable> {
     let chunks = webp_chunks(bytes).ok_or_else(|| {
         Unreadable::Broken(format!("{name} is a truncated picture: a part of it reaches past its end"))
@@ -55,7 +56,7 @@ pub fn normal_webp<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unr
     if right & ANIMATED == 0 {
         let lossless = chunks.iter().find(|(kind, _)| kind == b"VP8L").map(|(_, data)| *data);
         match lossless {
-            // Its own bit for transparency follows width and height.
+            // After width and height comes this format's own bit for transparency.
             Some([_, _, _, _, last, ..]) if last & 0x10 != 0 => right |= ALPHA,
             Some(_) => {}
             None if !has(b"ALPH") => right &= !ALPHA,
@@ -70,8 +71,8 @@ pub fn normal_webp<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unr
     Ok(Cow::Owned(changed))
 }
 
-/// The chunks of a WebP; `None` where one does not end within the file (RFC 9649, section 2.3): the decoder makes room for
-/// one before it looks.
+/// Returns the chunks of a WebP, or `None` if a chunk extends past the end of the file (RFC 9649, section 2.3). The
+/// decoder would allocate memory for such a chunk before it checks the length.
 fn webp_chunks(bytes: &[u8]) -> Option<Vec<([u8; 4], &[u8])>> {
     let whole = 8 + u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?) as usize;
     let mut rest = bytes.get(12..bytes.len().min(whole))?;
@@ -79,13 +80,14 @@ fn webp_chunks(bytes: &[u8]) -> Option<Vec<([u8; 4], &[u8])>> {
     while let [k, i, n, o, a, b, c, d, data @ ..] = rest {
         let size = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
         chunks.push(([*k, *i, *n, *o], data.get(..size)?));
-        // Chunks begin at even places.
+        // Chunks begin at even positions.
         rest = data.get(size.next_multiple_of(2)..).unwrap_or_default();
     }
     Some(chunks)
 }
 
-/// What `bytes` are, where they are something that people take for a picture, or that stands in for one.
+/// Names the format of `bytes`, if it is one that people often use for pictures, or a file that stands in for a
+/// picture.
 pub fn known_as(bytes: &[u8]) -> Option<&'static str> {
     let brand = bytes.get(8..12).filter(|_| bytes.get(4..8) == Some(b"ftyp"));
     if let Some(brand) = brand {

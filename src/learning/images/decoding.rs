@@ -1,9 +1,10 @@
-//! Decoding pictures of anybody, by [workers](crate::base::worker).
+//! Decodes untrusted pictures in separate processes, the [workers](crate::base::worker).
 //!
-//! Decoders have tables of their own that no limit on pixels bounds. A lossless WebP of 16 × 16 pixels and 9 MB makes
-//! image-webp 0.2.4 allocate more than 4 GB: `src/lossless.rs`, `read_huffman_codes`, keeps five trees for every group up
-//! to the greatest number that the entropy image names, used or not, and a tree of `src/huffman.rs`, `build_implicit`, has
-//! a table of 1,024 entries and 16 bytes for each node beyond it: some 120 KB a group, 65,536 groups at most.
+//! Decoders have their own tables, whose size no limit on pixels bounds. For example, a lossless WebP of 16 × 16 pixels
+//! and 9 MB makes image-webp 0.2.4 allocate more than 4 GB. Its `read_huffman_codes` in `src/lossless.rs` keeps five
+//! trees for each group, up to the largest group number in the entropy image, even if the group is not used. Each tree
+//! of `build_implicit` in `src/huffman.rs` has a table of 1,024 entries, and 16 bytes for each further node. That is
+//! about 120 KB a group, and there can be 65,536 groups.
 
 use image::{DynamicImage, RgbImage};
 use parking_lot::Mutex;
@@ -14,36 +15,36 @@ use super::preparation::{Ground, Preparation};
 use super::unreadable::Unreadable;
 use crate::base::worker::{Allowance, Lost, Task, call};
 
-/// Memory for a decoder's tables and for what stands beside the pixels …
+/// Memory for a decoder's tables and for other data that is not pixels, in bytes.
 const TABLES: u64 = 192 << 20;
-/// … and for each pixel: of a progressive JPEG, coefficients, colours and a copy that is turned.
+/// Memory for each pixel, in bytes. A progressive JPEG needs coefficients, colours and a rotated copy.
 const A_PIXEL: u64 = 16;
-/// Pictures with more pixels are decoded one after the other …
+/// Pictures with more pixels are decoded one at a time.
 pub const LARGE: u64 = 4_000_000;
-/// … and files with more bytes.
+/// Files with more bytes are decoded one at a time.
 const LARGE_BYTES: usize = 32 << 20;
 static LARGE_ONE: Mutex<()> = Mutex::new(());
-/// Of one core, for any picture, and one more for so many pixels.
+/// Seconds on one core for any picture. There is one more second for each [`PIXELS_A_SECOND`] pixels.
 const SECONDS: u32 = 10;
 const PIXELS_A_SECOND: u64 = 4_000_000;
-/// Beside the pixels of a reply.
+/// Bytes of a reply in addition to its pixels.
 const ABOUT: u64 = 64 << 10;
 
-/// What is wanted of a picture.
+/// The forms of a picture that the caller wants.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Wanted {
-    /// Prepared for a network.
+    /// The picture prepared for a network.
     pub preparation: Option<Preparation>,
-    /// Within a square of this side, for people to look at.
+    /// The picture within a square of this side, to be shown to users.
     pub thumbnail: Option<u32>,
-    /// All of it.
+    /// All pixels of the picture.
     pub whole: bool,
 }
 
-/// What was wanted.
+/// A picture in the forms that [`Wanted`] asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
-    /// In pixels, upright.
+    /// Width in pixels, after the picture is rotated upright.
     pub width: u32,
     pub height: u32,
     pub prepared: Option<RgbImage>,
@@ -55,7 +56,7 @@ pub struct Decoded {
 struct Request {
     name: String,
     most_pixels: u64,
-    /// One that has more is only decoded where `large` says so.
+    /// A picture with more than [`LARGE`] pixels is only decoded if this is true.
     large: bool,
     wanted: Wanted,
 }
@@ -68,7 +69,7 @@ struct Reply {
     images: [Option<(u32, u32)>; 3],
 }
 
-/// Decodes `bytes`, called `name` in messages; a large picture waits until no other one is decoded.
+/// Decodes `bytes`, which are called `name` in messages. Large pictures are decoded one at a time.
 pub fn decode_for(bytes: &[u8], name: &str, wanted: &Wanted) -> Result<Decoded, Unreadable> {
     if bytes.len() <= LARGE_BYTES {
         match decode_small(bytes, name, wanted, MOST_PIXELS) {
@@ -80,12 +81,12 @@ pub fn decode_for(bytes: &[u8], name: &str, wanted: &Wanted) -> Result<Decoded, 
     decode_large(bytes, name, wanted, MOST_PIXELS)
 }
 
-/// The same for at most `most_pixels`, where [`Unreadable::Large`] sends the caller for [`decode_large`].
+/// Like [`decode_for`], for at most `most_pixels`. If it returns [`Unreadable::Large`], call [`decode_large`].
 pub fn decode_small(bytes: &[u8], name: &str, wanted: &Wanted, most_pixels: u64) -> Result<Decoded, Unreadable> {
     ask(bytes, name, wanted, most_pixels, false)
 }
 
-/// The same for a picture of which there should be only one at a time.
+/// Like [`decode_for`], for a large picture. The caller must decode only one of these at a time.
 pub fn decode_large(bytes: &[u8], name: &str, wanted: &Wanted, most_pixels: u64) -> Result<Decoded, Unreadable> {
     ask(bytes, name, wanted, most_pixels, true)
 }
@@ -93,7 +94,7 @@ pub fn decode_large(bytes: &[u8], name: &str, wanted: &Wanted, most_pixels: u64)
 fn ask(bytes: &[u8], name: &str, wanted: &Wanted, most_pixels: u64, large: bool) -> Result<Decoded, Unreadable> {
     let pixels = if large { most_pixels } else { most_pixels.min(LARGE) };
     let allowance = Allowance {
-        // The file itself, and copies of it in the form that its decoder reads.
+        // The file itself, and copies of it in the form that the decoder reads.
         memory: TABLES + A_PIXEL * pixels.max(LARGE) + 3 * bytes.len() as u64,
         seconds: SECONDS + (pixels / PIXELS_A_SECOND) as u32,
         reply: ABOUT + 9 * pixels.max(LARGE),
@@ -103,7 +104,7 @@ fn ask(bytes: &[u8], name: &str, wanted: &Wanted, most_pixels: u64, large: bool)
     let request = serde_json::to_vec(&request).map_err(failed)?;
     let reply = call(&TASK, &request, bytes, allowance).map_err(|lost| match lost {
         Lost::Unavailable(why) => {
-            Unreadable::NoDecoder(format!("no picture can be decoded here: its process cannot be had: {why}"))
+            Unreadable::NoDecoder(format!("cannot decode any picture: the decoder process cannot be started: {why}"))
         }
         lost => demanding(name, &lost),
     })?;
@@ -114,7 +115,7 @@ fn demanding(name: &str, lost: &Lost) -> Unreadable {
     Unreadable::Demanding(format!("{name} cannot be decoded: the decoder {lost}"))
 }
 
-/// What workers do.
+/// The task of the workers.
 pub static TASK: Task = Task { name: "picture", work };
 
 fn work(request: &[u8], bytes: &[u8]) -> Vec<u8> {
@@ -130,7 +131,7 @@ fn work(request: &[u8], bytes: &[u8]) -> Vec<u8> {
         }
         Err(why) => (Err(why), [None, None, None]),
     };
-    // What cannot be written is no answer, and is taken for none.
+    // If the answer cannot be written, it is empty, and the caller rejects it.
     let about = serde_json::to_vec(&about).unwrap_or_default();
     let mut reply = (about.len() as u64).to_le_bytes().to_vec();
     reply.extend(about);
@@ -155,7 +156,7 @@ impl Request {
     }
 }
 
-/// What [`work`] wrote; `None` where it is not that.
+/// Reads the reply of [`work`]. Returns `None` if it is not valid.
 fn parse(reply: &[u8]) -> Option<Result<Decoded, Unreadable>> {
     let (length, rest) = reply.split_first_chunk::<8>()?;
     let (about, mut pixels) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;

@@ -1,14 +1,15 @@
-//! JPEG files as cameras and programs write them: put into the form that the decoder reads, or refused by their kind.
+//! Changes JPEG files of cameras and programs so that the decoder can read them, or refuses their kind.
 //!
-//! The decoder (zune-jpeg) is stricter than what others accept (libjpeg, and so Pillow): padding between segments, several
-//! Exif segments, odd Adobe markers. Only the head of the file is walked; its scans stay as they are.
+//! The decoder (zune-jpeg) is stricter than libjpeg, which Pillow uses. It rejects padding between segments, several
+//! Exif segments and odd Adobe markers. Only the head of the file is changed. The scans stay as they are.
 
 use std::borrow::Cow;
 
 use super::unreadable::Unreadable;
 
 const START: [u8; 2] = [0xFF, 0xD8];
-/// A segment that makes the decoder use the tables of ITU-T T.81, annex K.3, where a file brings none (Motion JPEG).
+/// A segment that makes the decoder use the tables of ITU-T T.81, annex K.3. It is added to files without tables
+/// (Motion JPEG).
 const DEFAULT_TABLES: [u8; 10] = [0xFF, 0xE0, 0, 8, b'A', b'V', b'I', b'1', 0, 0];
 
 /// A frame header (T.81, section B.2.2).
@@ -19,7 +20,7 @@ struct Frame {
     tall: bool,
 }
 
-/// `bytes` as the decoder reads them.
+/// Returns `bytes` in the form that the decoder reads.
 pub fn normal<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unreadable> {
     let truncated = || Unreadable::Broken(format!("{name} is a damaged or truncated picture: its end is missing"));
     let mut head = Vec::new();
@@ -28,7 +29,7 @@ pub fn normal<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unreadab
     let mut at = START.len();
     let scan = loop {
         let (marker, after) = next_marker(bytes, at).ok_or_else(truncated)?;
-        // Markers that stand alone: restarts, and one for private use.
+        // Markers without a segment: restarts, and one for private use.
         if matches!(marker, 0x01 | 0xD0..=0xD8) {
             at = after;
             continue;
@@ -70,11 +71,11 @@ pub fn normal<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unreadab
                 head.extend(segment);
             }
             0xEE if content.starts_with(b"Adobe") && content.len() >= 12 => adobe = Some(segment.to_vec()),
-            // Comments, profiles and what else does not matter to the pixels.
+            // Comments, profiles and other segments do not change the pixels.
             _ => {}
         }
     };
-    // What the decoder takes for another coding than the one of the frame.
+    // Remove or correct an Adobe segment from which the decoder would conclude a wrong colour coding.
     let components = frame.map_or(0, |frame| frame.components);
     let adobe = adobe.filter(|_| components == 4 || (components == 3 && !has_jfif)).map(|mut adobe| {
         let transform = &mut adobe[15];
@@ -93,7 +94,7 @@ pub fn normal<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unreadab
     Ok(Cow::Owned([&START[..], tables, adobe.as_deref().unwrap_or_default(), &head, &bytes[scan..]].concat()))
 }
 
-/// The next marker from `at` on, past padding and stray bytes, and where what belongs to it begins.
+/// Finds the next marker from `at` on, after padding and stray bytes. Returns it and the position after it.
 fn next_marker(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
     let rest = bytes.get(at..)?;
     let place = rest.windows(2).position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xFF))?;
@@ -114,7 +115,7 @@ fn frame(marker: u8, content: &[u8], name: &str) -> Result<Frame, Unreadable> {
     Ok(Frame { baseline: marker != 0xC2, components: usize::from(*components), tall })
 }
 
-/// By T.81, table B.1.
+/// Names the coding of a frame marker (T.81, table B.1).
 fn coding(marker: u8) -> &'static str {
     match marker {
         0xC3 => "lossless coding",
@@ -144,7 +145,7 @@ mod tests {
         bytes
     }
 
-    /// With `extra` before the first segment with this marker.
+    /// The picture with `extra` before the first segment with this marker.
     fn with(extra: &[u8], marker: u8) -> Vec<u8> {
         let plain = jpeg();
         let at = plain.windows(2).position(|pair| pair == [0xFF, marker]).unwrap();

@@ -1,4 +1,4 @@
-//! Picture files: PNG, JPEG and WebP as people have them, and the PNG files written here.
+//! Picture files: PNG, JPEG and WebP files of users, and the PNG files written here.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,34 +18,34 @@ use crate::base::files;
 use crate::base::signal;
 use crate::damaged;
 
-/// What the names of picture files end with.
+/// Extensions of picture files.
 const ENDINGS: [&str; 6] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp"];
-/// A larger file is not read as a picture …
+/// Largest picture file that is read, in bytes.
 pub const MOST_BYTES: u64 = 256 << 20;
-/// … nor any file that does not begin as one: its first bytes say enough.
+/// Bytes that are read first. If they do not begin a picture, the rest of the file is not read.
 const HEAD: u64 = 4 << 10;
-/// One that claims more pixels is not decoded.
+/// A picture that claims to have more pixels is not decoded.
 pub const MOST_PIXELS: u64 = 120_000_000;
-/// Bytes that a pixel takes with the most of them.
+/// Bytes that a pixel may take in a picture with the largest number of pixels.
 const MOST_A_PIXEL: u64 = 4;
-/// Room for what stands beside the pixels: a profile or a text may be much larger than the file that it is packed in.
+/// Memory for data that is not pixels, in bytes. A compressed profile or text may be much larger than its file.
 const BESIDE: u64 = 16 << 20;
 
-/// Whether the name is that of a picture file.
+/// Whether the path has the extension of a picture file.
 pub fn is_picture(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }
 
-/// The bytes of a picture file.
+/// Reads the bytes of a picture file.
 pub fn read_picture(path: &Path) -> Result<Vec<u8>> {
     let name = path.display().to_string();
     let read = || read_at_most(File::open(path).with_context(|| format!("cannot read {name}"))?, &name);
-    // Opening a pipe waits for whoever writes into it.
+    // Opening a pipe waits until another process opens it for writing.
     if path.is_file() { read() } else { signal::while_waiting(read) }
 }
 
-/// The same of a source that may wait for its bytes, called `name`.
+/// Like [`read_picture`], for a source called `name` that may wait for its bytes.
 pub fn read_from(source: impl Read, name: &str) -> Result<Vec<u8>> {
     signal::while_waiting(|| read_at_most(source, name))
 }
@@ -61,34 +61,36 @@ fn read_at_most(mut source: impl Read, name: &str) -> Result<Vec<u8>> {
         read(MOST_BYTES + 1 - HEAD)?;
     }
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(damaged!("{name} has more than {} MiB: no picture that is read here", MOST_BYTES >> 20));
+        return Err(damaged!("{name} has more than {} MiB, the limit for a picture", MOST_BYTES >> 20));
     }
     Ok(bytes)
 }
 
-/// Whether it begins as a picture that is read here.
+/// Whether the bytes begin a PNG, JPEG or WebP.
 fn is_begun(bytes: &[u8]) -> bool {
     matches!(image::guess_format(bytes), Ok(ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP))
 }
 
-/// A picture as it is to be seen: turned as its EXIF orientation says, in 8 bits a channel, on a ground where it is
-/// transparent, grey as equal red, green and blue. In this process: for pictures made here.
+/// Decodes a picture as it should be seen: rotated by its EXIF orientation, and with 8 bits a channel. Transparent
+/// parts are put on a ground. Grey becomes equal red, green and blue.
+///
+/// It decodes in this process, so it is only for pictures made by this program.
 ///
 /// # Errors
-/// If `bytes` are no PNG, JPEG or WebP, are damaged or truncated, or claim too many pixels; `name` stands in
-/// the message.
+/// If `bytes` are not a PNG, JPEG or WebP, are damaged or truncated, or claim to have too many pixels. The message
+/// contains `name`.
 pub fn decode(bytes: &[u8], name: &str) -> Result<RgbImage> {
     let decoded = without_panic(name, || Undecoded::open(bytes, name, MOST_PIXELS)?.decode(Ground::default()));
     decoded.map_err(|why| damaged!("{why}"))
 }
 
-/// A decoder that panics was given what it should have refused.
+/// Runs `work`, and turns a panic into an error. A decoder panics on input that it should have refused.
 pub fn without_panic<T>(name: &str, work: impl FnOnce() -> Result<T, Unreadable>) -> Result<T, Unreadable> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(Unreadable::Broken(format!("{name} is a damaged picture: its decoder failed"))))
 }
 
-/// A picture whose header is read, and nothing else.
+/// A picture of which only the header was read.
 pub struct Undecoded<'a> {
     /// Width × height.
     pub pixels: u64,
@@ -97,7 +99,7 @@ pub struct Undecoded<'a> {
 }
 
 impl<'a> Undecoded<'a> {
-    /// At most `most` pixels.
+    /// Reads the header. Refuses a picture with more than `most` pixels.
     pub fn open(bytes: &'a [u8], name: &'a str, most: u64) -> Result<Self, Unreadable> {
         let bytes = normal(bytes, name)?;
         let mut reader = ImageReader::new(Cursor::new(bytes));
@@ -113,7 +115,7 @@ impl<'a> Undecoded<'a> {
             let why = format!("{name} has {width} × {height} pixels, more than the {most} million that are read");
             return Err(Unreadable::TooManyPixels(why));
         }
-        // Deep ones take more memory for a pixel; they may have fewer.
+        // Pixels with 16 bits a channel take more memory, so there may be fewer of them.
         if decoder.total_bytes() > most.saturating_mul(MOST_A_PIXEL) {
             let (bits, most) = (decoder.color_type().bits_per_pixel(), most as f64 * MOST_A_PIXEL as f64 / 1e6);
             let why =
@@ -143,7 +145,7 @@ impl<'a> Undecoded<'a> {
     }
 }
 
-/// `bytes` in the form that the decoder of their format reads.
+/// Returns `bytes` in the form that the decoder of their format reads.
 fn normal<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unreadable> {
     match image::guess_format(bytes) {
         Ok(ImageFormat::Jpeg) => jpeg::normal(bytes, name),
@@ -176,15 +178,15 @@ fn broken(error: ImageError, name: &str) -> Unreadable {
     }
 }
 
-/// One of the PNG files written here.
+/// Reads a PNG file that this program wrote.
 pub fn read_png(path: &Path) -> Result<RgbImage> {
     let bytes = files::read(path)?;
     let image = image::load_from_memory_with_format(&bytes, ImageFormat::Png);
-    let image = image.map_err(|error| damaged!("{} is no readable PNG: {error}", path.display()))?;
+    let image = image.map_err(|error| damaged!("{} is not a readable PNG: {error}", path.display()))?;
     Ok(image.into_rgb8())
 }
 
-/// As PNG, with `texts` beside the pixels.
+/// Encodes an image as PNG, with `texts` in text chunks.
 pub fn encode_png(image: &RgbImage, texts: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, image.width(), image.height());
@@ -229,7 +231,7 @@ mod tests {
         let clear = ImageBuffer::from_fn(2, 1, |x, _| Rgba([200u8, 0, 0, [0, 128][x as usize]]));
         let seen = decode(&png(clear.into()), "it").unwrap();
         assert_eq!((seen.get_pixel(0, 0).0, seen.get_pixel(1, 0).0), ([255; 3], [227, 127, 127]));
-        // What is light stands on black, unless white was asked for.
+        // A light drawing is put on black, unless the caller asks for white.
         let light = png(ImageBuffer::from_fn(2, 1, |x, _| Rgba([250u8, 240, 230, [0, 255][x as usize]])).into());
         assert_eq!(decode(&light, "it").unwrap().get_pixel(0, 0).0, [0; 3]);
         let on_white = Undecoded::open(&light, "it", 9).unwrap().decode(Ground::White).unwrap();
@@ -257,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_picture_is_turned_as_its_camera_says() {
-        // A TIFF header and one entry: orientation (0x0112), short, 1 value, 6: turn by 90° clockwise.
+        // A TIFF header and one entry: orientation (0x0112), short, 1 value, 6 (rotate by 90° clockwise).
         let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0".to_vec();
         let (plain, turned) = (decode(&jpeg(None), "it").unwrap(), decode(&jpeg(Some(exif)), "it").unwrap());
         assert_eq!((plain.dimensions(), turned.dimensions()), ((16, 8), (8, 16)));

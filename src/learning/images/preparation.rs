@@ -1,12 +1,12 @@
-//! From any picture to the square, sharpened one that networks here are trained on.
+//! Turns any picture into the square, sharpened picture that the networks here are trained on.
 
 use image::imageops::{self, FilterType};
 use image::{RgbImage, RgbaImage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How pictures are prepared. It stands beside prepared pictures and in every model's metadata, so that a picture asked
-/// about is prepared as those were that the model learned from.
+/// How pictures are prepared. It is saved next to prepared pictures and in the metadata of each model, so that a query
+/// picture is prepared like the pictures that the model learned from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preparation {
@@ -14,7 +14,7 @@ pub struct Preparation {
     pub size: u32,
     pub filter: Filter,
     pub sharpen: Sharpen,
-    /// What stands behind what is transparent. Those prepared before this was noted are on white.
+    /// What is put behind transparent parts. Preparations that were saved without this field used white.
     #[serde(default = "Ground::white")]
     pub ground: Ground,
 }
@@ -24,18 +24,18 @@ pub struct Preparation {
 #[serde(rename_all = "lowercase")]
 pub enum Ground {
     White,
-    /// White, black or grey: the first on which hardly anything of the drawing is lost.
+    /// The first of white, black and grey on which almost nothing of the drawing is lost.
     #[default]
     Contrast,
 }
 
-/// In this order, where a drawing can stand on several.
+/// Grounds, in order of preference.
 const GROUNDS: [u8; 3] = [255, 0, 128];
-/// A tone that is no further from its ground is lost on it …
+/// A tone is lost if it differs from its ground by at most this much.
 const ALIKE: u64 = 48;
-/// … one that is further than this is not, and in between partly.
+/// A tone is visible if it differs from its ground by at least this much. Between both limits, it is partly lost.
 const UNLIKE: u64 = 96;
-/// One in so many may be lost.
+/// A ground may lose at most one part in this many of the drawing more than the best ground.
 const HARDLY: u64 = 50;
 
 impl Ground {
@@ -57,14 +57,14 @@ impl Ground {
             }
         }
         let least = lost.iter().min().copied().unwrap_or_default();
-        // A copy that is resized or saved again then mostly has the same ground.
+        // So a copy that was resized or saved again mostly gets the same ground.
         let is_good = |lost: u64| (lost - least) * HARDLY <= all;
         let ground = GROUNDS.into_iter().zip(lost).find(|(_, lost)| is_good(*lost));
         ground.map_or(255, |(ground, _)| ground)
     }
 }
 
-/// How images are made larger or smaller.
+/// The filter for resizing images.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
@@ -82,7 +82,7 @@ pub struct Sharpen {
     pub radius: f64,
     /// Share of the difference that is added; 0 leaves the image as it is.
     pub amount: f64,
-    /// Differences smaller than this, in steps of 1/255, stay.
+    /// Differences smaller than this are not changed, in steps of 1/255.
     pub threshold: u8,
 }
 
@@ -93,7 +93,8 @@ impl Default for Sharpen {
 }
 
 impl Preparation {
-    /// The range that every preparation keeps, wherever it comes from; `Err` names the field and says what is right.
+    /// Checks the ranges that every preparation must keep, whatever its source. `Err` names the field and says what is
+    /// allowed.
     pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
         let Sharpen { radius, amount, .. } = self.sharpen;
         if !(8..=1024).contains(&self.size) {
@@ -105,7 +106,7 @@ impl Preparation {
         Ok(())
     }
 
-    /// The largest square in the middle, resized and sharpened.
+    /// Crops the largest square in the middle, and then resizes and sharpens it.
     pub fn apply(&self, image: &RgbImage) -> RgbImage {
         let filter = match self.filter {
             Filter::Nearest => FilterType::Nearest,
@@ -150,9 +151,9 @@ mod tests {
         for (tone, ground) in of_one.iter().enumerate() {
             assert!(tone.abs_diff(usize::from(*ground)) > 90, "{tone} on {ground}");
         }
-        // The most common grey, and what resizing makes of it.
+        // The most common grey, and the tones that resizing makes of it.
         assert!(of_one[120..140].iter().all(|ground| *ground == 255));
-        // Black and white are both seen, however small one of them is.
+        // Both black and white are visible, even if one of them is small.
         assert_eq!([behind(&[0, 255]), behind(&[0, 0, 0, 0, 255])], [128; 2]);
         assert_eq!(behind(&[250, 255]), 0);
     }

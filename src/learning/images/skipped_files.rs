@@ -1,4 +1,4 @@
-//! What was passed over while pictures were looked for: counted by reason, with the first of each.
+//! Files that were skipped in a search for pictures: counted by reason, with the first of each.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::base::text::legible_name;
 
-/// Pictures whose endings are known, and which are not read here.
+/// Kinds of pictures that cannot be read, with their extensions.
 const KINDS: [(&str, &[&str]); 11] = [
     ("HEIC", &["heic", "heif", "hif"]),
     ("AVIF", &["avif"]),
@@ -32,41 +32,41 @@ const KINDS: [(&str, &[&str]); 11] = [
 /// Why something is passed over.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SkipReason {
-    /// A kind of picture that is not read here.
+    /// A kind of picture that cannot be read.
     Kind(&'static str),
-    /// A link to a folder: it might lead round in a circle.
+    /// A link to a folder. It might lead back to a folder above it.
     LinkedFolder,
     NotUnicode,
     /// A pipe, a socket or a device.
     Special,
     /// Its name begins with a dot.
     Hidden,
-    /// Not where the pictures of a class are.
+    /// It is not in the folder of a class.
     Misplaced,
-    /// A folder within that of a class.
+    /// A folder inside the folder of a class.
     Subfolder,
-    /// A class of which no picture is read.
+    /// A class without a picture that can be read.
     EmptyClass,
-    /// Nothing that the name of a picture ends with.
+    /// Its name does not have the extension of a picture.
     NoPicture,
-    /// It should be read, but cannot be.
+    /// It should be readable, but is not.
     Unreadable(String),
 }
 
 impl SkipReason {
-    /// For a file by its name, which is not that of a picture read here.
+    /// The reason for a file whose name is not that of a readable picture.
     pub fn of_name(path: &Path) -> Self {
         let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
         let kind = KINDS.iter().find(|(_, endings)| endings.contains(&ending.as_str()));
         kind.map_or(Self::NoPicture, |(name, _)| Self::Kind(name))
     }
 
-    /// Whether people would expect it to be read.
+    /// Whether users expect such a file to be read.
     fn is_expected(&self) -> bool {
         !matches!(self, Self::NoPicture | Self::Hidden)
     }
 
-    /// What it is that is passed over: one, and several.
+    /// Words for what is skipped: for one thing, and for several.
     fn things(&self) -> (&'static str, &'static str) {
         match self {
             Self::LinkedFolder | Self::Subfolder | Self::EmptyClass => ("folder", "folders"),
@@ -108,11 +108,11 @@ impl fmt::Display for SkipReason {
     }
 }
 
-/// All that was passed over, by reason, in the order of its discovery.
+/// All skipped paths by reason, in the order in which they were found.
 #[derive(Debug, Default, Clone)]
 pub struct SkippedFiles(BTreeMap<SkipReason, Vec<String>>);
 
-/// One reason, for programs.
+/// The count for one reason, for programs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SkippedCount {
     pub reason: &'static str,
@@ -134,7 +134,7 @@ impl SkippedFiles {
         others.0.into_iter().for_each(|(why, mut names)| self.0.entry(why).or_default().append(&mut names));
     }
 
-    /// By path.
+    /// All paths with their reasons, sorted by path.
     pub fn each(&self) -> Vec<(&str, &SkipReason)> {
         let mut all: Vec<_> =
             self.0.iter().flat_map(|(why, paths)| paths.iter().map(move |path| (&**path, why))).collect();
@@ -152,7 +152,7 @@ impl SkippedFiles {
         self.0.iter().map(one).collect()
     }
 
-    /// Tells people, a line for each reason.
+    /// Logs one line for each reason.
     pub fn tell(&self) {
         for (why, paths) in &self.0 {
             let (one, several) = why.things();
@@ -160,7 +160,7 @@ impl SkippedFiles {
                 1 => format!("1 {one} is"),
                 count => format!("{count} {several} are"),
             };
-            let line = format!("{things} passed over, such as {}: {why}", legible_name(&paths[0]));
+            let line = format!("{things} skipped, for example {}: {why}", legible_name(&paths[0]));
             if why.is_expected() { tracing::warn!("{line}") } else { tracing::info!("{line}") }
         }
     }

@@ -13,18 +13,18 @@ pub enum Unreadable {
     TooManyPixels(String),
     #[error("{0}")]
     Broken(String),
-    /// Its decoder crashed, or took more memory or time than any picture should.
+    /// Its decoder crashed, or needed more memory or time than any picture should.
     #[error("{0}")]
     Demanding(String),
-    /// It may be decoded only when no other large one is.
+    /// The picture is large. It may be decoded only while no other large one is.
     #[error("it is large")]
     Large,
-    /// Nothing can be decoded here now, whatever the picture.
+    /// No picture can be decoded at the moment.
     #[error("{0}")]
     NoDecoder(String),
 }
 
-/// Whether no other picture can be read either.
+/// Whether the error is not the picture's fault, so that no other picture can be read either.
 pub fn is_no_fault_of_it(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Unreadable::NoDecoder(_)))
 }

@@ -1,4 +1,4 @@
-//! The networks, from an image to an embedding of 128 dimensions.
+//! The networks, which turn an image into an embedding of 128 dimensions.
 
 use ::safetensors::SafeTensors;
 use ::safetensors::tensor::Dtype as Kind;
@@ -19,12 +19,12 @@ use crate::learning::nn::{
 pub const DIMENSION: usize = 128;
 
 pub trait Network: TensorCollection<f32, Cpu> + Clone + Send + Sync {
-    /// New weights, drawn from `seed`.
+    /// Builds a network with weights drawn from `seed`.
     fn with_seed(seed: u64) -> Result<Self>;
-    /// (batch, side, side, 3) → (batch, 128), moving the running statistics; `gradients` go onto the tape, and dropout
-    /// draws from `device`.
+    /// Maps (batch, side, side, 3) to (batch, 128) and updates the running statistics. The tape starts with
+    /// `gradients`. Dropout draws from `device`.
     fn train(&mut self, images: Signal, gradients: Gradients<f32, Cpu>, device: &Cpu) -> Result<Rows<DIMENSION>>;
-    /// The same by the running statistics.
+    /// Maps (batch, side, side, 3) to (batch, 128) with the running statistics.
     fn infer(&self, images: Signal) -> Vec<f32>;
 }
 
@@ -32,7 +32,7 @@ fn on_tape(error: CpuError) -> anyhow::Error {
     anyhow!("dfdx: {error}")
 }
 
-/// The original project's network: 160,064 parameters with the running statistics.
+/// The original project's network. It has 160,064 parameters, including the running statistics.
 #[derive(Clone)]
 pub struct OriginalNetwork<E: Dtype, D: Storage<E>> {
     pub block1: ConvBlock<3, 32, true, E, D>,
@@ -65,7 +65,7 @@ impl<E: Number, D: Device<E>> TensorCollection<E, D> for OriginalNetwork<E, D> {
     }
 }
 
-/// Glorot and Bengio 2010, section 4.2.1: what the original's framework draws by default.
+/// Draws weights as in Glorot and Bengio 2010, section 4.2.1, which is the default of the original's framework.
 fn glorot<S: ConstShape>(tensor: &mut Tensor<S, f32, Cpu>, inputs: usize, outputs: usize) {
     let bound = (6.0 / (inputs + outputs) as f32).sqrt();
     tensor.fill_with_distr(Uniform::new(-bound, bound));
@@ -115,7 +115,8 @@ impl Network for Original {
     }
 }
 
-/// The default: stem, three pre-activation blocks of `A`, `B` and `C` channels, global average, linear.
+/// The default network: a stem, three pre-activation blocks of `A`, `B` and `C` channels, a global average and a linear
+/// layer.
 #[derive(Clone)]
 pub struct ResidualNetwork<const A: usize, const B: usize, const C: usize, S2, S3, E: Dtype, D: Storage<E>> {
     pub stem: Conv<3, A, 3, E, D>,
@@ -186,12 +187,12 @@ impl<const A: usize, const B: usize, const C: usize> Network for OfWidths<A, B, 
     }
 }
 
-/// The same with a fourth block, at an eighth of the side, of as many channels as the third: for tens of thousands of
-/// pictures.
+/// Like [`ResidualNetwork`], with a fourth block. It works at an eighth of the side and has as many channels as the
+/// third. This network is for tens of thousands of pictures.
 #[derive(Clone)]
 pub struct DeepNetwork<const A: usize, const B: usize, const C: usize, S2, S3, E: Dtype, D: Storage<E>> {
     pub stem: Conv<3, A, 3, E, D>,
-    /// Together, as dfdx visits no more than six fields.
+    /// All blocks are one field, because dfdx visits at most six fields.
     #[allow(clippy::type_complexity)]
     pub blocks: (
         ResidualBlock<A, A, true, Identity, E, D>,
@@ -253,7 +254,7 @@ impl<const A: usize, const B: usize, const C: usize> Network for DeepOfWidths<A,
     }
 }
 
-/// The values of all parameters one after another, running statistics included.
+/// Returns the values of all parameters in order, including the running statistics.
 pub fn parameters<N: Network>(network: &N) -> Vec<f32> {
     struct Gather(Vec<f32>);
     impl TensorVisitor<f32, Cpu> for Gather {
@@ -277,10 +278,10 @@ pub fn parameters<N: Network>(network: &N) -> Vec<f32> {
     gather.0
 }
 
-/// Sets what dfdx wrote as safetensors.
+/// Loads parameters from safetensors that dfdx wrote.
 ///
 /// # Errors
-/// If a tensor is missing or is of another type or shape than the network's: dfdx itself copies without looking.
+/// If a tensor is missing, or its type or shape is not the network's. dfdx itself copies without a check.
 pub fn load_parameters<N: Network>(network: &mut N, bytes: &[u8]) -> Result<(), String> {
     struct Check<'a>(&'a SafeTensors<'a>, Option<String>);
     impl Check<'_> {
@@ -336,7 +337,7 @@ pub fn load_parameters<N: Network>(network: &mut N, bytes: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// Sets what [`parameters`] gave.
+/// Sets all parameters to values that [`parameters`] returned.
 pub fn set_parameters<N: Network>(network: &mut N, values: &[f32]) -> Result<()> {
     struct Spread<'a>(&'a [f32]);
     impl TensorVisitor<f32, Cpu> for Spread<'_> {
@@ -356,7 +357,7 @@ pub fn set_parameters<N: Network>(network: &mut N, values: &[f32]) -> Result<()>
             Ok(None)
         }
     }
-    ensure!(values.len() == parameters(network).len(), "{} values are not of this network", values.len());
+    ensure!(values.len() == parameters(network).len(), "{} values do not fit this network", values.len());
     N::iter_tensors(&mut RecursiveWalker { m: network, f: &mut Spread(values) }).map_err(on_tape)?;
     Ok(())
 }

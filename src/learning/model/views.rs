@@ -1,16 +1,17 @@
-//! The views of a picture that show the same: moved by some pixels, or mirrored.
+//! Views of a picture that show the same thing: moved by some pixels, or mirrored.
 
-/// How a picture is seen.
+/// How a view is made from a picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct View {
-    /// Pixels by which the picture moves up and to the left; its border is reflected.
+    /// Pixels by which the picture moves up. `right` moves it to the left. The border is reflected.
     pub down: isize,
     pub right: isize,
     pub mirrored: bool,
 }
 
 impl View {
-    /// The picture in its place and moved by `shift` pixels to the four sides, each also mirrored if so wanted.
+    /// The picture itself, and the picture moved by `shift` pixels to each of the four sides. With `mirrored`, also the
+    /// mirror image of each of them.
     pub fn all(shift: usize, mirrored: bool) -> Vec<Self> {
         let shift = shift as isize;
         let mut places = vec![(0, 0)];
@@ -22,7 +23,7 @@ impl View {
         places.into_iter().flat_map(view).collect()
     }
 
-    /// `from` and `to`: (side, side, 3).
+    /// Writes this view of `from` to `to`. Both are (side, side, 3).
     pub fn show(&self, from: &[f32], to: &mut [f32], side: usize) {
         for (y, row) in to.chunks_exact_mut(side * 3).enumerate() {
             let source_y = reflected(y as isize + self.down, side);
@@ -35,7 +36,7 @@ impl View {
     }
 }
 
-/// -1 → 1, side → side − 2.
+/// Reflects a position outside the picture: -1 → 1, side → side − 2.
 fn reflected(place: isize, side: usize) -> usize {
     let last = side as isize - 1;
     let place = place.abs();

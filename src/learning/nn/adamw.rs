@@ -1,5 +1,7 @@
-//! AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2); dfdx's own keeps its moments
-//! to itself, so that a training with it could not be resumed.
+//! AdamW (Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2), with moments that can be
+//! saved.
+//!
+//! dfdx's own AdamW keeps its moments private, so a training with it could not be resumed.
 
 use std::collections::VecDeque;
 
@@ -12,13 +14,13 @@ use super::tape::values;
 const BETAS: [f64; 2] = [0.9, 0.999];
 const EPSILON: f64 = 1e-8;
 
-/// The optimizer of one network and, beside it, of plain arrays of parameters.
+/// The optimizer of one network, and of plain arrays of parameters in addition.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdamW {
-    /// Share of the learning rate by which weights shrink in a step; offsets and batch norms do not.
+    /// Share of the learning rate by which weights shrink in a step. Offsets and batch norms do not shrink.
     pub weight_decay: f64,
     steps: i32,
-    /// Running means of the gradient and of its square, of each parameter in the order in which they are visited.
+    /// Running means of the gradient and of its square, for each tensor of parameters, in the order of visiting.
     moments: Vec<[Vec<f32>; 2]>,
     /// Moments of an earlier optimizer that are not yet part of `moments`.
     rest: VecDeque<f32>,
@@ -29,7 +31,7 @@ struct Step<'a> {
     optimizer: &'a mut AdamW,
     gradients: &'a mut Gradients<f32, Cpu>,
     rate: f64,
-    /// Parameters passed so far.
+    /// Number of parameter tensors visited so far.
     place: usize,
 }
 
@@ -38,7 +40,7 @@ impl AdamW {
         Self { weight_decay, ..Self::default() }
     }
 
-    /// Moves the network, then `beside` (parameters and their gradients), against the gradients.
+    /// Moves the network and `beside` (additional parameters with their gradients) against the gradients.
     pub fn update<N: TensorCollection<f32, Cpu>>(
         &mut self,
         network: &mut N,
@@ -79,12 +81,12 @@ impl AdamW {
         });
     }
 
-    /// Number of steps so far, and all moments one after another: what [`AdamW::resumed`] takes.
+    /// Returns the number of steps so far and all moments in order, as [`AdamW::resumed`] takes them.
     pub fn state(&self) -> (i32, Vec<f32>) {
         (self.steps, self.moments.iter().flatten().flatten().chain(&self.rest).copied().collect())
     }
 
-    /// Goes on from the state of another optimizer of the same network.
+    /// Continues from the state of another optimizer of the same network.
     pub fn resumed(weight_decay: f64, steps: i32, moments: Vec<f32>) -> Self {
         Self { weight_decay, steps, rest: moments.into(), ..Self::default() }
     }

@@ -1,4 +1,5 @@
-//! Batch normalisation (Ioffe and Szegedy 2015, algorithm 1): it is never a pass of its own, but how others read.
+//! Batch normalisation (Ioffe and Szegedy 2015, algorithm 1), which is applied when the next operation reads the
+//! values.
 
 use dfdx::nn::tensor_collection::*;
 use dfdx::prelude::*;
@@ -6,7 +7,7 @@ use dfdx::prelude::*;
 use super::pointwise::{Affine, Slope};
 use super::tape::{Accumulate, accumulate, values};
 
-/// Scale and offset that learn, running statistics that are saved but do not.
+/// A scale and an offset that are learned, and running statistics that are saved but not learned.
 #[derive(Debug, Clone)]
 pub struct BatchNorm<const C: usize, E: Dtype, D: Storage<E>> {
     pub scale: Tensor<Rank1<C>, E, D>,
@@ -73,14 +74,15 @@ pub(super) fn in_order(parts: &[Vec<f64>]) -> Vec<f64> {
 /// What a training step's backward pass needs.
 #[derive(Debug, Clone)]
 pub(super) struct Statistics {
-    /// From x to its normalised value.
+    /// Maps x to its normalised value.
     pub normal: Affine,
     scale: Vec<f32>,
     count: f64,
 }
 
 impl Statistics {
-    /// For the sums of `pointwise::norm_sums`: the way on to the input; the gradients of the scale and the offset.
+    /// Takes the sums of `pointwise::norm_sums`. Returns how to compute the gradient of the input, and the gradients of
+    /// the scale and the offset.
     pub fn slope(&self, sums: &[f64]) -> (Slope, Vec<Vec<f32>>) {
         let (for_scale, for_offset) = sums.split_at(self.scale.len());
         let of = |channel: usize| {
@@ -96,13 +98,13 @@ impl Statistics {
 }
 
 impl<const C: usize> BatchNorm<C, f32, Cpu> {
-    /// By the running statistics.
+    /// The affine map of the running statistics.
     pub(super) fn running(&self, relu: bool) -> Affine {
         let wide = |tensor: &Tensor<Rank1<C>, f32, Cpu>| values(tensor).into_iter().map(f64::from).collect::<Vec<_>>();
         self.by(&wide(&self.running_mean), &wide(&self.running_variance), 1.0, relu).0
     }
 
-    /// By the batch's statistics, which also move the running ones.
+    /// The affine map of the batch's statistics. The running statistics are updated with them.
     pub(super) fn learn(&mut self, moments: &Moments, relu: bool) -> (Affine, Statistics) {
         let (sums, squares) = moments.sums.split_at(C);
         let mean: Vec<f64> = sums.iter().map(|sum| sum / moments.count).collect();

@@ -1,5 +1,7 @@
-//! The blocks that a trunk is made of; each gives the values of its last convolution, and its batch norm is how the
-//! next block reads them.
+//! The blocks that a trunk is made of.
+//!
+//! Each block returns the values of its last convolution. A batch norm that follows is applied when the next block
+//! reads them.
 
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
         vec![accumulate(&self.weight), accumulate(&self.bias)]
     }
 
-    /// The convolution alone, with the moments of what it gives.
+    /// The convolution alone. Also returns the moments of its output.
     pub(super) fn apply(&self, x: &FeatureMap, affine: &Affine) -> (FeatureMap, Moments) {
         let mut y = x.like(O);
         let (simd, weights) = (Simd::current(), self.forward(x.size()));
@@ -38,7 +40,7 @@ impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
         Signal::from(self.apply(&x.map, &x.affine).0)
     }
 
-    /// A convolution by itself, such as a stem.
+    /// The forward pass of a training, for a convolution that is not part of a block, such as a stem.
     pub fn train(&self, layer: &str, x: &Signal, chain: &mut Chain) -> Result<Signal> {
         let (y, moments) = self.apply(&x.map, &x.affine);
         check(layer, &moments)?;
@@ -77,14 +79,14 @@ impl<const I: usize, const O: usize, const POOL: bool, E: Number, D: Device<E>> 
     }
 }
 
-/// Rows that are convolved again together on the way back: even, and few enough for the nearest cache.
+/// Rows that the backward pass convolves again together. The number is even, and small enough for the nearest cache.
 const BAND: usize = 4;
 
-/// What the convolution and ReLU of a block gave.
+/// The output of a block's convolution and ReLU.
 struct Active {
-    /// Before the pooling, if kept apart.
+    /// Before the pooling, if it is kept.
     full: Option<FeatureMap>,
-    /// Behind it.
+    /// After the pooling.
     y: Arc<FeatureMap>,
     /// Empty without pooling.
     winners: Vec<u8>,
@@ -92,10 +94,11 @@ struct Active {
 }
 
 impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32, Cpu> {
-    /// The maximum of what the batch norm gives is that of what it takes, or the minimum where its scale is negative;
-    /// and where nobody asks for moments, the ReLU can come behind it.
+    /// Pooling comes before the batch norm. This gives the same result, because the largest output of a batch norm
+    /// comes from the largest input, or from the smallest if the scale is negative. Without learning, no moments are
+    /// needed, and the ReLU can also come after the pooling.
     fn activate(&self, weights: &Weights, x: &Signal, learns: bool) -> Active {
-        // A cheap convolution is sooner done again on the way back than kept in memory.
+        // For a cheap convolution, it is faster to repeat it in the backward pass than to keep its output in memory.
         let keep = learns && weights.shape.is_winograd();
         let sums = if learns { 2 * O } else { 0 };
         let (simd, size, x, affine) = (Simd::current(), x.map.size(), &*x.map, &x.affine);
@@ -174,7 +177,7 @@ pub fn average(x: &Signal) -> FeatureMap {
     y
 }
 
-/// The same as a step of a training.
+/// Like [`average`], as a step of a training.
 pub fn average_trained(x: &Signal, chain: &mut Chain) -> FeatureMap {
     let like = x.map.clone();
     chain.push(Vec::new(), move |g| (spread(&g, &like), Vec::new()));

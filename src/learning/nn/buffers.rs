@@ -1,4 +1,4 @@
-//! Memory for feature maps, used again instead of being asked of the system at every step.
+//! Memory for feature maps, which is used again instead of being allocated at every step.
 
 use std::ops::{Deref, DerefMut};
 
@@ -19,10 +19,11 @@ pub struct Buffer {
 impl Buffer {
     pub(super) const EMPTY: Self = Self { memory: Vec::new(), length: 0 };
 
-    /// `length` values that must be written before they are read: tests find NaN there.
+    /// `length` arbitrary values: write them before you read them. With debug assertions, they are NaN.
     pub fn stale(length: usize) -> Self {
         let mut free = FREE.lock();
-        // The smallest that is large enough, the latest of equals: it may still be in the cache.
+        // Take the smallest buffer that is large enough. Of equal ones, take the latest, which may still be in the
+        // cache.
         let fits = |memory: &Vec<f32>| memory.len() >= length && memory.len() / 2 <= length;
         let best = (0..free.len()).rev().filter(|place| fits(&free[*place])).min_by_key(|place| free[*place].len());
         let found = best.map(|place| free.remove(place));
@@ -42,7 +43,7 @@ impl Buffer {
 }
 
 impl From<Vec<f32>> for Buffer {
-    /// A copy: memory from elsewhere that came to the free one with each use would make it grow without end.
+    /// Copies the values. If each use added memory from elsewhere to the free memory, it would grow without end.
     fn from(values: Vec<f32>) -> Self {
         let mut buffer = Self::stale(values.len());
         buffer.copy_from_slice(&values);

@@ -1,4 +1,4 @@
-//! The convolutional trunk as one op on dfdx's tape: only parameters and the small result cross over.
+//! The convolutional trunk as one operation on dfdx's tape: only the parameters and the small result are dfdx tensors.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use super::pointwise::Affine;
 use super::tape::{Accumulate, record};
 use super::{FeatureMap, Rows};
 
-/// A batch between two blocks: values, and how whoever reads them shall see them.
+/// A batch between two blocks: values, and the affine map that is applied when they are read.
 #[derive(Debug, Clone)]
 pub struct Signal {
     pub(super) map: Arc<FeatureMap>,
     pub(super) affine: Affine,
-    /// Of the values, where a batch norm follows.
+    /// The moments of the values, if a batch norm follows.
     pub(super) moments: Option<Moments>,
 }
 
@@ -34,14 +34,14 @@ impl From<FeatureMap> for Signal {
 /// Turns the gradient of a step's output into that of its input and of its parameters.
 type Step = Box<dyn FnOnce(FeatureMap) -> (FeatureMap, Vec<Vec<f32>>)>;
 
-/// The steps of a forward pass, to be gone back.
+/// The steps of a forward pass, to be used by the backward pass.
 #[derive(Default)]
 pub struct Chain {
     steps: Vec<(Step, Vec<Accumulate>)>,
 }
 
 impl Chain {
-    /// Whether nothing before the next step learns: then nobody reads its input's gradient.
+    /// Whether no step before the next one learns. Then the gradient of the next step's input is not needed.
     pub(super) fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
@@ -54,7 +54,7 @@ impl Chain {
         self.steps.push((Box::new(step), targets));
     }
 
-    /// The result `y`, (batch, 1, 1, C), as a tensor on a tape that holds `gradients`.
+    /// Returns the result `y`, (batch, 1, 1, C), as a tensor on a tape that holds `gradients`.
     pub fn record<const C: usize>(
         self,
         device: &Cpu,
@@ -78,10 +78,10 @@ impl Chain {
     }
 }
 
-/// Fails unless all values are numbers.
+/// Fails unless all values are finite.
 pub(super) fn check(layer: &str, moments: &Moments) -> Result<()> {
     if !moments.is_finite() {
-        bail!("what comes out of layer {layer} is not finite");
+        bail!("the output of layer {layer} is not finite");
     }
     Ok(())
 }

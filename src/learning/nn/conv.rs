@@ -1,6 +1,6 @@
-//! Convolution of stride 1 with zero padding that keeps the size, by groups of images that stay in the cache.
+//! Convolution of stride 1, with zero padding that keeps the size, of groups of images that stay in the cache.
 //!
-//! 3×3 kernels between 16 channels or more go by Winograd's algorithm, all others directly.
+//! 3×3 kernels with at least 16 input and output channels use Winograd's algorithm. All others are computed directly.
 
 use dfdx::nn::tensor_collection::*;
 use dfdx::prelude::*;
@@ -15,7 +15,7 @@ use super::tape::values;
 use super::winograd::{self, PLACES, SIDE, Tiles};
 use crate::base::simd::Simd;
 
-/// A `K`×`K` convolution (`K` 1 or 3) from `I` to `O` channels, as a dfdx module's parameters.
+/// The parameters of a `K`×`K` convolution (`K` is 1 or 3) from `I` to `O` channels, as a dfdx module.
 #[derive(Debug, Clone)]
 pub struct Conv<const I: usize, const O: usize, const K: usize, E: Dtype, D: Storage<E>> {
     pub weight: Tensor<Rank4<O, I, K, K>, E, D>,
@@ -27,7 +27,8 @@ impl<const I: usize, const O: usize, const K: usize, E: Number, D: Device<E>> Te
 {
     type To<E2: Dtype, D2: Device<E2>> = Conv<I, O, K, E2, D2>;
 
-    /// Weights as He et al. 2015 ("Delving Deep into Rectifiers", section 2.2) in its uniform form; biases zero.
+    /// Draws weights as He et al. 2015 ("Delving Deep into Rectifiers", section 2.2), in the uniform form. Biases are
+    /// zero.
     fn iter_tensors<V: ModuleVisitor<Self, E, D>>(visitor: &mut V) -> Result<Option<Self::To<V::E2, V::D2>>, V::Err> {
         let weights = TensorOptions::reset_with(|tensor| {
             let bound = E::from_f64((6.0 / (I * K * K) as f64).sqrt()).unwrap_or(E::ONE);
@@ -48,18 +49,18 @@ impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
         Shape { inputs: I, outputs: O, kernel: K, height, width }
     }
 
-    /// Ready for images of this (height, width).
+    /// The weights, prepared for images of this (height, width).
     pub(super) fn forward(&self, size: (usize, usize)) -> Weights {
         Weights::forward(Simd::current(), self.shape(size), &values(&self.weight), &values(&self.bias))
     }
 
-    /// Ready for the gradient of the input.
+    /// The weights, prepared for the gradient of the input.
     pub(super) fn backward(&self, size: (usize, usize)) -> Weights {
         Weights::backward(Simd::current(), self.shape(size), &values(&self.weight))
     }
 }
 
-/// A convolution of images of one size.
+/// The shape of a convolution, for images of one size.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Shape {
     pub inputs: usize,
@@ -78,17 +79,17 @@ impl Shape {
         if self.is_winograd() { channels.next_multiple_of(16) } else { channels }
     }
 
-    /// For its inputs.
+    /// The frame of an input image.
     pub fn input_frame(&self) -> Frame {
         Frame::new((self.height, self.width), self.pixel(self.inputs))
     }
 
-    /// For the gradients of its outputs.
+    /// The frame of the gradients of an output image.
     pub fn output_frame(&self) -> Frame {
         Frame::new((self.height, self.width), self.pixel(self.outputs))
     }
 
-    /// Outputs of an image.
+    /// Number of output values of an image.
     pub fn image(&self) -> usize {
         self.height * self.width * self.outputs
     }
@@ -97,7 +98,8 @@ impl Shape {
         (self.height.div_ceil(SIDE), self.width.div_ceil(SIDE))
     }
 
-    /// Images worked on together: enough tiles that the weights are worth fetching, few enough for the cache.
+    /// Number of images that are worked on together: enough tiles to make loading the weights worthwhile, and few
+    /// enough for the cache.
     pub fn group(&self) -> usize {
         let (high, wide) = self.tiles();
         let one = high * wide * self.inputs.max(self.outputs);
@@ -120,17 +122,18 @@ impl Shape {
     }
 }
 
-/// Rounded up to whole tiles.
+/// Rounds up to full tiles.
 fn rows(count: usize) -> usize {
     count.next_multiple_of(ROWS)
 }
 
-/// From one plane to the next: a little more than it holds, or all would compete for the same lines of the cache.
+/// Distance from one plane to the next. It is a little more than the plane's values, because otherwise all planes would
+/// compete for the same cache lines.
 fn plane(rows: usize, values: usize) -> usize {
     rows * values + 16
 }
 
-/// Tiles × channels of a group.
+/// Tiles × channels that a group should have.
 const GROUP: usize = 8192;
 
 /// Weights in the order in which the kernels read them.
@@ -148,7 +151,8 @@ impl Weights {
         Self::new(simd, shape, bias, |output, input, place| weight[(output * inputs + input) * size + place])
     }
 
-    /// The same weights turned round: the input gradient is a convolution of the output gradient with them.
+    /// The same weights, rotated by 180°, with inputs and outputs exchanged: with them, a convolution of the output's
+    /// gradient gives the input's gradient.
     pub fn backward(simd: Simd, shape: Shape, weight: &[f32]) -> Self {
         let (inputs, size) = (shape.inputs, shape.kernel * shape.kernel);
         let turned = Shape { inputs: shape.outputs, outputs: shape.inputs, ..shape };
@@ -185,7 +189,7 @@ impl Weights {
     }
 }
 
-/// A convolution with the memory it works in.
+/// A convolution with its working memory.
 pub(super) struct Convolution<'a> {
     weights: &'a Weights,
     /// (6 · 6, tiles, inputs)
@@ -195,7 +199,7 @@ pub(super) struct Convolution<'a> {
 }
 
 impl<'a> Convolution<'a> {
-    /// For up to `images` at a time.
+    /// Allocates memory for at most `images` images at a time.
     pub fn new(weights: &'a Weights, images: usize) -> Self {
         let shape = weights.shape;
         let (high, wide) = shape.tiles();
@@ -204,8 +208,8 @@ impl<'a> Convolution<'a> {
         Self { weights, inputs, products: Buffer::stale(PLACES * plane(tiles, LANES)) }
     }
 
-    /// `x`: images in frames (those of [`Shape::input_frame`], or any for a 1×1 kernel); `y`: (images, height,
-    /// width, outputs).
+    /// Convolves `x` and writes the result to `y`. `x` are images in frames: those of [`Shape::input_frame`], or any
+    /// for a 1×1 kernel. `y` is (images, height, width, outputs).
     pub fn run(&mut self, simd: Simd, x: &[f32], frame: Frame, y: &mut [f32]) {
         if self.weights.shape.is_winograd() {
             self.by_tiles(simd, x, frame, y)
@@ -258,7 +262,8 @@ impl<'a> Convolution<'a> {
 }
 
 impl Weights {
-    /// The rows of outputs from `first` that `y` has room for, directly, of one image in its frame.
+    /// Directly computes rows of outputs of one image in its frame. It starts at row `first`, and computes as many rows
+    /// as `y` has room for.
     pub fn run_rows(&self, simd: Simd, x: &[f32], frame: Frame, first: usize, y: &mut [f32]) {
         let Shape { inputs, outputs, kernel, width, .. } = self.shape;
         let taps = kernel * inputs;
@@ -280,13 +285,13 @@ pub(super) struct Correlation {
     /// (6 · 6, tiles, channels) of the inputs and of the gradients.
     inputs: Buffer,
     gradients: Buffer,
-    /// Winograd: (6 · 6, inputs, outputs); direct: (kernel · kernel · inputs, outputs); rounded up to whole tiles.
+    /// Winograd: (6 · 6, inputs, outputs); direct: (kernel · kernel · inputs, outputs). Rounded up to full tiles.
     sums: Buffer,
     started: bool,
 }
 
 impl Correlation {
-    /// For up to `images` at a time.
+    /// Allocates memory for at most `images` images at a time.
     pub fn new(shape: Shape, images: usize) -> Self {
         let (high, wide) = shape.tiles();
         let tiles = if shape.is_winograd() { images * high * wide } else { 0 };
@@ -301,12 +306,12 @@ impl Correlation {
         }
     }
 
-    /// Of the sums: how many places, and taps of each.
+    /// Number of places of the sums, and number of taps of each place.
     fn taps(shape: Shape) -> (usize, usize) {
         if shape.is_winograd() { (PLACES, shape.inputs) } else { (1, shape.kernel * shape.kernel * shape.inputs) }
     }
 
-    /// Adds what `images` images say: inputs `x` and output gradients `g` in their frames.
+    /// Adds the sums over `images` images, with inputs `x` and output gradients `g` in their frames.
     pub fn add(&mut self, simd: Simd, images: usize, (x, of_x): (&[f32], Frame), (g, of_g): (&[f32], Frame)) {
         let shape = self.shape;
         if !shape.is_winograd() {
@@ -338,7 +343,7 @@ impl Correlation {
         (self.inputs, self.gradients) = (x, g);
     }
 
-    /// All tiles of the sums; `tap(t)` is how far the t-th tap stands from the first.
+    /// Computes all tiles of the sums. `tap(t)` is the distance of the t-th tap from the first.
     fn correlate(
         &mut self,
         simd: Simd,
@@ -351,7 +356,7 @@ impl Correlation {
         let wide = self.shape.outputs.next_multiple_of(LANES);
         for place in 0..places {
             for row in (0..taps).step_by(ROWS) {
-                // What stands for taps beyond the last is never read.
+                // The sums of taps beyond the last are never read.
                 let these = std::array::from_fn(|t| tap((row + t).min(taps - 1)));
                 for lane in (0..wide).step_by(LANES) {
                     let gs = Window { start: gs(place).start + lane, ..gs(place) };
@@ -363,7 +368,7 @@ impl Correlation {
         self.started = true;
     }
 
-    /// (inputs, outputs rounded up, kernel · kernel in rows of LANES)
+    /// Returns (inputs, outputs rounded up, kernel · kernel in rows of LANES).
     pub fn finish(self, simd: Simd) -> Vec<[[f32; LANES]; 9]> {
         let Shape { inputs, outputs, kernel, .. } = self.shape;
         let (wide, (_, taps)) = (outputs.next_multiple_of(LANES), Self::taps(self.shape));

@@ -1,5 +1,7 @@
-//! The dense layers on dfdx's tape, by the convolution's kernels: dfdx's own matrix product follows the size of the
-//! CPU's cache, and the system's `tanh` its version.
+//! Dense layers on dfdx's tape, which use the convolution's kernels.
+//!
+//! The result of dfdx's own matrix product depends on the size of the CPU's cache. The result of the system's `tanh`
+//! depends on its version.
 
 use dfdx::nn::modules::Linear;
 use dfdx::prelude::*;
@@ -26,7 +28,7 @@ pub fn linear<const I: usize, const O: usize>(layer: &Linear<I, O, f32, Cpu>, x:
     y
 }
 
-/// The same on the tape.
+/// Like [`linear`], on the tape.
 pub fn linear_taped<const I: usize, const O: usize>(
     layer: &Linear<I, O, f32, Cpu>,
     x: Rows<I>,
@@ -50,7 +52,7 @@ pub fn tanh(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x = libm::tanhf(*x));
 }
 
-/// The same on the tape.
+/// Like [`tanh`], on the tape.
 pub fn tanh_taped<const D: usize>(x: Rows<D>) -> Result<Rows<D>, CpuError> {
     let (x, tape) = x.split_tape();
     let mut y = values(&x);

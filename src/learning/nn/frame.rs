@@ -1,9 +1,9 @@
-//! Images with a border of zeros, in which every kernel finds whole tiles.
+//! Images with a border of zeros, so that each kernel finds full tiles.
 
 use super::kernels::{LANES, ROWS, Window};
 use super::winograd;
 
-/// Where the pixels of one image stand.
+/// The positions of the pixels of one image.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Frame {
     pub height: usize,
@@ -17,7 +17,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// For kernels that reach 1 beyond the image, with `pixel` values a pixel.
+    /// A frame for kernels that reach 1 pixel beyond the image. Each pixel has `pixel` values.
     pub fn new((height, width): (usize, usize), pixel: usize) -> Self {
         let row = (width.next_multiple_of(ROWS) + 2) * pixel;
         // The last tile of channels may reach beyond the last pixel.
@@ -25,18 +25,18 @@ impl Frame {
         Self { height, width, border: 1, pixel, row, length }
     }
 
-    /// Without a border.
+    /// A frame without a border.
     pub fn dense(height: usize, width: usize, channels: usize) -> Self {
         let row = width * channels;
         Self { height, width, border: 0, pixel: channels, row, length: height * row }
     }
 
-    /// The first value of a pixel of the image.
+    /// Position of the first value of a pixel of the image.
     pub fn place(&self, row: usize, column: usize) -> usize {
         (row + self.border) * self.row + (column + self.border) * self.pixel
     }
 
-    /// What a kernel of `size`×`size` sees from the first pixel of a row.
+    /// The window of a kernel of `size`×`size` at the first pixel of a row.
     pub fn window(&self, row: usize, size: usize) -> Window {
         let start = self.place(row, 0) - size / 2 * (self.row + self.pixel);
         Window { start, row: self.row, pixel: self.pixel }

@@ -8,7 +8,7 @@ use super::frame::Frame;
 use super::pointwise::{self, Affine};
 use crate::base::simd::Simd;
 
-/// Frames of a few images, used again for the next ones: what lies around the images stays zero.
+/// Frames of a few images, which are used again for the next images. The values around the images stay zero.
 pub(super) struct Frames {
     pub frame: Frame,
     values: Buffer,
@@ -23,12 +23,12 @@ impl Frames {
         &mut self.values[image * self.frame.length..][..self.frame.length]
     }
 
-    /// The first `images` of them.
+    /// The values of the first `images` frames.
     pub fn values(&self, images: usize) -> &[f32] {
         &self.values[..images * self.frame.length]
     }
 
-    /// Takes in `images` of `x`, as a reader of `affine` sees them.
+    /// Fills the frames with some images of `x`, with `affine` applied.
     pub fn fill(&mut self, simd: Simd, x: &FeatureMap, images: Range<usize>, affine: &Affine) {
         for (place, image) in images.enumerate() {
             pointwise::fill(simd, x.of(image), x.channels, affine, self.frame, self.image(place));

@@ -1,7 +1,7 @@
 //! The two inner loops of every convolution and matrix product.
 //!
-//! Each output is one chain of fused multiply-adds in an order that the shapes fix, so every vector unit gives the
-//! same bits.
+//! Each output is one chain of fused multiply-adds in an order that the shapes fix. So every vector unit gives the same
+//! bits.
 
 use crate::base::simd::{Vector, kernels};
 
@@ -12,7 +12,7 @@ pub(crate) const LANES: usize = 32;
 
 pub(super) type Tile = [[f32; LANES]; ROWS];
 
-/// Where values stand in an image: the first one, the distance between rows, and between pixels.
+/// The positions of values in an image: the first value, and the distances between rows and between pixels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     pub start: usize,
@@ -20,7 +20,8 @@ pub(crate) struct Window {
     pub pixel: usize,
 }
 
-/// Outputs of one row of pixels: `lanes` channels from `start`, each pixel `pixel` values after the one before.
+/// The positions of outputs of one row of pixels. Each pixel has `lanes` channels, the first pixel begins at `start`,
+/// and the next pixel is `pixel` values further.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target {
     pub start: usize,
@@ -51,8 +52,8 @@ kernels! {
         for first in (0..pixels).step_by(ROWS) {
             let window = Window { start: window.start + first * window.pixel, ..window };
             let whole = first + ROWS <= pixels && lanes == LANES;
-            // SAFETY: the assertions hold every read; a whole tile's writes end at `pixels` and `LANES`, and `part` has
-            // room for any other's.
+            // SAFETY: the assertions bound every read. Writes of a full tile stay within `pixels` and `LANES`, and
+            // `part` has room for any other tile.
             unsafe {
                 let (to, pixel) = if whole {
                     (y.as_mut_ptr().add(start + first * pixel), pixel)
@@ -91,7 +92,7 @@ kernels! {
         let reach = taps.iter().fold(0, |most, tap| most.max(*tap)) + 1;
         assert!(last(xs, reach) <= x.len() && last(gs, LANES) <= g.len(), "the windows must lie inside the images");
         assert!((ROWS - 1) * stride + LANES <= sums.len());
-        // SAFETY: the assertions hold every read and write.
+        // SAFETY: the assertions bound every read and write.
         unsafe {
             // As many sums as the registers hold.
             if V::WIDTH == 16 {
@@ -103,9 +104,9 @@ kernels! {
     }
 }
 
-/// Blocks of `P` pixels × `N` vectors.
+/// Computes a tile in blocks of `P` pixels × `N` vectors.
 /// # Safety
-/// The CPU must have `V`'s instructions, `convolve`'s assertions must hold, and `y` must take a tile.
+/// The CPU must have `V`'s instructions, `convolve`'s assertions must hold, and `y` must have room for a tile.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn convolve_tile<V: Vector, const P: usize, const N: usize>(

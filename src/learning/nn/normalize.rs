@@ -4,12 +4,12 @@ use dfdx::prelude::*;
 
 use super::tape::{Taped, accumulate, record, values};
 
-/// Rows shorter than this are divided by it instead, so that none becomes infinite.
+/// Shorter rows are divided by this length instead of their own, so that no value becomes infinite.
 const SHORTEST: f32 = 1e-12;
 
 pub type Rows<const D: usize> = Tensor<(usize, Const<D>), f32, Cpu, Taped>;
 
-/// Scales `rows` (batch, dimension) in place; gives their lengths.
+/// Scales `rows` (batch, dimension) in place. Returns their lengths.
 pub fn normalize(rows: &mut [f32], dimension: usize) -> Vec<f32> {
     let scale = |row: &mut [f32]| {
         let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32;
@@ -20,7 +20,7 @@ pub fn normalize(rows: &mut [f32], dimension: usize) -> Vec<f32> {
     rows.chunks_exact_mut(dimension).map(scale).collect()
 }
 
-/// The same on the tape.
+/// Like [`normalize`], on the tape.
 pub fn normalize_taped<const D: usize>(x: Rows<D>) -> Result<Rows<D>, CpuError> {
     let (x, tape) = x.split_tape();
     let mut y = values(&x);

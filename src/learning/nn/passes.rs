@@ -1,5 +1,7 @@
-//! A convolution of a whole batch, forward and backward: each part of the batch on one thread, group by group, and
-//! what comes before and after a convolution while its images are in the cache.
+//! The forward and backward pass of a convolution over a whole batch.
+//!
+//! Each part of the batch is computed on one thread, group by group. What comes before and after a convolution is done
+//! while its images are in the cache.
 
 use rayon::prelude::*;
 
@@ -12,17 +14,18 @@ use super::frames::Frames;
 use super::pointwise::{self, Affine};
 use crate::base::simd::Simd;
 
-/// Sums over a batch are made in this many parts, each in order, then added in order.
+/// The number of parts into which a batch is divided for sums. Each part is summed in order, and then the parts are
+/// added in order.
 const PARTS: usize = 8;
 
-/// Images of a part.
+/// Number of images of a part.
 fn part_of(batch: usize) -> usize {
     batch.div_ceil(PARTS).max(1)
 }
 
-/// Convolves `x` as a reader of `affine` sees it. Then calls `after(image, y, item, sums)` for the outputs `y` of
-/// every image, with one of `items` (one an image) and its part's `sums` (as many as asked for): these come back.
-/// The outputs are kept in `y` (images, height, width, outputs) if given.
+/// Convolves `x` with `affine` applied. For each image, it then calls `after(image, y, item, sums)`: `y` has the
+/// outputs of the image, `item` is its entry of `items`, and `sums` are the sums of its part. Returns the `sums` sums
+/// of each part. If `y` is given, it keeps the outputs (images, height, width, outputs).
 pub(super) fn forward<W: Send>(
     simd: Simd,
     weights: &Weights,
@@ -33,7 +36,7 @@ pub(super) fn forward<W: Send>(
     after: impl Fn(usize, &mut [f32], &mut W, &mut [f64]) + Sync,
 ) -> Vec<Vec<f64>> {
     let (shape, kept) = (weights.shape, y.is_some());
-    // Whole groups, and parts enough that no core waits long for another.
+    // Parts consist of complete groups. There are enough parts that no core waits long for another.
     let group = shape.group().min(part_of(x.batch));
     let part = part_of(x.batch).div_ceil(2).next_multiple_of(group);
     let mut scratch = Buffer::stale(if kept { 0 } else { x.batch.div_ceil(part) * group * shape.image() });
@@ -57,7 +60,7 @@ pub(super) fn forward<W: Send>(
     parts.collect()
 }
 
-/// For every image its place in the pooled `y` and in the winners; nothing where nothing is pooled.
+/// Returns for each image its part of the pooled `y` and of the winners. Both are empty if nothing is pooled.
 pub(super) fn pooled<'a>(
     y: &'a mut FeatureMap,
     winners: &'a mut [u8],
@@ -69,19 +72,20 @@ pub(super) fn pooled<'a>(
     items
 }
 
-/// What the backward pass of a convolution gives.
+/// The result of the backward pass of a convolution.
 pub(super) struct Gradient {
-    /// Of the weights, (outputs, inputs, kernel, kernel), and of the bias.
+    /// The gradients of the weights, (outputs, inputs, kernel, kernel), and of the bias.
     pub parameters: Vec<Vec<f32>>,
-    /// Of the inputs, if asked for.
+    /// The gradient of the inputs, if asked for.
     pub input: Option<FeatureMap>,
-    /// What `after` summed.
+    /// The sums that `after` made.
     pub sums: Vec<f64>,
 }
 
-/// The gradients for those of the outputs, which `gradient(image, input, frame, to)` puts into their frame (`input` is
-/// the image's own frame); `x` and `affine` as in the forward pass of `shape`. With `weights` (turned round) also
-/// those of the inputs: `after(image, g, sums)` sees them.
+/// Computes gradients from those of the outputs. `gradient(image, input, frame, to)` must write the gradient of an
+/// image's outputs into their frame `to`; `input` is the image's own frame. `x` and `affine` are those of the forward
+/// pass of `shape`. With `weights` (rotated), it also computes the gradients of the inputs, and calls
+/// `after(image, g, sums)` for them.
 pub(super) fn backward(
     simd: Simd,
     shape: Shape,
@@ -138,7 +142,7 @@ pub(super) fn backward(
     Gradient { parameters: vec![weight_gradient(shape, &weight), bias], input, sums: in_order(&sums) }
 }
 
-/// `each(image, g, sums)` for every image of `g`; the sums of all parts, added in order.
+/// Calls `each(image, g, sums)` for each image of `g`. Returns the sums of all parts, added in order.
 pub(super) fn sum_images(
     g: &mut FeatureMap,
     sums: usize,

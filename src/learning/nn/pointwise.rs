@@ -1,15 +1,16 @@
-//! What happens to each channel on its own: affine maps, ReLU, sums for batch norm, pooling, and their gradients.
+//! Operations on each channel separately: affine maps, ReLU, sums for batch norm, pooling, and their gradients.
 //!
-//! Plain loops over fixed chunks of channels; each sum goes over the pixels in order.
+//! They are plain loops over fixed chunks of channels. Each sum goes over the pixels in order.
 
 use super::FeatureMap;
 use super::frame::Frame;
 use crate::base::simd::kernels;
 
-/// Values summed as 32-bit floats before the sum goes on in 64 bits.
+/// Number of values that are summed as 32-bit floats. The sums of these are added as 64-bit floats.
 const RUN: usize = 64;
 
-/// What a reader makes of stored values: x · scale + offset for each channel, then a ReLU if it has one.
+/// A map that is applied to stored values when they are read: x · scale + offset for each channel, and then a ReLU if
+/// `relu` is true.
 #[derive(Debug, Clone)]
 pub(super) struct Affine {
     pub scale: Vec<f32>,
@@ -18,7 +19,7 @@ pub(super) struct Affine {
 }
 
 impl Affine {
-    /// Values as they are.
+    /// Leaves values as they are.
     pub fn none(channels: usize) -> Self {
         Self { scale: vec![1.0; channels], offset: vec![0.0; channels], relu: false }
     }
@@ -36,11 +37,11 @@ pub(super) struct Slope {
     pub level: Vec<f32>,
 }
 
-/// The gradient of a block's output, as it reaches what stood before the pooling.
+/// The gradient of a block's output, passed back to the values before the pooling.
 #[derive(Clone, Copy)]
 pub(super) struct Unpooled<'a> {
     pub g: &'a [f32],
-    /// Which of the four values won; empty without pooling.
+    /// Which of the four values was the largest or smallest. Empty without pooling.
     pub winners: &'a [u8],
     pub height: usize,
     pub width: usize,
@@ -54,21 +55,21 @@ impl<'a> Unpooled<'a> {
         Self { g: g.of(image), winners, height, width, channels: g.channels }
     }
 
-    /// Rows of pixels that share gradients.
+    /// Number of rows of pixels that share gradients.
     fn side(&self) -> usize {
-        // A pooled image of one row or column has left nothing at all.
+        // Pooling leaves nothing of an image with only one row or column.
         if self.winners.is_empty() && !self.g.is_empty() { 1 } else { 2 }
     }
 
-    /// Calls `each(row, column, gradient)` for every pixel of the `row`-th rows that share gradients; from one place,
-    /// so that it is inlined.
+    /// Calls `each(row, column, gradient)` for each pixel of the `row`-th rows that share gradients. `each` is called
+    /// at one place only, so that it is inlined.
     #[inline(always)]
     fn visit<const L: usize>(&self, row: usize, first: usize, mut each: impl FnMut(usize, usize, [f32; L])) {
         let side = self.side();
         let (high, wide) = (self.height / side, self.width / side);
         for column in 0..self.width.div_ceil(side) {
             let (mut g, mut winners) = ([0.0; L], [0; L]);
-            // An odd last row or column was left out.
+            // Pooling left out an odd last row or column.
             if row < high && column < wide {
                 let place = (row * wide + column) * self.channels + first;
                 g = read::<L>(self.g, place);
@@ -91,13 +92,13 @@ fn floor(relu: bool) -> f32 {
     if relu { 0.0 } else { f32::NEG_INFINITY }
 }
 
-/// Not `f32::max`: NaN must come through, to be noticed.
+/// Not `f32::max`, because NaN must stay visible.
 #[inline(always)]
 fn floored(x: f32, floor: f32) -> f32 {
     if floor > x { floor } else { x }
 }
 
-/// `std::array::from_fn` as a plain loop: that one is not always inlined.
+/// Like `std::array::from_fn`, which is not always inlined.
 #[inline(always)]
 fn lanes<const L: usize>(mut of: impl FnMut(usize) -> f32) -> [f32; L] {
     let mut values = [0.0; L];
@@ -133,7 +134,7 @@ fn sloped<const L: usize>(x: [f32; L], g: [f32; L], slope: &Slope, first: usize)
     lanes(|i| scale[i] * g[i] - (slope[i] * x[i] + level[i]))
 }
 
-/// Runs the block for every chunk of 16 channels, then for every one that is left.
+/// Runs the block for each chunk of 16 channels, and then for each channel that is left.
 macro_rules! by_lanes {
     ($channels:expr, |$first:ident, $lanes:ident| $body:block) => {
         let whole = $channels / 16 * 16;
@@ -149,7 +150,7 @@ macro_rules! by_lanes {
 }
 
 kernels! {
-    /// Puts an image into its frame as a reader of `affine` sees it.
+    /// Writes an image into its frame, with `affine` applied.
     pub fn fill<V: Vector>(x: &[f32], channels: usize, affine: &Affine, frame: Frame, to: &mut [f32]) {
         for row in 0..frame.height {
             by_lanes!(channels, |first, L| {
@@ -161,13 +162,13 @@ kernels! {
         }
     }
 
-    /// A ReLU in place if `relu`; adds Σx to the first and Σx² to the second half of `sums`.
+    /// Applies a ReLU in place if `relu` is true. Adds Σx to the first half of `sums`, and Σx² to the second half.
     pub fn activate<V: Vector>(x: &mut [f32], channels: usize, relu: bool, sums: &mut [f64]) {
         let (sums, squares) = sums.split_at_mut(channels);
         let floor = floor(relu);
         for run in x.chunks_mut(RUN * channels) {
             by_lanes!(channels, |first, L| {
-                // About the first value, so that large means leave the squares exact.
+                // Sum the differences from the first value, so that the squares stay exact if the mean is large.
                 let about = read::<L>(run, first).map(|x| floored(x, floor));
                 let (mut sum, mut square) = ([0.0f32; L], [0.0f32; L]);
                 for pixel in run.chunks_exact_mut(channels) {
@@ -191,13 +192,13 @@ kernels! {
         }
     }
 
-    /// A ReLU in place.
+    /// Applies a ReLU in place.
     pub fn rectify<V: Vector>(x: &mut [f32]) {
         x.iter_mut().for_each(|x| *x = floored(*x, 0.0));
     }
 
-    /// 2×2 maximum, or minimum where `signs` is −1; `winners` tell which of the four it was (the first of equals).
-    /// An odd last row or column is left out.
+    /// 2×2 maximum, or minimum where `signs` is −1. `winners` says which of the four values it was; of equal values,
+    /// the first. An odd last row or column is left out.
     pub fn pool<V: Vector>(
         x: &[f32],
         size: (usize, usize),
@@ -234,7 +235,7 @@ kernels! {
         to.iter_mut().zip(other).for_each(|(to, other)| *to += other);
     }
 
-    /// The mean over the pixels, as a reader of `affine` sees them.
+    /// The mean over the pixels, with `affine` applied.
     pub fn average<V: Vector>(x: &[f32], channels: usize, affine: &Affine, y: &mut [f32]) {
         let pixels = (x.len() / channels) as f32;
         by_lanes!(channels, |first, L| {
@@ -249,7 +250,7 @@ kernels! {
         });
     }
 
-    /// Adds the sum of each channel of a frame.
+    /// Adds the sum of each channel of a frame to `sums`.
     pub fn channel_sums<V: Vector>(x: &[f32], channels: usize, frame: Frame, sums: &mut [f64]) {
         for row in 0..frame.height {
             by_lanes!(channels, |first, L| {
@@ -267,8 +268,8 @@ kernels! {
         }
     }
 
-    /// Clears the gradient `g` of what a reader of `affine` sees where its ReLU was off; adds Σ g · normal to the
-    /// first and Σ g to the second half of `sums`.
+    /// Sets the gradient `g` to zero where the ReLU of `affine` gives zero. Adds Σ g · normal to the first half of
+    /// `sums`, and Σ g to the second half.
     pub fn norm_sums<V: Vector>(
         x: &[f32],
         g: &mut [f32],
@@ -302,7 +303,7 @@ kernels! {
         }
     }
 
-    /// The gradient of a batch norm's input x for that of its output, `g`.
+    /// Computes the gradient of a batch norm's input x from the gradient `g` of its output.
     pub fn norm_gradient<V: Vector>(
         x: &[f32],
         g: &[f32],
@@ -322,7 +323,7 @@ kernels! {
         }
     }
 
-    /// The same in place of `g`.
+    /// Like `norm_gradient`, but replaces `g`.
     pub fn norm_slope<V: Vector>(x: &[f32], g: &mut [f32], channels: usize, slope: &Slope) {
         for (x, g) in x.chunks(RUN * channels).zip(g.chunks_mut(RUN * channels)) {
             by_lanes!(channels, |first, L| {
@@ -334,8 +335,8 @@ kernels! {
         }
     }
 
-    /// The gradient of what stood before ReLU (`x`, or what it made of that), batch norm and pooling, for the rows
-    /// of pixels from `first` that `x` holds; `first` is even.
+    /// Computes the gradient of the values before ReLU, batch norm and pooling. `x` holds these values, or their ReLU,
+    /// for the rows of pixels from `first` on. `first` is even.
     pub fn block_gradient<V: Vector>(
         x: &[f32],
         first: usize,
@@ -357,7 +358,7 @@ kernels! {
         }
     }
 
-    /// The gradient of what stood before the pooling, in place of what `to` holds.
+    /// Writes the gradient of the values before the pooling to `to`.
     pub fn unpool<V: Vector>(g: Unpooled<'_>, frame: Frame, to: &mut [f32]) {
         for rows in 0..g.height.div_ceil(g.side()) {
             by_lanes!(g.channels, |lane, L| {
@@ -366,7 +367,7 @@ kernels! {
         }
     }
 
-    /// The same added to what `to` holds.
+    /// Like `unpool`, but adds the gradient to the values in `to`.
     pub fn unpool_add<V: Vector>(g: Unpooled<'_>, frame: Frame, to: &mut [f32]) {
         for rows in 0..g.height.div_ceil(g.side()) {
             by_lanes!(g.channels, |lane, L| {

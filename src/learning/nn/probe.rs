@@ -1,4 +1,4 @@
-//! What the benchmarks measure: every convolution of the networks, forward and backward, and the core's peak.
+//! What the benchmarks measure: every convolution of the networks, forward and backward, and the peak speed of a core.
 
 use super::FeatureMap;
 use super::conv::{Shape, Weights};
@@ -9,12 +9,12 @@ use crate::base::simd::{Simd, kernels};
 /// A piece of work to be timed.
 pub struct Probe {
     pub name: String,
-    /// Multiplications and additions of a direct convolution, whatever the algorithm does.
+    /// Multiplications and additions of a direct convolution, even if the algorithm needs fewer.
     pub operations: usize,
     pub run: Box<dyn FnMut() + Send>,
 }
 
-/// Images of a probe: a batch.
+/// Number of images of a probe: a batch.
 const IMAGES: usize = 96;
 
 /// (network and layer, inputs, outputs, kernel, side)
@@ -32,7 +32,7 @@ const LAYERS: [(&str, usize, usize, usize, usize); 11] = [
     ("residual block3 shortcut", 64, 128, 1, 8),
 ];
 
-/// Forward and backward of every layer; the stems' backward passes make no input gradient.
+/// The forward and backward pass of every layer. The backward pass of a stem computes no gradient of its input.
 pub fn probes() -> Vec<Probe> {
     LAYERS
         .iter()
@@ -73,11 +73,12 @@ fn of_layer(name: &str, inputs: usize, outputs: usize, kernel: usize, side: usiz
     ]
 }
 
-/// Rounds of the peak's loop, and chains side by side: enough to hide the latency, few enough for the registers.
+/// Rounds of the loop that measures the peak, and number of parallel chains: enough to hide the latency, and few enough
+/// for the registers.
 const ROUNDS: usize = 100_000;
 const CHAINS: usize = 12;
 
-/// Nothing but fused multiply-adds.
+/// A probe that does only fused multiply-adds.
 pub fn peak() -> Probe {
     let simd = Simd::current();
     let mut sums = [0.0f32; 16];
@@ -91,7 +92,7 @@ pub fn peak() -> Probe {
 
 kernels! {
     fn multiply_add<V: Vector>(sums: &mut [f32; 16], factor: f32) {
-        // SAFETY: `sums` has room for the widest vector; the door makes sure of the instructions.
+        // SAFETY: `sums` has room for the widest vector. `kernels!` runs this only if the CPU has the instructions.
         unsafe {
             let (factor, start) = (V::splat(factor), V::load(sums.as_ptr()));
             let mut chains = [start; CHAINS];

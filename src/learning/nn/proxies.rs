@@ -1,13 +1,15 @@
-//! Cross-entropy over the cosines between embeddings and one learned direction, a proxy, for each class: the normalised
-//! softmax of Zhai and Wu 2019, "Classification is a Strong Baseline for Deep Metric Learning", section 3.1.
+//! Cross-entropy over the cosines between embeddings and class proxies: the normalised softmax of Zhai and Wu 2019,
+//! "Classification is a Strong Baseline for Deep Metric Learning", section 3.1.
+//!
+//! A proxy is a learned direction. Each class has one.
 
 use super::normalize::normalize;
 
-/// What class a picture shows: two classes where two pictures are mixed (Zhang et al. 2018, "mixup", section 2).
+/// The class of a picture, or two classes if two pictures are mixed (Zhang et al. 2018, "mixup", section 2).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mixed {
     pub labels: [u8; 2],
-    /// Share of the first.
+    /// Share of the first class.
     pub share: f32,
 }
 
@@ -21,7 +23,8 @@ pub struct Entropy {
     pub for_proxies: Vec<f32>,
 }
 
-/// `embeddings`: (batch, dimension), of any length; `proxies`: (classes, dimension); a cosine of 1 is a logit of `scale`.
+/// Computes the loss. `embeddings` is (batch, dimension), of any length. `proxies` is (classes, dimension). A cosine of
+/// 1 gives a logit of `scale`.
 pub fn cross_entropy(embeddings: &[f32], proxies: &[f32], dimension: usize, targets: &[Mixed], scale: f64) -> Entropy {
     let (mut units, mut directions) = (embeddings.to_vec(), proxies.to_vec());
     let (lengths, sizes) = (normalize(&mut units, dimension), normalize(&mut directions, dimension));
@@ -69,7 +72,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
-/// From the gradient of a unit vector to that of the vector of `length` that it was scaled from.
+/// Turns the gradient of a unit vector into the gradient of the vector with `length` that was scaled to it.
 fn along(gradient: &[f64], unit: &[f32], length: f32, to: &mut [f32]) {
     let radial: f64 = gradient.iter().zip(unit).map(|(g, u)| g * f64::from(*u)).sum();
     for ((to, g), u) in to.iter_mut().zip(gradient).zip(unit) {

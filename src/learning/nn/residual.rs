@@ -14,13 +14,13 @@ use super::pointwise::{self, Affine, Unpooled};
 use super::{FeatureMap, Number};
 use crate::base::simd::Simd;
 
-/// How a residual block's input reaches its sum.
+/// How the input of a residual block is added to its output.
 pub trait Shortcut<const I: usize, const O: usize>: Clone + Send + Sync + 'static {
-    /// A convolution of what batch norm and ReLU make of the input; none where the input goes as it is.
+    /// A convolution of the input after batch norm and ReLU. `None` if the input is added as it is.
     fn conv(&self) -> Option<&Conv<I, O, 1, f32, Cpu>>;
 }
 
-/// The input as it is: where the number of channels stays.
+/// Adds the input as it is, if the number of channels stays the same.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Identity;
 
@@ -74,8 +74,8 @@ where
 }
 
 impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> ResidualBlock<I, O, POOL, S, f32, Cpu> {
-    /// The second convolution of `inner` as a reader of `affine2` sees it, plus the shortcut of `x`, pooled; the
-    /// winners of the pooling, and the moments of the result.
+    /// Computes the second convolution of `inner` with `affine2` applied, adds the shortcut of `x`, and pools. Returns
+    /// the result, the winners of the pooling, and the moments of the result.
     fn join(
         &self,
         (x, affine1): (&FeatureMap, &Affine),

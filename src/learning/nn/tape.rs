@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 pub type Taped = OwnedTape<f32, Cpu>;
 
-/// A tensor's values; it must be contiguous, as all parameters and all maps here are.
+/// Returns a tensor's values. The tensor must be contiguous, as all parameters and maps here are.
 pub fn values<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> Vec<f32> {
     let mut values = vec![0.0; tensor.shape().num_elements()];
     tensor.copy_into(&mut values);
@@ -25,7 +25,8 @@ pub fn accumulate<S: Shape, T: 'static>(tensor: &Tensor<S, f32, Cpu, T>) -> Accu
     })
 }
 
-/// `y` as a tensor on `tape`; on the way back `backward` turns its gradient into one for each of `targets`.
+/// Returns `y` as a tensor on `tape`. In the backward pass, `backward` turns its gradient into one gradient for each of
+/// `targets`.
 pub fn record<S: Shape>(
     device: &Cpu,
     mut tape: Taped,
@@ -49,7 +50,7 @@ pub fn record<S: Shape>(
 /// A number on the tape.
 pub type Loss = Tensor<Rank0, f32, Cpu, Taped>;
 
-/// The loss of what `judge` is shown on the tape: it gives the loss, its gradient, and whatever else it found.
+/// Puts a loss on the tape. `judge` gets the values of `tensor`, and returns the loss, its gradient, and anything else.
 pub fn loss<S: Shape, F>(
     tensor: Tensor<S, f32, Cpu, Taped>,
     judge: impl FnOnce(&[f32]) -> (f64, Vec<f32>, F),

@@ -1,4 +1,4 @@
-//! Kernels against naive references, on every vector unit; every op by finite differences.
+//! Compares kernels with simple references on every vector unit, and checks every operation by finite differences.
 
 mod gradients;
 mod kernels;

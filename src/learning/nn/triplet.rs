@@ -6,28 +6,28 @@ use rayon::prelude::*;
 /// Which triplets of a batch count.
 #[derive(Debug, Clone)]
 pub enum Triplets {
-    /// Every valid one of the labels; the loss is the mean over those above zero (Hermans et al. 2017,
-    /// "In Defense of the Triplet Loss", section 2: batch all, ≠0).
+    /// Every valid triplet of a batch with these labels. The loss is the mean over the triplets with a loss above zero
+    /// (Hermans et al. 2017, "In Defense of the Triplet Loss", section 2: batch all, ≠0).
     All(Vec<u8>),
-    /// The first third of the batch are anchors, then come their positives, then their negatives; the loss is the
-    /// mean over all.
+    /// The first third of the batch are anchors, the second third their positives, and the last third their negatives.
+    /// The loss is the mean over all triplets.
     Given,
 }
 
-/// The value, its gradient, and what is worth watching.
+/// The loss, its gradient, and numbers to watch during a training.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TripletLoss {
     pub loss: f64,
-    /// Share of triplets above zero.
+    /// Share of triplets with a loss above zero.
     pub active: f64,
     /// (batch, dimension)
     pub gradient: Vec<f32>,
-    /// Distances of the pairs that count: within a class, and across.
+    /// Distances of the pairs in the triplets: `positives` within a class, and `negatives` across classes.
     pub positives: Vec<f32>,
     pub negatives: Vec<f32>,
 }
 
-/// How much the distance between two embeddings moves the loss.
+/// How much the loss changes with the distance between two embeddings.
 struct Pull {
     pair: (usize, usize),
     by: f64,
@@ -41,11 +41,11 @@ struct Tally {
 }
 
 impl Tally {
-    /// Whether the triplet is above zero.
+    /// Counts a triplet. Returns whether its loss is above zero.
     fn count(&mut self, near: f64, far: f64, margin: f64) -> bool {
         let loss = near - far + margin;
         self.total += 1;
-        // Not a number counts, so that the caller hears of it.
+        // NaN also counts, so that the caller notices it.
         let counts = loss > 0.0 || loss.is_nan();
         if counts {
             self.sum += loss;
@@ -81,7 +81,7 @@ pub fn triplet_loss(points: &[f32], dimension: usize, triplets: &Triplets, margi
             }
         }
         Triplets::All(labels) => {
-            // Anchor by anchor side by side; what they give is put together in order.
+            // Anchors are computed in parallel. Their results are joined in order.
             let of_anchor = |anchor: usize| {
                 let mut tally = Tally::default();
                 let distances: Vec<f64> = (0..count).map(|other| distance(anchor, other)).collect();
@@ -129,7 +129,7 @@ fn gradient(points: &[f32], dimension: usize, pulls: &[Pull]) -> Vec<f32> {
     let mut gradient = vec![0.0f64; points.len()];
     for &Pull { pair: (a, b), by } in pulls {
         let apart = distance(points, dimension, (a, b));
-        // At distance 0 every direction is as good; none is taken.
+        // At distance 0, no direction is better than another, so there is no gradient.
         if apart > 0.0 {
             for i in 0..dimension {
                 let (a, b) = (a * dimension + i, b * dimension + i);

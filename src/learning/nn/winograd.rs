@@ -1,7 +1,7 @@
 //! The transforms of Winograd's F(4×4, 3×3) (Lavin and Gray 2016, "Fast Algorithms for Convolutional Neural
 //! Networks", section 4.3): a tile of 4×4 outputs costs 36 products a channel instead of 144.
 //!
-//! Each of the 36 places of a transformed tile has a plane of its own, (tiles, channels).
+//! Each of the 36 places of a transformed tile has its own plane, (tiles, channels).
 
 use super::kernels::LANES;
 use crate::base::simd::{Vector, kernels};
@@ -13,7 +13,7 @@ const REACH: usize = 6;
 /// Places of a transformed tile.
 pub(super) const PLACES: usize = REACH * REACH;
 
-/// Tiles of an image: their corners in the image, and where they go in the planes.
+/// The tiles of an image: the positions of their corners in the image, and their positions in the planes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tiles {
     pub high: usize,
@@ -25,7 +25,7 @@ pub(super) struct Tiles {
     /// Values of a plane, and of a tile in it.
     pub plane: usize,
     pub stride: usize,
-    /// The place of the first tile.
+    /// Number of the first tile in the planes.
     pub first: usize,
 }
 
@@ -38,7 +38,7 @@ impl Tiles {
         (self.first + high * self.wide + wide) * self.stride
     }
 
-    /// Panics unless images with `side`×`side` values a tile, and planes, are long enough.
+    /// Panics unless the images, with `side`×`side` values a tile, and the planes are long enough.
     fn check(&self, channels: usize, side: usize, image: &[f32], planes: &[f32]) {
         let last = self.corner(self.high - 1, self.wide - 1) + (side - 1) * (self.row + self.pixel) + channels;
         let place = self.place(self.high - 1, self.wide - 1) + channels;
@@ -54,7 +54,7 @@ kernels! {
         tiles.check(channels, REACH, x, to);
         for (high, wide) in (0..tiles.high).flat_map(|high| (0..tiles.wide).map(move |wide| (high, wide))) {
             for channel in (0..channels).step_by(V::WIDTH) {
-                // SAFETY: `check` holds every read and write.
+                // SAFETY: `check` bounds every read and write.
                 unsafe {
                     let from = x.as_ptr().add(tiles.corner(high, wide) + channel);
                     let to = to.as_mut_ptr().add(tiles.place(high, wide) + channel);
@@ -82,7 +82,7 @@ kernels! {
         tiles.check(channels, SIDE, g, to);
         for (high, wide) in (0..tiles.high).flat_map(|high| (0..tiles.wide).map(move |wide| (high, wide))) {
             for channel in (0..channels).step_by(V::WIDTH) {
-                // SAFETY: `check` holds every read and write.
+                // SAFETY: `check` bounds every read and write.
                 unsafe {
                     let from = g.as_ptr().add(tiles.corner(high, wide) + channel);
                     let to = to.as_mut_ptr().add(tiles.place(high, wide) + channel);
@@ -104,8 +104,8 @@ kernels! {
         }
     }
 
-    /// bias + Aᵀ m A of every tile m of [`LANES`] channels; what lies outside `size` (height, width) or beyond
-    /// `lanes` is left out.
+    /// bias + Aᵀ m A of every tile m of [`LANES`] channels. Values outside `size` (height, width) or beyond `lanes` are
+    /// left out.
     pub fn transform_output<V: Vector>(
         from: &[f32],
         tiles: Tiles,
@@ -128,7 +128,7 @@ kernels! {
                 (part.as_mut_ptr().cast::<f32>(), SIDE * LANES, LANES)
             };
             for lane in (0..LANES).step_by(V::WIDTH) {
-                // SAFETY: the assertions hold every read; a tile inside the image, or `part`, every write.
+                // SAFETY: the assertions bound every read. Writes go to a tile inside the image, or to `part`.
                 unsafe {
                     let from = from.as_ptr().add(tiles.place(high, wide) + lane);
                     let bias = V::load(bias.as_ptr().add(lane));
@@ -212,7 +212,7 @@ unsafe fn output_side<V: Vector>(m: [V; REACH]) -> [V; SIDE] {
     }
 }
 
-/// G, from the same source.
+/// The matrix G of the same paper.
 const G: [[f32; 3]; REACH] = [
     [1.0 / 4.0, 0.0, 0.0],
     [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],

@@ -1,4 +1,4 @@
-//! Bars that lie, with intervals.
+//! Horizontal bars with intervals.
 
 use anyhow::Result;
 use plotters::prelude::*;
@@ -10,7 +10,7 @@ const BAR: i32 = 15;
 const GAP: i32 = 9;
 const AXIS: i32 = 26;
 
-/// Bars under one name.
+/// Bars that share one name.
 pub struct Row<'a> {
     pub name: &'a str,
     pub bars: Vec<Bar>,
@@ -18,11 +18,11 @@ pub struct Row<'a> {
 
 pub struct Bar {
     pub color: RGBColor,
-    /// Or in a lighter shade, framed.
+    /// If false, the bar is framed, in a lighter shade.
     pub filled: bool,
     pub value: f64,
     pub interval: Option<(f64, f64)>,
-    /// A line across: what chance would reach.
+    /// The baseline, as a line across the bar.
     pub chance: Option<f64>,
 }
 
@@ -31,7 +31,7 @@ fn height(rows: &[Row], legend: bool) -> u32 {
     (all + AXIS + MARGIN + super::TITLE + if legend { 26 } else { 8 }) as u32
 }
 
-/// Rows of bars from 0 to 1, as high as they need.
+/// Draws rows of bars from 0 to 1. The chart is as high as they need.
 pub fn bars(width: u32, title: &str, legend: &[Mark], rows: &[Row]) -> Result<String> {
     super::svg((width, height(rows, !legend.is_empty())), |area| draw(area, title, legend, rows))
 }

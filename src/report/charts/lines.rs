@@ -33,22 +33,22 @@ pub struct Band {
 pub struct Dots<'a> {
     pub name: &'a str,
     pub color: RGBColor,
-    /// Discs, or rings.
+    /// Discs if true, otherwise rings.
     pub filled: bool,
     /// (x, y, radius in pixels)
     pub points: Vec<(f64, f64, i32)>,
 }
 
 pub struct Axes<'a> {
-    /// What is drawn across and upwards.
+    /// Names of the x axis and the y axis.
     pub names: (&'a str, &'a str),
-    /// Without them, all that is drawn fits.
+    /// Ranges of the axes. If one is `None`, everything that is drawn fits into it.
     pub x: Option<Range<f64>>,
     pub y: Option<Range<f64>>,
 }
 
 impl Series<'_> {
-    /// All corners, (x, y): of a band first the upper edge, then the lower one backwards.
+    /// All corners, (x, y). For a band: first the upper edge, and then the lower edge backwards.
     fn outline(&self) -> Vec<(f64, f64)> {
         match self {
             Self::Line(line) => line.points.clone(),

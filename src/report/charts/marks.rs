@@ -5,7 +5,7 @@ use plotters::style::RGBColor;
 use super::{BLUE, GREEN, GREY, ORANGE, PURPLE};
 
 const COLORS: [RGBColor; 5] = [BLUE, ORANGE, GREEN, PURPLE, GREY];
-/// SVG paths around the origin, some ten pixels wide; the last two are only outlines.
+/// SVG paths around the origin, about ten pixels wide. Of the last two, only the outlines are drawn.
 pub const SHAPES: [&str; 10] = [
     "M4.5 0A4.5 4.5 0 1 1 -4.5 0A4.5 4.5 0 1 1 4.5 0Z",
     "M-4 -4H4V4H-4Z",
@@ -21,15 +21,15 @@ pub const SHAPES: [&str; 10] = [
 const FILLED: usize = 8;
 
 pub struct ClassMark {
-    /// A place in [`SHAPES`].
+    /// Position in [`SHAPES`].
     pub shape: usize,
     pub color: RGBColor,
-    /// Otherwise only its outline is drawn.
+    /// If false, only the outline is drawn.
     pub filled: bool,
 }
 
 impl ClassMark {
-    /// That of the class at `place` among all: 50 of them differ.
+    /// The mark of the class at position `place` among all classes. The marks of 50 classes are different.
     pub fn of(place: usize) -> Self {
         let shape = place % SHAPES.len();
         let color = COLORS[(place + place / SHAPES.len()) % COLORS.len()];

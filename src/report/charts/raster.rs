@@ -1,4 +1,4 @@
-//! From SVG to PNG, with a font that comes with the program, so that no system font is needed.
+//! Turns SVG into PNG with a font that is part of the program, so that no system font is needed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -9,17 +9,17 @@ use image::imageops::{FilterType, overlay, resize};
 use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree, fontdb};
 
-/// Pixels for each of the SVG.
+/// Pixels of the PNG for each pixel of the SVG, in each direction.
 const SCALE: u32 = 2;
 
-/// A picture that lies over a chart, as a square.
+/// A square picture that is put on top of a chart.
 pub struct Placed<'a> {
     pub image: &'a RgbImage,
     pub corner: (i32, i32),
     pub side: u32,
 }
 
-/// A PNG of twice the SVG's pixels on white, with `facts` in its text chunks.
+/// A PNG on white, with twice the width and height of the SVG, and with `facts` in its text chunks.
 pub fn png(svg: &str, pictures: &[Placed], facts: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     static FONTS: LazyLock<Arc<fontdb::Database>> = LazyLock::new(|| {
         let mut fonts = fontdb::Database::new();
@@ -29,13 +29,13 @@ pub fn png(svg: &str, pictures: &[Placed], facts: &BTreeMap<String, String>) -> 
         Arc::new(fonts)
     });
     let options = Options { fontdb: FONTS.clone(), ..Options::default() };
-    let tree = Tree::from_str(svg, &options).context("a chart is no SVG")?;
-    let size = tree.size().to_int_size().scale_by(SCALE as f32).context("a chart without a size")?;
-    let mut pixels = Pixmap::new(size.width(), size.height()).context("a chart without a size")?;
+    let tree = Tree::from_str(svg, &options).context("a chart is not valid SVG")?;
+    let size = tree.size().to_int_size().scale_by(SCALE as f32).context("a chart has no size")?;
+    let mut pixels = Pixmap::new(size.width(), size.height()).context("a chart has no size")?;
     pixels.fill(Color::WHITE);
     resvg::render(&tree, Transform::from_scale(SCALE as f32, SCALE as f32), &mut pixels.as_mut());
     let mut canvas = RgbImage::new(size.width(), size.height());
-    // On an opaque ground every pixel is opaque.
+    // The ground is opaque, so every pixel is opaque.
     canvas.pixels_mut().zip(pixels.pixels()).for_each(|(to, from)| to.0 = [from.red(), from.green(), from.blue()]);
     for Placed { image, corner: (x, y), side } in pictures {
         let image = resize(*image, side * SCALE, side * SCALE, FilterType::CatmullRom);

@@ -1,4 +1,4 @@
-//! A collection in parts that are embedded apart, and joined to what one machine would have made.
+//! Parts of a collection that are embedded separately, and joined into what one machine would have made.
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use crate::base::error::Failure;
 use crate::damaged;
 use crate::retrieval::embeddings::Embeddings;
 
-/// Facts of a part's file: which part it is, and the digests of the list that was parted and of the part's rows.
+/// Facts in the file of a part: which part it is, and the digests of the complete list and of the part's rows.
 const SHARD: &str = "similiai.shard";
 const LIST: &str = "similiai.shard.list";
 const ROWS: &str = "similiai.shard.rows";
@@ -41,7 +41,7 @@ impl Shard {
         start(self.number - 1)..start(self.number)
     }
 
-    /// Keeps only this part; what a file of it says of that.
+    /// Keeps only this part of `search`. Returns the facts about it for its file.
     pub fn part(self, search: &mut Search) -> [(String, String); 2] {
         let mut hasher = blake3::Hasher::new();
         for found in &search.found {
@@ -54,7 +54,7 @@ impl Shard {
     }
 }
 
-/// Notes what the rows of a part are, for [`join`].
+/// Adds the digest of a part's rows to its facts, for [`join`].
 pub fn seal(part: &mut Embeddings) {
     part.facts.insert(ROWS.to_owned(), rows_digest(part));
 }
@@ -70,23 +70,23 @@ fn rows_digest(part: &Embeddings) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// All parts of one collection, each with the name of its file, as if they had been embedded at once.
+/// Joins all parts of one collection, each with the name of its file, as if they had been embedded together.
 ///
 /// # Errors
-/// If one is missing, is there twice, is of another collection or another model, or is not as it was written.
+/// If a part is missing or there twice, is of another collection or another model, or was changed after it was written.
 pub fn join(parts: Vec<(String, Embeddings)>) -> Result<Embeddings> {
     let mut known: Vec<(Shard, String, Embeddings)> = Vec::new();
     for (name, mut part) in parts {
         let shard = part.facts.remove(SHARD).and_then(|shard| shard.parse().ok());
-        let shard: Shard =
-            shard.ok_or_else(|| damaged!("{name} is no part of a collection: `similiai embed --shard` makes them"))?;
+        let shard: Shard = shard
+            .ok_or_else(|| damaged!("{name} is not a part of a collection; `similiai embed --shard` makes one"))?;
         if part.facts.remove(ROWS) != Some(rows_digest(&part)) {
-            return Err(damaged!("{name} is damaged: its rows are not those that were written; embed this part again"));
+            return Err(damaged!("{name} is damaged: its rows changed after it was written; embed this part again"));
         }
         if let Some((first, other, before)) = known.first() {
             let same = first.of == shard.of && before.facts == part.facts;
             if !same {
-                return Err(damaged!("{name} and {other} are parts of different collections, or by different models"));
+                return Err(damaged!("{name} and {other} are parts of different collections, or of different models"));
             }
         }
         if let Some((_, other, _)) = known.iter().find(|(other, ..)| *other == shard) {
@@ -106,7 +106,7 @@ pub fn join(parts: Vec<(String, Embeddings)>) -> Result<Embeddings> {
     }
     let mut all = Embeddings::default();
     for (_, _, part) in known {
-        // An empty part does not know it.
+        // An empty part does not know the dimension.
         all.dimension = all.dimension.max(part.dimension);
         all.facts.clone_from(&part.facts);
         all.append(part);
@@ -170,7 +170,7 @@ mod tests {
         assert!(message(vec![part("1/2", 9), part("1/2", 9)]).contains("the same part, 1/2"));
         assert!(message(vec![part("1/2", 9), part("2/2", 8)]).contains("different collections"));
         assert!(message(vec![part("1/2", 9), part("2/3", 9)]).contains("different collections"));
-        assert!(message(vec![("x".to_owned(), embedded(&search(3)))]).contains("x is no part"));
+        assert!(message(vec![("x".to_owned(), embedded(&search(3)))]).contains("x is not a part"));
         let mut altered = part("2/2", 9);
         altered.1.values[0] += 1.0;
         assert!(message(vec![part("1/2", 9), altered]).contains("2/2 is damaged"));

@@ -1,4 +1,4 @@
-//! Where a published table is, and how its server is reached.
+//! The address of a published table, and connections to its server.
 
 use std::time::Duration;
 
@@ -10,24 +10,25 @@ use crate::base::error::Failure;
 use crate::base::tls;
 
 const CONNECT: Duration = Duration::from_secs(5);
-/// Without an answer of a network that has gone.
+/// How long a connection may stay without an answer from the network.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// Where a table is.
+/// The address of a table.
 #[derive(Clone)]
 pub struct Address {
     config: Config,
-    /// As it is named; otherwise, once there is a connection, where the table is or would be.
+    /// The schema as given. If none was given, the first connection sets it to the schema where the table is or would
+    /// be.
     schema: Option<String>,
     pub table: String,
 }
 
 impl Address {
-    /// `address`: postgres://user@host/database; a password may come from PGPASSWORD. `table`: a name, with its schema
-    /// or without.
+    /// `address` is postgres://user@host/database. The password may be in the environment variable PGPASSWORD. `table`
+    /// is a name, with or without its schema.
     pub fn new(address: &str, table: &str) -> Result<Self> {
         let mut config: Config = address.parse().map_err(|error: postgres::Error| {
-            Failure::Usage(format!("this is no address of a PostgreSQL server: {}", said(&error)))
+            Failure::Usage(format!("this is not the address of a PostgreSQL server: {}", said(&error)))
         })?;
         if config.get_password().is_none()
             && let Ok(password) = std::env::var("PGPASSWORD")
@@ -44,7 +45,7 @@ impl Address {
                 && !name.starts_with(|c: char| c.is_ascii_digit())
         };
         if !plain(table) || !schema.is_none_or(plain) {
-            let why = "a table's name has up to 40 small letters, digits and _, and may follow its schema's and a dot";
+            let why = "a table name has up to 40 lowercase letters, digits and _; a schema and a dot may come first";
             return Err(Failure::Usage(why.to_owned()).into());
         }
         Ok(Self { config, schema: schema.map(str::to_owned), table: table.to_owned() })
@@ -55,7 +56,8 @@ impl Address {
         format!("{schema}\"{table}\"")
     }
 
-    /// Where the table is, and where the vectors' type is, must be the same whatever the server's search path.
+    /// Fixes the schema of the table and that of the vector type, so that they do not depend on the server's search
+    /// path.
     pub fn connect(&mut self) -> Result<Client> {
         let mut client = self.reach()?;
         let table = self.quoted(&self.table);
@@ -69,27 +71,27 @@ impl Address {
 
     fn reach(&self) -> Result<Client> {
         let failed = |error: &postgres::Error| {
-            anyhow!("cannot reach {self}: {} (sslmode=disable in the address goes without TLS)", said(error))
+            anyhow!("cannot reach {self}: {} (add sslmode=disable to the address to connect without TLS)", said(error))
         };
         tls::set_up();
         let tls = MakeRustlsConnect::with_native_certs().map(|(tls, _)| tls);
         match tls {
             Ok(tls) => self.config.connect(tls),
-            // A machine without certificates can trust no server: only those without TLS are left.
+            // Without certificates, this machine cannot trust any server. Only servers without TLS are left.
             Err(_) => self.config.connect(postgres::NoTls),
         }
         .map_err(|error| failed(&error))
     }
 }
 
-/// The extension may be in a schema that is not searched.
+/// Adds the schema of the extension to the search path.
 pub fn see_vectors(client: &mut impl postgres::GenericClient) -> Result<(), postgres::Error> {
     let sql = "SELECT set_config('search_path', current_setting('search_path') || ', ' || quote_ident(nspname), false)
         FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'vector'";
     client.query(sql, &[]).map(drop)
 }
 
-/// Without the password.
+/// Leaves out the password.
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         use postgres::config::Host;
@@ -103,7 +105,7 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// The server's own words, which its errors keep a level deeper.
+/// The server's own message, which is one level deeper in its errors.
 pub fn said(error: &postgres::Error) -> String {
     match error.as_db_error() {
         Some(error) => match error.hint() {

@@ -1,8 +1,9 @@
-//! Reading a Parquet file of embeddings, whoever wrote it: pyarrow, pandas, DuckDB, Spark, or this program.
+//! Reads a Parquet file of embeddings from any program, for example pyarrow, pandas, DuckDB, Spark, or this program.
 //!
-//! The Parquet crate (60.1) trusts many numbers of a file: the schema's `num_children` (`schema/types.rs`), the counts of
-//! pages and dictionaries (`encodings/decoding.rs`, `arrow/array_reader/byte_array.rs`), the lengths of delta encodings. So
-//! what comes from others is read by a [worker](crate::base::worker), whose memory and time are bounded by the file's length.
+//! The Parquet crate (60.1) trusts many numbers of a file: the schema's `num_children` (`schema/types.rs`), the counts
+//! of pages and dictionaries (`encodings/decoding.rs`, `arrow/array_reader/byte_array.rs`), and the lengths of delta
+//! encodings. So a [worker](crate::base::worker) reads files from others. Its memory and time are bounded by the file's
+//! length.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,16 +23,17 @@ use crate::base::files;
 use crate::base::worker::{Allowance, Lost, Task, call};
 use crate::damaged;
 
-/// Memory beside what follows from a file's length, and times the length: unpacked, as arrays, and as a reply.
+/// Memory of a worker: a fixed number of bytes, and a multiple of the file's length for the data unpacked, as arrays,
+/// and as a reply. The reply itself has the same kind of limit.
 const MEMORY: u64 = 512 << 20;
 const MEMORY_TIMES: u64 = 24;
 const REPLY: u64 = 64 << 20;
 const REPLY_TIMES: u64 = 16;
-/// Of one core: a second for so many bytes, and some more.
+/// Seconds on one core: a fixed number, and one more for each [`BYTES_A_SECOND`] bytes.
 const SECONDS: u32 = 20;
 const BYTES_A_SECOND: u64 = 8 << 20;
 
-/// What was read, but for the vectors, which follow as they are.
+/// Everything that was read except the vectors, which follow it as raw values.
 #[derive(Serialize, Deserialize)]
 struct Head {
     dimension: usize,
@@ -44,7 +46,7 @@ struct Head {
 }
 
 impl Embeddings {
-    /// A file that this pipeline made and whose digest is known to be right.
+    /// Reads a file that this pipeline made and whose digest was checked.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = Bytes::from(files::read(path)?);
         let read = catch_unwind(AssertUnwindSafe(|| parse(bytes)));
@@ -52,15 +54,15 @@ impl Embeddings {
         read.map(|(embeddings, _)| embeddings).map_err(|why| damaged!("{}: {why}", path.display()))
     }
 
-    /// A file from anywhere.
+    /// Reads a file from any source.
     ///
     /// # Errors
-    /// If it has not the columns `path` and `embedding`, or is not what it says. It may lack the others.
+    /// If the column `path` or `embedding` is missing, or the file is damaged. Other columns may be missing.
     pub fn read_foreign(path: &Path) -> Result<Self> {
         let wrong = |why: &str| damaged!("{}: {why}", path.display());
-        // Whatever its length, nothing else is read on.
+        // A file that is not Parquet is not read further, because it may have any length.
         if !files::begins_with(path, b"PAR1")? {
-            return Err(wrong("it is no Parquet file"));
+            return Err(wrong("it is not a Parquet file"));
         }
         let bytes = files::read(path)?;
         let length = bytes.len() as u64;
@@ -70,25 +72,25 @@ impl Embeddings {
             reply: REPLY + REPLY_TIMES * length,
         };
         let reply = call(&TASK, &[], &bytes, allowance).map_err(|lost| match lost {
-            Lost::Unavailable(_) => anyhow::anyhow!("cannot read {}: the process for that {lost}", path.display()),
-            lost => wrong(&format!("it is no sound Parquet file: its reader {lost}")),
+            Lost::Unavailable(_) => anyhow::anyhow!("cannot read {}: the reader process {lost}", path.display()),
+            lost => wrong(&format!("it is not a valid Parquet file: its reader {lost}")),
         })?;
         let read = parse_reply(&reply).ok_or_else(|| wrong(&format!("its reader {}", Lost::Nonsense)))?;
         let (embeddings, renumbered) = read.map_err(|why| wrong(&why))?;
         if renumbered {
-            tracing::info!("{}: its ids do not count from 0, so rows are counted instead", path.display());
+            tracing::info!("{}: its ids do not count from 0, so row numbers are used instead", path.display());
         }
         Ok(embeddings)
     }
 }
 
-/// What workers do.
+/// The task of the workers.
 pub static TASK: Task = Task { name: "embeddings", work };
 
 fn work(_: &[u8], bytes: &[u8]) -> Vec<u8> {
     let bytes = Bytes::copy_from_slice(bytes);
     let read = catch_unwind(AssertUnwindSafe(|| parse(bytes)));
-    let read = read.unwrap_or_else(|_| Err("it is no sound Parquet file: its reader failed".to_owned()));
+    let read = read.unwrap_or_else(|_| Err("it is not a valid Parquet file: its reader failed".to_owned()));
     let (head, values) = match read {
         Ok((all, renumbered)) => {
             let Embeddings { dimension, paths, labels, label_names, splits, values, facts } = all;
@@ -103,7 +105,8 @@ fn work(_: &[u8], bytes: &[u8]) -> Vec<u8> {
     reply
 }
 
-/// What [`work`] wrote, and whether rows were counted anew; `None` where it is not that.
+/// Reads the reply of [`work`]: the embeddings, and whether ids were replaced by row numbers. Returns `None` if the
+/// reply is not valid.
 fn parse_reply(reply: &[u8]) -> Option<Result<(Embeddings, bool), String>> {
     let (length, rest) = reply.split_first_chunk::<8>()?;
     let (head, values) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
@@ -121,9 +124,9 @@ fn parse_reply(reply: &[u8]) -> Option<Result<(Embeddings, bool), String>> {
     fits.then_some(Ok((embeddings, renumbered)))
 }
 
-/// The embeddings, and whether their ids are others than the numbers of the rows.
+/// Returns the embeddings, and whether their ids differ from the row numbers.
 fn parse(bytes: Bytes) -> Result<(Embeddings, bool), String> {
-    // Types are those of the Parquet file: what a writer notes of its own beside them may be anything.
+    // Use the types of the Parquet file. Some writers add their own notes about types, which may be wrong.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options);
     let builder = builder.map_err(|error| why(&error.to_string()))?;
@@ -135,7 +138,7 @@ fn parse(bytes: Bytes) -> Result<(Embeddings, bool), String> {
     let schema = builder.parquet_schema();
     let has = |name: &str| schema.root_schema().get_fields().iter().any(|field| field.name() == name);
     if let Some(missing) = ["path", EMBEDDING].into_iter().find(|name| !has(name)) {
-        return Err(format!("it has no column `{missing}`: {WANTED} are wanted"));
+        return Err(format!("it has no column `{missing}`; expected {WANTED}"));
     }
     let mask = ProjectionMask::columns(schema, COLUMNS.iter().map(|column| column.0));
     let reader = builder.with_projection(mask).build().map_err(|error| why(&error.to_string()))?;
@@ -147,17 +150,17 @@ fn parse(bytes: Bytes) -> Result<(Embeddings, bool), String> {
     Ok((all, renumbered))
 }
 
-/// The squares of an embedding's values sum to at most this. Those of the difference of two embeddings sum to at most four
-/// times as much, so that every distance is finite.
+/// Largest sum of the squares of an embedding's values. For the difference of two embeddings, this sum is at most four
+/// times as large. So every distance is finite.
 const MOST_SQUARES: f64 = f32::MAX as f64 / 8.0;
 
-const WANTED: &str = "a column `path` of strings and a column `embedding` of lists of floats, all of one length";
+const WANTED: &str = "a column `path` of strings and a column `embedding` of lists of floats, all of the same length";
 
-/// What the crate says of a file, and what to write instead where it is sound.
+/// The crate's message, or what to write instead if the file is valid.
 fn why(said: &str) -> String {
     match said.split_once("Disabled feature at compile time: ") {
         Some((_, codec)) => {
-            format!("it is compressed by {codec}, which is not read here; write it with compression=\"zstd\"")
+            format!("it is compressed by {codec}, which is not supported; write it with compression=\"zstd\"")
         }
         None => said.to_owned(),
     }
@@ -166,13 +169,13 @@ fn why(said: &str) -> String {
 fn append(all: &mut Embeddings, batch: &RecordBatch) -> Result<bool, String> {
     let column = |name: &str| batch.column_by_name(name);
     let cast_to = |name: &str, kind: &DataType| -> Result<Option<ArrayRef>, String> {
-        // A column without any value may have any type: pandas writes `None` alone as a null type.
+        // A column without any value may have any type: pandas writes a column of `None` as a null type.
         let Some(found) = column(name).filter(|found| found.logical_null_count() < found.len()) else {
             return Ok(None);
         };
         let wrong = || format!("column `{name}` is {}, and should be {kind}", found.data_type());
         let made = cast(found, kind).map_err(|_| wrong())?;
-        // What does not fit becomes null.
+        // Values that do not fit become null.
         if made.null_count() > found.null_count() { Err(wrong()) } else { Ok(Some(made)) }
     };
     let texts = |name: &str| -> Result<Vec<Option<String>>, String> {
@@ -191,14 +194,14 @@ fn append(all: &mut Embeddings, batch: &RecordBatch) -> Result<bool, String> {
     all.splits.extend(texts("split")?.into_iter().map(Option::unwrap_or_default));
     let lists = column(EMBEDDING).ok_or("it has no column `embedding`")?;
     append_vectors(all, lists, first)?;
-    // Ids of another kind are those of another program. They are not needed.
+    // Ids of another type are from another program. They are not needed.
     let ids = numbers("id").unwrap_or_else(|_| vec![Some(-1)]);
     let counted = ids.iter().zip(first..).all(|(id, row)| id.is_none_or(|id| usize::try_from(id) == Ok(row)));
     Ok(!counted)
 }
 
 fn append_vectors(all: &mut Embeddings, lists: &ArrayRef, first: usize) -> Result<(), String> {
-    // Where each row begins among the values, and the last one ends.
+    // The start of each row among the values, and the end of the last row.
     let (values, starts): (&ArrayRef, Vec<usize>) = match lists.data_type() {
         DataType::List(_) => {
             let lists = lists.as_list::<i32>();
@@ -212,7 +215,7 @@ fn append_vectors(all: &mut Embeddings, lists: &ArrayRef, first: usize) -> Resul
             let starts = (0..=lists.len()).map(|row| row * *length as usize);
             (lists.as_fixed_size_list().values(), starts.collect())
         }
-        other => return Err(format!("column `embedding` is {other}: {WANTED} are wanted")),
+        other => return Err(format!("column `embedding` is {other}: expected {WANTED}")),
     };
     if let Some(row) = (0..lists.len()).find(|row| lists.is_null(*row)) {
         return Err(format!("row {} has no embedding", first + row));
@@ -224,17 +227,17 @@ fn append_vectors(all: &mut Embeddings, lists: &ArrayRef, first: usize) -> Resul
         }
         if length != all.dimension || length == 0 {
             let others = all.dimension;
-            return Err(format!("row {row} has an embedding of {length} values, where others have {others}"));
+            return Err(format!("row {row} has an embedding of {length} values, but others have {others}"));
         }
     }
     let (Some(start), Some(end)) = (starts.first(), starts.last()) else { return Ok(()) };
     let floats = cast(&values.slice(*start, end - start), &DataType::Float32).ok();
     let floats = floats.filter(|_| values.data_type().is_floating());
-    let floats = floats.ok_or_else(|| format!("column `embedding` has {}: {WANTED} are wanted", values.data_type()))?;
+    let floats = floats.ok_or_else(|| format!("column `embedding` has {}: expected {WANTED}", values.data_type()))?;
     let floats = floats.as_primitive::<Float32Type>();
     if let Some(at) = (0..floats.len()).find(|at| floats.is_null(*at) || !floats.value(*at).is_finite()) {
         return Err(format!(
-            "row {} has an embedding with a value that is no finite number",
+            "row {} has an embedding with a value that is not a finite number",
             first + at / all.dimension
         ));
     }

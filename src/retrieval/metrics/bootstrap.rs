@@ -1,4 +1,4 @@
-//! How sure a mean over queries is: percentile bootstrap intervals (Efron 1979), plain and paired.
+//! How uncertain a mean over queries is: percentile bootstrap intervals (Efron 1979), plain and paired.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 use super::{COUNT, Measured};
 
 const RESAMPLES: usize = 2000;
-/// With fewer pairs, even if all of them point one way, chance would do as much more often than once in twenty (sign
-/// test: 2 / 2⁵).
+/// With fewer pairs, there is no verdict. Even if all of them point in one direction, this happens by chance more often
+/// than once in twenty (sign test: 2 / 2⁵).
 const LEAST_PAIRS: usize = 6;
 
-/// A metric over all queries.
+/// The value of a metric over all queries.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     pub value: f64,
-    /// 95 % percentile bootstrap over queries, 2,000 resamples.
+    /// Lower end of the 95 % percentile bootstrap interval over queries, with 2,000 resamples.
     pub low: f64,
     pub high: f64,
     pub chance: f64,
 }
 
 impl Score {
-    /// One for each metric, in their order; all of them from the same resamples.
+    /// One score for each metric, in their order. All scores use the same resamples.
     pub fn of_all(measured: &[Measured], rng: &mut ChaCha8Rng) -> Vec<Self> {
         let values: Vec<[f64; COUNT]> = measured.iter().map(|it| it.values).collect();
         let intervals = intervals(&values, rng);
@@ -36,14 +36,14 @@ impl Score {
         intervals.into_iter().enumerate().map(score).collect()
     }
 
-    /// Of one metric.
+    /// The score of one metric.
     pub fn of(values: &[f64], chance: f64, rng: &mut ChaCha8Rng) -> Self {
         let (low, high) = interval(values, rng);
         Self { value: mean(values.iter().copied()), low, high, chance }
     }
 }
 
-/// The value with its interval.
+/// Shows the value with its interval.
 impl std::fmt::Display for Score {
     fn fmt(&self, to: &mut std::fmt::Formatter) -> std::fmt::Result {
         write!(to, "{:.3} ({:.3}–{:.3})", self.value, self.low, self.high)
@@ -56,15 +56,16 @@ pub struct Difference {
     pub queries: usize,
     pub before: f64,
     pub after: f64,
-    /// `after` less `before`.
+    /// `after` minus `before`.
     pub difference: f64,
-    /// 95 % percentile bootstrap of the difference: whole queries are drawn, with what both runs scored.
+    /// Lower end of the 95 % percentile bootstrap interval of the difference. Each draw takes a query with its scores
+    /// in both runs.
     pub low: f64,
     pub high: f64,
     pub verdict: Verdict,
 }
 
-/// Of the run after against the run before.
+/// How the run `after` compares with the run `before`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -92,7 +93,7 @@ impl std::fmt::Display for Difference {
 }
 
 impl Difference {
-    /// From what each query scored in both runs.
+    /// Compares two runs from the scores of each query, as pairs (before, after).
     pub fn paired(pairs: &[(f64, f64)], rng: &mut ChaCha8Rng) -> Self {
         let differences: Vec<f64> = pairs.iter().map(|(before, after)| after - before).collect();
         let (low, high) = interval(&differences, rng);
@@ -118,7 +119,7 @@ fn interval(values: &[f64], rng: &mut ChaCha8Rng) -> (f64, f64) {
     intervals(&rows, rng)[0]
 }
 
-/// Of the mean of each column.
+/// The interval of the mean of each column.
 fn intervals<const N: usize>(rows: &[[f64; N]], rng: &mut ChaCha8Rng) -> [(f64, f64); N] {
     if rows.is_empty() {
         return [(0.0, 0.0); N];
@@ -127,7 +128,7 @@ fn intervals<const N: usize>(rows: &[[f64; N]], rng: &mut ChaCha8Rng) -> [(f64, 
     for _ in 0..RESAMPLES {
         let mut sums = [0.0; N];
         for _ in 0..rows.len() {
-            // 32 bits draw the same on every machine, and faster.
+            // Numbers of 32 bits are drawn equally on every machine, and faster.
             let row = &rows[rng.gen_range(0..rows.len() as u32) as usize];
             sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
         }
@@ -147,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_interval_is_as_wide_as_theory_says() {
-        // Of a share p of n: the standard error is √(p (1 − p) / n).
+        // For a share p of n values, the standard error is √(p (1 − p) / n).
         let values: Vec<f64> = (0..400).map(|i| f64::from(i % 4 == 0)).collect();
         let Score { value, low, high, .. } = Score::of(&values, 0.1, &mut rng(1, "test"));
         let error = (0.25f64 * 0.75 / 400.0).sqrt();
@@ -160,7 +161,7 @@ mod tests {
 
     #[test]
     fn pairs_tell_what_the_intervals_of_both_would_not() {
-        // Queries differ much, the runs by 0.05 on every other query.
+        // Queries differ a lot. The runs differ by only 0.05, on every other query.
         let pairs: Vec<(f64, f64)> = (0..400)
             .map(|i| {
                 let hard = f64::from(i % 10) / 10.0;
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn runs_that_are_alike_are_seldom_told_apart() {
-        // Of 95 % intervals about 5 in 100 leave out a difference of 0.
+        // About 5 in 100 of the 95 % intervals do not include the true difference of 0.
         let mut draws = rng(3, "alike");
         let wrong = (0..200).filter(|trial| {
             let pairs: Vec<(f64, f64)> = (0..100).map(|_| (draws.r#gen::<f64>(), draws.r#gen::<f64>())).collect();

@@ -1,4 +1,4 @@
-//! `queries.csv`: what each query scored, so that two runs can be compared query by query.
+//! `queries.csv`: the scores of each query, so that two runs can be compared query by query.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use super::{COUNT, Difference, METRICS};
 use crate::base::seed::rng;
 use crate::damaged;
 
-/// A mean of scores may be this much above 1.
+/// A mean of scores may be above 1 by this much, because of rounding.
 const ROUNDING: f64 = 1e-9;
 
-/// A query under one protocol.
+/// The scores of one query under one protocol.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {
-    /// The instance whose embeddings were asked.
+    /// The instance that made the embeddings.
     pub run: String,
     pub protocol: String,
-    /// Of the query's picture.
+    /// The path of the query's picture.
     pub path: String,
     pub label_name: String,
     /// In the order of [`METRICS`].
@@ -28,7 +28,7 @@ fn header() -> impl Iterator<Item = &'static str> {
     ["run", "protocol", "path", "label_name"].into_iter().chain(METRICS.iter().map(|metric| metric.name))
 }
 
-/// As [`parse`] reads them.
+/// Writes rows as CSV, so that [`parse`] can read them.
 pub fn to_bytes(rows: &[Scored]) -> Result<Vec<u8>> {
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(Vec::new());
     writer.write_record(header())?;
@@ -38,12 +38,12 @@ pub fn to_bytes(rows: &[Scored]) -> Result<Vec<u8>> {
     writer.into_inner().context("cannot write the queries")
 }
 
-/// What [`to_bytes`] gave; `name` is for errors.
+/// Reads the CSV of [`to_bytes`]. `name` appears in errors.
 pub fn parse(bytes: &[u8], name: &str) -> Result<Vec<Scored>> {
     let mut reader = csv::Reader::from_reader(bytes);
     let wrong = |what: String| damaged!("{name}: {what}");
     if !reader.headers().map_err(|error| wrong(error.to_string()))?.iter().eq(header()) {
-        return Err(wrong("its columns are not those of this version; measure it again".to_owned()));
+        return Err(wrong("its columns are from another version; run the benchmark again".to_owned()));
     }
     let row = |row: csv::Result<(String, String, String, String, [f64; COUNT])>| {
         let (run, protocol, path, label_name, values) = row.map_err(|error| wrong(error.to_string()))?;
@@ -55,8 +55,8 @@ pub fn parse(bytes: &[u8], name: &str) -> Result<Vec<Scored>> {
     reader.deserialize().map(row).collect()
 }
 
-/// By metric: how a run differs from the one before, under a protocol and over the queries that both have; the same for
-/// the same rows, whoever asks.
+/// For each metric, how the run `after` differs from the run `before`, under one protocol and over the queries that
+/// both have. The same rows always give the same result.
 pub fn differences(before: &[Scored], after: &[Scored], protocol: &str) -> BTreeMap<String, Difference> {
     let of = |rows: &'_ [Scored]| -> BTreeMap<String, [f64; COUNT]> {
         let rows = rows.iter().filter(|row| row.protocol == protocol);

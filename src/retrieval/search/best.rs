@@ -1,11 +1,11 @@
-//! The best neighbours of a query so far, and what may still be of use.
+//! The best neighbours of a query so far, and bounds for other candidates.
 
 use super::{Neighbour, Query};
 
 /// Unit roundoff of 32-bit floats.
 pub const ROUNDOFF: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// Up to so many are kept in order, which gives the tightest bound; of more that would cost too much.
+/// Up to this many neighbours are kept sorted, which gives the tightest bound. To sort more would cost too much.
 const FEW: usize = 32;
 
 /// The best neighbours found so far.
@@ -14,9 +14,11 @@ pub struct Best {
     most: usize,
     reach: f32,
     without: Option<usize>,
-    /// Few in order; many with up to half as many more, sorted out now and then.
+    /// At most [`FEW`] neighbours are sorted. More neighbours are not sorted: there are up to half as many more than
+    /// asked for, and the worst are removed from time to time.
     found: Vec<Neighbour>,
-    /// The worst of the best as far as they are sorted out: what is behind it is of no use.
+    /// The worst of the best neighbours when the others were last removed. A candidate that is not better cannot be an
+    /// answer.
     worst: Option<Neighbour>,
 }
 
@@ -55,23 +57,23 @@ impl Best {
         }
     }
 
-    /// The greatest squared distance that may still be of use; its root may be rounded up or down.
+    /// The greatest squared distance that a useful candidate can have. Its root may be rounded up or down.
     pub fn most_squared(&self) -> f64 {
         let worst = self.worst.map_or(self.reach, |worst| worst.distance);
         f64::from(worst.min(self.reach)).powi(2) * (1.0 + 8.0 * ROUNDOFF)
     }
 
-    /// The greatest score that may still be of use.
+    /// The greatest score that a useful candidate can have.
     pub fn limit(&self, offset: f64) -> f32 {
         ((self.most_squared() + offset) as f32).next_up()
     }
 
-    /// Offers all of `other`.
+    /// Offers all neighbours of `other`.
     pub fn join(&mut self, other: Self) {
         other.found.into_iter().for_each(|neighbour| self.offer(neighbour));
     }
 
-    /// Nearest first.
+    /// Returns the neighbours, nearest first.
     pub fn sorted(mut self) -> Vec<Neighbour> {
         self.sort_out();
         self.found.sort_unstable();

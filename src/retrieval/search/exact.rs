@@ -1,9 +1,10 @@
 //! Exact search: a blocked matrix product finds the candidates, and the direct distance decides among them.
 //!
-//! With c the mean of the gallery, ‖q − g‖² = ‖q − c‖² + (‖g − c‖² − 2 (q − c)·(g − c)), and what stands in brackets is
-//! one chain of fused multiply-adds. Whatever lies within that chain's rounding error of the worst neighbour found so far
-//! is measured directly. So the answer is that of sorting everything by (direct distance, id), whatever the batch, the
-//! number of threads and the vector unit.
+//! Let c be the mean of the gallery. Then ‖q − g‖² = ‖q − c‖² + (‖g − c‖² − 2 (q − c)·(g − c)). The part in brackets is
+//! the *score*, one chain of fused multiply-adds. A vector is measured directly unless its score shows that it is
+//! farther than the worst neighbour found so far, by more than the rounding error of the chain. So the answer is the
+//! same as if all vectors were sorted by (direct distance, id). It does not depend on the batch, the number of threads
+//! or the vector unit.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -17,18 +18,20 @@ use super::{Neighbour, Query, distance};
 use crate::base::simd::Simd;
 use crate::learning::nn::kernels::{LANES, ROWS, Target, Window, convolve};
 
-/// Fewer queries are measured directly: arranging the gallery for the matrix product would take longer.
+/// With fewer queries, distances are measured directly. To arrange the gallery for the matrix product would take
+/// longer.
 const FEW: usize = 8;
 /// Queries that share a pass over the gallery.
 const BLOCK: usize = 128;
-/// Rows that a thread measures directly at a time.
+/// Number of rows that a thread measures directly at a time.
 const ROWS_AT_ONCE: usize = 2048;
-/// Queries answered before the next ones are drawn from a stream …
+/// Number of queries that are answered before the next queries are taken from a stream.
 const AT_ONCE: usize = 4096;
-/// … and neighbours asked for: where each query has thousands, they take some hundred megabytes together.
+/// Number of neighbours asked for before the next queries are taken. If each query asks for thousands, they take some
+/// hundred megabytes together.
 const NEIGHBOURS_AT_ONCE: usize = 1 << 21;
 
-/// The vectors that are searched, each under its id.
+/// The vectors to search, each with its id.
 pub struct FlatIndex<'a> {
     dimension: usize,
     ids: Vec<usize>,
@@ -37,7 +40,7 @@ pub struct FlatIndex<'a> {
     panels: OnceLock<Panels>,
 }
 
-/// The gallery as the matrix product wants it.
+/// The gallery in the form that the matrix product needs.
 struct Panels {
     /// The mean of all rows.
     centre: Vec<f32>,
@@ -50,7 +53,7 @@ struct Panels {
 }
 
 impl<'a> FlatIndex<'a> {
-    /// All `rows` (count, dimension), with their places as ids.
+    /// An index of all `rows` (count, dimension), with their positions as ids.
     ///
     /// # Errors
     /// If a value is not finite.
@@ -59,7 +62,7 @@ impl<'a> FlatIndex<'a> {
         Self::with_ids(dimension, (0..rows.len() / dimension.max(1)).collect(), rows)
     }
 
-    /// Those of `rows` (count, dimension) whose places are `ids`.
+    /// An index of those `rows` (count, dimension) whose positions are `ids`.
     ///
     /// # Errors
     /// If a value is not finite.
@@ -68,10 +71,10 @@ impl<'a> FlatIndex<'a> {
         Self::with_ids(dimension, ids, Cow::Owned(some))
     }
 
-    /// `rows` (count, dimension), each with its id.
+    /// An index of `rows` (count, dimension), each with its id.
     ///
     /// # Errors
-    /// If a value is not finite, or if there are not as many ids.
+    /// If a value is not finite, or the number of ids is not the number of rows.
     pub fn with_ids(dimension: usize, ids: Vec<usize>, rows: Cow<'a, [f32]>) -> Result<Self> {
         ensure!(dimension > 0 && rows.len() == ids.len() * dimension, "a gallery needs as many vectors as ids");
         if let Some(place) = rows.par_iter().position_first(|value| !value.is_finite()) {
@@ -88,7 +91,7 @@ impl<'a> FlatIndex<'a> {
         self.ids.is_empty()
     }
 
-    /// Makes ready for many queries at once, which the first of them would do otherwise.
+    /// Prepares for many queries at once. Without this call, the first such search does it.
     pub fn arrange(&self) {
         self.panels();
     }
@@ -106,7 +109,8 @@ impl<'a> FlatIndex<'a> {
             return Ok(queries.iter().map(|query| self.measure_all(simd, query)).collect());
         }
         let panels = self.panels();
-        // Where few blocks cannot keep all cores busy, several share a block and each has a part of the gallery.
+        // If there are too few blocks to keep all cores busy, several tasks share a block. Each of them searches a part
+        // of the gallery.
         let blocks = queries.len().div_ceil(BLOCK);
         let parts = (4 * rayon::current_num_threads()).div_ceil(blocks).min(panels.norms.len().div_ceil(8)).max(1);
         let part = panels.norms.len().div_ceil(parts).max(1);
@@ -128,7 +132,7 @@ impl<'a> FlatIndex<'a> {
         Ok(all.into_par_iter().map(Best::sorted).collect())
     }
 
-    /// The neighbours of one query among those at some places.
+    /// The neighbours of one query among the vectors at `places`.
     ///
     /// # Errors
     /// As [`FlatIndex::search`].
@@ -137,8 +141,8 @@ impl<'a> FlatIndex<'a> {
         Ok(self.nearest_of(query, places))
     }
 
-    /// [`FlatIndex::search`] for any number of queries: `visit` sees the answers in order, and only some of them are held
-    /// at a time.
+    /// Like [`FlatIndex::search`], for any number of queries. `visit` gets the answers in order. Only some of the
+    /// answers are in memory at a time.
     pub fn stream<'q>(
         &self,
         queries: impl IntoIterator<Item = Query<'q>>,
@@ -165,12 +169,12 @@ impl<'a> FlatIndex<'a> {
         }
     }
 
-    /// The vector at a place, which is its id where all rows were given.
+    /// The vector at a position. The position is the id if the index has all rows.
     pub fn row(&self, place: usize) -> &[f32] {
         &self.rows[place * self.dimension..][..self.dimension]
     }
 
-    /// What is wrong with a query.
+    /// Says what is wrong with a query.
     pub(super) fn check(&self, query: &Query) -> Result<(), String> {
         let (has, needs) = (query.vector.len(), self.dimension);
         if has != needs {
@@ -179,10 +183,10 @@ impl<'a> FlatIndex<'a> {
         if !query.vector.iter().all(|value| value.is_finite()) {
             return Err("has a value that is not finite".to_owned());
         }
-        if query.reach.is_nan() { Err("reaches no distance that is a number".to_owned()) } else { Ok(()) }
+        if query.reach.is_nan() { Err("has a largest distance that is not a number".to_owned()) } else { Ok(()) }
     }
 
-    /// The best of some places.
+    /// The nearest neighbours among the vectors at `places`.
     pub(super) fn nearest_of(&self, query: &Query, places: &[usize]) -> Vec<Neighbour> {
         let mut best = Best::new(query);
         for place in places {
@@ -191,7 +195,7 @@ impl<'a> FlatIndex<'a> {
         best.sorted()
     }
 
-    /// One query against all rows.
+    /// Measures the distances from one query to all rows.
     fn measure_all(&self, simd: Simd, query: &Query) -> Vec<Neighbour> {
         let some = |(number, rows): (usize, &[f32])| {
             let mut squares = vec![0.0; rows.len() / self.dimension];
@@ -212,12 +216,12 @@ impl<'a> FlatIndex<'a> {
         best.sorted()
     }
 
-    /// Some queries against some panels.
+    /// Searches some panels for some queries.
     fn pass(&self, simd: Simd, panels: &Panels, queries: &[Query], range: std::ops::Range<usize>) -> Vec<Best> {
         let dimension = self.dimension;
         let mut centred = vec![0.0; queries.len().next_multiple_of(ROWS) * dimension];
         let mut bests: Vec<Best> = queries.iter().map(Best::new).collect();
-        // What a score must not exceed, less the query's own part.
+        // The part of the limit of a score that does not change: the error bound minus ‖q − c‖².
         let mut offsets = vec![0.0; queries.len()];
         for (query, (to, offset)) in queries.iter().zip(centred.chunks_exact_mut(dimension).zip(&mut offsets)) {
             to.iter_mut().zip(query.vector).zip(&panels.centre).for_each(|((to, value), centre)| *to = value - centre);
@@ -235,7 +239,7 @@ impl<'a> FlatIndex<'a> {
             screen(simd, &scores, &limits, &mut hits);
             for hit in &hits {
                 let (at, place) = (hit / LANES, panel * LANES + hit % LANES);
-                // The last panel is filled up; and the limit may have sunk since.
+                // The last panel is padded. The limit may also be lower than before.
                 if place >= self.len() || scores[*hit] > limits[at] {
                     continue;
                 }
@@ -250,7 +254,7 @@ impl<'a> FlatIndex<'a> {
     fn panels(&self) -> &Panels {
         self.panels.get_or_init(|| {
             let (dimension, count) = (self.dimension, self.len());
-            // Any centre is right; one near the mean keeps rounding errors small.
+            // Any centre gives the right answer. A centre near the mean keeps rounding errors small.
             let mut sums = vec![0.0f64; dimension];
             for row in self.rows.chunks_exact(dimension) {
                 sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
@@ -281,13 +285,14 @@ impl<'a> FlatIndex<'a> {
 }
 
 impl Panels {
-    /// A bound on how far a score plus ‖q − c‖², and the direct squared distance, can lie apart, where `length` is
-    /// ‖q − c‖: with u the unit roundoff and s = ‖q − c‖ + ‖g − c‖, the chain of n + 1 steps is off by (n + 1) u s² at
-    /// most, centring by 2 u s², the norms by u s² and the direct sum by (n / 16 + 8) u s²; the rest is for the products
-    /// of these.
+    /// A bound on the difference between a score plus ‖q − c‖² and the direct squared distance. `length` is ‖q − c‖.
     ///
-    /// Where a sum might overflow there is no bound, and everything is measured; where it is next to nothing, each step
-    /// is off by half the smallest number that there is.
+    /// Let u be the unit roundoff, and let s be ‖q − c‖ + ‖g − c‖. The chain of n + 1 steps is off by at most (n + 1) u
+    /// s², the centring by 2 u s², the norms by u s², and the direct sum by (n / 16 + 8) u s². The bound is a little
+    /// larger, for the products of these.
+    ///
+    /// If a sum might overflow, there is no bound, and every vector is measured. If a sum is almost zero, each step is
+    /// off by half the smallest positive number.
     fn error(&self, dimension: usize, length: f64) -> f64 {
         let square = (length + self.longest).powi(2);
         if square > f64::from(f32::MAX) / 4.0 {
@@ -303,7 +308,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Everything sorted by (direct distance, id).
+    /// Sorts all vectors by (direct distance, id).
     fn by_sorting(dimension: usize, rows: &[f32], query: &Query) -> Vec<Neighbour> {
         let all = rows.chunks_exact(dimension).enumerate();
         let all = all.map(|(id, row)| Neighbour { id, distance: distance(query.vector, row) });
@@ -331,7 +336,7 @@ mod tests {
             values in prop::collection::vec(-1.0f32..1.0, 1..3000),
             (k, reach, far) in (0usize..60, 0.1f32..4.0, any::<bool>()),
         ) {
-            // Far from the origin, where a product alone would lose everything.
+            // Far from the origin, a product alone would lose all precision.
             let offset = if far { 1000.0 } else { 0.0 };
             let values: Vec<f32> = values.iter().map(|value| value + offset).collect();
             let count = values.len() / dimension;

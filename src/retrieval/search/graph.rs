@@ -1,9 +1,11 @@
-//! Approximate search by a hierarchical navigable small world (Malkov and Yashunin 2018), for galleries so large that
-//! comparing a query with everything takes too long.
+//! Approximate search by a hierarchical navigable small world (Malkov and Yashunin 2018), for galleries that are too
+//! large to compare a query with every vector.
 //!
-//! The graph links vectors rounded to bytes, a quarter of the memory, and what it finds is measured and sorted by the
-//! vectors themselves. It is built by one thread in the order of the ids, and distances of bytes are whole numbers: its own
-//! bytes depend on nothing but the vectors and the parameters, whatever the machine's cores and vector units.
+//! The graph links vectors that are rounded to bytes, which take a quarter of the memory. The neighbours that it finds
+//! are then measured and sorted by the vectors themselves.
+//!
+//! One thread builds the graph in the order of the ids, and distances of bytes are whole numbers. So the bytes of the
+//! graph depend only on the vectors and the parameters, and not on the machine's cores and vector units.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -19,20 +21,20 @@ use super::{FlatIndex, Neighbour, Query};
 use crate::base::files;
 use crate::damaged;
 
-/// What a saved graph begins with.
+/// The first bytes of a saved graph.
 const MAGIC: &[u8; 8] = b"SIMILIX1";
-/// The greatest byte.
+/// The largest value of a byte.
 const FULL: f32 = 127.0;
 
-/// Of the graph, as in the paper, section 4.
+/// Parameters of the graph, as in section 4 of Malkov and Yashunin 2018.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
-    /// Links of each vector; twice as many in the lowest layer.
+    /// Links of each vector. In the lowest layer, there are twice as many.
     pub m: usize,
-    /// Candidates looked at for the links of a new vector.
+    /// Candidates to look at for the links of a new vector.
     pub ef_construction: usize,
-    /// Candidates looked at for a query, where it does not say otherwise.
+    /// Candidates to look at for a query, unless the query says otherwise.
     pub ef: usize,
 }
 
@@ -42,30 +44,32 @@ impl Default for Parameters {
     }
 }
 
-/// What stands beside the links.
+/// What is saved together with the links.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Header {
-    /// BLAKE3 of the file with the vectors.
+    /// BLAKE3 digest of the file with the vectors.
     gallery: String,
     dimension: usize,
     vectors: usize,
-    /// The greatest value of all, which becomes the greatest byte.
+    /// The largest absolute value in all vectors. It becomes the largest byte.
     greatest: f32,
     parameters: Parameters,
 }
 
-/// Of a vector, and of neighbours in one layer.
+/// Largest number of links of a vector in one layer above the lowest.
 const MOST_LINKS: usize = 256;
-/// Of a file of embeddings.
+/// Largest dimension of an embedding.
 const MOST_DIMENSIONS: usize = 1 << 16;
-/// Layers of a graph: a layer has a small share of the vectors of the one below.
+/// Largest number of layers. Each layer has a small share of the vectors of the layer below.
 const MOST_LAYERS: i16 = 64;
 
-/// Walks the graph as usearch 2.26 writes it: (rows, columns: u32), rows of bytes, a head of 64 bytes like that of `like`,
-/// an index of the same kind without vectors, the graph's head
-/// (size, links, links in the lowest layer, top layer, entry: u64), the layers of each vector (i16), and then for each
-/// vector its key (u64), its layers (i16), and for each layer a count and room for so many slots (u32). The library itself
-/// trusts all of that. `None` where something is not as it should be.
+/// Checks a graph in the format of usearch 2.26, because the library itself trusts it. Returns `None` if it is not
+/// valid.
+///
+/// The format is: (rows, columns: u32), rows of bytes, a head of 64 bytes, the graph's head (size, links, links in the
+/// lowest layer, top layer, entry: u64), and the layers of each vector (i16). Then there are for each vector its key
+/// (u64), its layers (i16), and for each layer a count and a fixed number of slots (u32). The head of 64 bytes must be
+/// like that of `like`, an index of the same kind without vectors.
 fn links_are_sound(bytes: &[u8], header: &Header, like: &[u8]) -> Option<()> {
     fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
         Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize)
@@ -112,7 +116,7 @@ fn links_are_sound(bytes: &[u8], header: &Header, like: &[u8]) -> Option<()> {
 }
 
 impl Header {
-    /// Whether it is of an index that could have been made.
+    /// Whether an index with this header could have been made.
     fn fits(&self) -> bool {
         let Parameters { m, ef_construction, ef } = self.parameters;
         (2..=MOST_LINKS).contains(&m)
@@ -129,11 +133,11 @@ impl Header {
 }
 
 thread_local! {
-    /// Distances measured by this thread since it was last set to 0.
+    /// Number of distances that this thread has measured since this was last set to 0.
     static MEASURED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// A gallery with links between near vectors.
+/// Links between near vectors of a gallery.
 pub struct Graph {
     header: Header,
     index: Index,
@@ -144,8 +148,8 @@ fn said(error: impl std::fmt::Display) -> anyhow::Error {
 }
 
 impl Graph {
-    /// Links `rows` (count, dimension), which stand in a file with the digest `gallery`. `step` is called for each, and
-    /// its error ends the work.
+    /// Links `rows` (count, dimension), which are in a file with the digest `gallery`. It calls `step` after each row,
+    /// and stops with the error that `step` returns.
     pub fn build(
         gallery: &str,
         dimension: usize,
@@ -159,7 +163,7 @@ impl Graph {
         let greatest = rows.iter().fold(0.0f32, |greatest, value| greatest.max(value.abs()));
         let header = Header { gallery: gallery.to_owned(), dimension, vectors, greatest, parameters };
         let mut graph = Self::empty(header)?;
-        // One context: it draws the layers, and a new index has as many as the machine has cores.
+        // Use only one context, because it draws the layers. A new index has one for each core of the machine.
         graph.index.reset().map_err(said)?;
         graph.measure_by_our_distance();
         graph.index.reserve_capacity_and_threads(vectors, 1).map_err(said)?;
@@ -178,14 +182,14 @@ impl Graph {
             quantization: ScalarKind::I8,
             connectivity: m,
             expansion_add: ef_construction,
-            // The number of neighbours asked for is what widens a search.
+            // The width of a search is the number of neighbours asked for.
             expansion_search: 1,
             multi: false,
         };
         Ok(Self { index: Index::new(&options).map_err(said)?, header })
     }
 
-    /// What an index of the same kind looks like without vectors.
+    /// The bytes of an index of the same kind without vectors.
     fn unlinked(header: &Header) -> Result<Vec<u8>> {
         let mut graph = Self::empty(header.clone())?;
         graph.measure_by_our_distance();
@@ -202,14 +206,14 @@ impl Graph {
         }));
     }
 
-    /// As many searches at once as this pool has threads: a larger one must load the graph itself.
+    /// Allows as many searches at once as this thread pool has threads. A larger pool must load the graph itself.
     fn ready(self) -> Result<Self> {
         let threads = rayon::current_num_threads() + 1;
         self.index.reserve_capacity_and_threads(self.header.vectors, threads).map_err(said)?;
         Ok(self)
     }
 
-    /// As [`Graph::load`] reads it.
+    /// The bytes of a file that [`Graph::load`] can read.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let header = serde_json::to_vec(&self.header)?;
         let mut bytes = [&MAGIC[..], &(header.len() as u64).to_le_bytes(), &header].concat();
@@ -221,20 +225,20 @@ impl Graph {
         Ok(bytes)
     }
 
-    /// The graph at `path`, if it links the vectors in the file with the digest `gallery`.
+    /// Loads the graph at `path`, if it links the vectors in the file with the digest `gallery`.
     ///
     /// # Errors
-    /// If a byte of it is not as it was saved, or if it belongs to other vectors.
+    /// If a byte has changed since it was saved, or if it belongs to other vectors.
     pub fn load(path: &Path, gallery: &str) -> Result<Self> {
         let bytes = files::read(path)?;
-        // Before anything else: what reads the links trusts them.
+        // Check the digest first, because the code that reads the links trusts them.
         let sound = bytes.split_last_chunk::<32>().filter(|(rest, sum)| blake3::hash(rest).as_bytes() == *sum);
         let opened = sound.and_then(|(rest, _)| {
             let (length, rest) = rest.strip_prefix(MAGIC)?.split_first_chunk::<8>()?;
             let (header, links) = rest.split_at_checked(u64::from_le_bytes(*length) as usize)?;
             Some((serde_json::from_slice::<Header>(header).ok()?, links))
         });
-        let (header, links) = opened.ok_or_else(|| damaged!("{} is damaged, or no index", path.display()))?;
+        let (header, links) = opened.ok_or_else(|| damaged!("{} is damaged, or not an index", path.display()))?;
         if header.gallery != gallery {
             let (has, wants) = (short(&header.gallery), short(gallery));
             return Err(damaged!(
@@ -244,7 +248,7 @@ impl Graph {
         }
         let fits = header.fits() && links_are_sound(links, &header, &Self::unlinked(&header)?).is_some();
         if !fits {
-            return Err(damaged!("{} is damaged: its links lead nowhere", path.display()));
+            return Err(damaged!("{} is damaged: its links are not valid", path.display()));
         }
         let mut graph = Self::empty(header)?;
         let loaded = graph.index.load_from_buffer(links).map_err(said);
@@ -257,8 +261,8 @@ impl Graph {
         self.header.parameters
     }
 
-    /// Probably the neighbours of `query` in `gallery`, nearest first, and how many distances were measured to find them;
-    /// `ef` candidates are looked at.
+    /// Returns neighbours of `query` in `gallery`, nearest first, and how many distances were measured to find them. It
+    /// looks at `ef` candidates, and can miss a neighbour.
     ///
     /// # Errors
     /// If the query has a value that is not finite, or another dimension than the gallery.
@@ -273,11 +277,11 @@ impl Graph {
             Some(id) => self.index.filtered_search(&bytes, width, |other| other != id as u64),
         };
         let places: Vec<usize> = found.map_err(said)?.keys.into_iter().map(|id| id as usize).collect();
-        ensure!(places.iter().all(|place| *place < has), "the index names vectors that are not there");
+        ensure!(places.iter().all(|place| *place < has), "the index links to vectors that do not exist");
         Ok((gallery.nearest_of(query, &places), MEASURED.get() + places.len()))
     }
 
-    /// [`Graph::search`] for many queries side by side.
+    /// Like [`Graph::search`], for many queries in parallel.
     pub fn search_all(
         &self,
         gallery: &FlatIndex,
@@ -288,7 +292,7 @@ impl Graph {
     }
 }
 
-/// The first digits of a digest, enough for people.
+/// The first digits of a digest, for messages.
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
@@ -362,7 +366,7 @@ mod tests {
         }
         files::write(&path, &good[..good.len() / 2]).unwrap();
         assert!(message("abc").contains("is damaged"));
-        // With a right checksum, whatever the links say: an error, or answers from the gallery.
+        // If the digest is right, any links give an error or answers from the gallery.
         let gallery = FlatIndex::of_rows(DIMENSION, &rows[..50 * DIMENSION]).unwrap();
         for place in 16..good.len() - 32 {
             let mut bad = good[..good.len() - 32].to_vec();

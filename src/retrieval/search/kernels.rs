@@ -1,17 +1,20 @@
-//! The inner loops of a search. Every vector unit gives the same bits: sums are made in 16 lanes, in order, and fused.
+//! The inner loops of a search.
+//!
+//! Every vector unit gives the same bits: each sum has 16 lanes, a fixed order, and fused operations.
 
 use crate::base::simd::Simd;
 use crate::base::simd::kernels;
 use crate::learning::nn::kernels::LANES;
 
-/// Sums of a squared distance that run side by side.
+/// Number of parallel sums for a squared distance.
 const SUMS: usize = 16;
 
-/// The squared distance of two vectors of bytes, as a library wants it that holds them.
+/// A function for the squared distance of two vectors of bytes, in the form that the library needs.
 pub fn squared_distance(dimension: usize) -> impl Fn(*const i8, *const i8) -> f32 + Send + Sync {
     let simd = Simd::current();
     move |a, b| {
-        // SAFETY: the library gives vectors of the dimension that it was made for, and changes neither meanwhile.
+        // SAFETY: the library passes vectors of the dimension that it was made for, and does not change them during the
+        // call.
         let (a, b) = unsafe { (std::slice::from_raw_parts(a, dimension), std::slice::from_raw_parts(b, dimension)) };
         let mut square = 0;
         squared_distance_of_bytes(simd, a, b, &mut square);
@@ -64,17 +67,17 @@ kernels! {
         }
     }
 
-    /// Whole numbers: exact in any order.
+    /// Whole numbers, so that the sum is exact in any order.
     fn squared_distance_of_bytes<V: Vector>(a: &[i8], b: &[i8], to: &mut i32) {
         let apart = a.iter().zip(b).map(|(a, b)| i16::from(*a) - i16::from(*b));
         *to = apart.map(|apart| i32::from(apart) * i32::from(apart)).sum();
     }
 
-    /// Places in `scores`, rows of [`LANES`], whose score is not above their row's limit.
+    /// Finds the positions in `scores`, rows of [`LANES`], whose score is not above the limit of their row.
     pub fn screen<V: Vector>(scores: &[f32], limits: &[f32], hits: &mut Vec<usize>) {
         hits.clear();
         for (row, (scores, limit)) in scores.chunks_exact(LANES).zip(limits).enumerate() {
-            // One that is not a number is not above it: the direct distance decides.
+            // NaN is not above the limit, so the direct distance decides.
             let above = |score: f32| score > *limit;
             let count: u32 = scores.iter().map(|score| u32::from(above(*score))).sum();
             if count < LANES as u32 {

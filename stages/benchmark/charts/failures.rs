@@ -1,4 +1,4 @@
-//! Where a protocol fails: along the list of neighbours, between classes, at hubs, by distance.
+//! Charts of the failures of a protocol: by number of neighbours, by class, by hub, and by distance.
 
 use anyhow::Result;
 use plotters::element::{PathElement, Rectangle};
@@ -51,11 +51,11 @@ fn at_k(findings: &Findings, place: usize, protocol: &Protocol) -> Result<Chart>
     Ok(figure("precision_at_k", protocol, alt, svg))
 }
 
-/// A cell for each pair of classes: as dark as its share of the row, with its count where there is room.
+/// A cell for each pair of classes. Its shade is the share of the row; it shows the count if there is room.
 fn confusion(protocol: &Protocol) -> Result<Chart> {
     const NAMES: i32 = 84;
     const TOP: i32 = MARGIN + charts::TITLE + 12;
-    /// Below these pixels a cell has no room for a number.
+    /// A smaller cell, in pixels, has no room for a number.
     const ROOM: i32 = 18;
     let confusion = &protocol.confusion;
     let classes = confusion.classes.len() as i32;
@@ -72,7 +72,7 @@ fn confusion(protocol: &Protocol) -> Result<Chart> {
             let counts = confusion.shares(row).zip(&confusion.counts[row]).enumerate();
             for (column, (share, count)) in counts.filter(|(_, (_, count))| **count > 0) {
                 let x = NAMES + column as i32 * cell;
-                // Never so dark that the number could not be read.
+                // The shade stays light enough for the number to be read.
                 let shade = BLUE.mix(0.45 * share);
                 area.draw(&Rectangle::new([(x, y), (x + cell, y + cell)], shade.filled())).map_err(charts::fault)?;
                 if cell >= ROOM {

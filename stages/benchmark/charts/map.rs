@@ -1,4 +1,4 @@
-//! The map of the test pictures: a mark for each, by class in shape and colour, that a page can point at.
+//! The map of the test pictures, with a mark for each in the shape and colour of its class.
 
 use maud::html;
 use similiai::report::charts::{self, ClassMark, INK, SHAPES, hex};
@@ -9,10 +9,11 @@ use similiai::report::results::Point;
 
 const SIDE: f32 = 620.0;
 const MARGIN: f32 = 22.0;
-/// Classes in a row of the legend.
+/// Number of classes in a row of the legend.
 const IN_A_ROW: usize = 5;
-/// Pictures in a row of the sheet of thumbnails, and the side of each in pixels.
+/// Number of thumbnails in a row of the sheet.
 pub const COLUMNS: usize = 32;
+/// Side of a thumbnail, in pixels.
 pub const TILE: u32 = 32;
 
 pub fn draw(findings: &Findings) -> Chart {
@@ -20,9 +21,9 @@ pub fn draw(findings: &Findings) -> Chart {
     let labels: Vec<i32> = findings.classes.keys().copied().collect();
     let place_of = |label: i32| labels.iter().position(|other| *other == label).unwrap_or(0);
     let x = |point: &Point| MARGIN + point.x * (SIDE - 2.0 * MARGIN);
-    // Up is up.
+    // SVG counts from the top, and the map from the bottom.
     let y = |point: &Point| MARGIN + (1.0 - point.y) * (SIDE - 2.0 * MARGIN);
-    // The place of each class's name: the middle one across, and the middle one upwards.
+    // The name of a class is at the median of its pictures, in both directions.
     let middle = |label: i32| {
         let own = || map.points.iter().filter(move |point| embeddings.labels[point.id] == label);
         let median = |mut values: Vec<f32>| {

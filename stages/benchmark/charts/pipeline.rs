@@ -1,4 +1,4 @@
-//! The pipeline as an arc diagram: what each result reads stands above it.
+//! The pipeline as an arc diagram, with each step below the results that it reads.
 
 use anyhow::Result;
 use plotters::element::{Circle, PathElement};

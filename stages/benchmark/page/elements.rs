@@ -1,11 +1,11 @@
-//! What the sections of the page are put together from.
+//! Elements that the sections of the page use.
 
 use maud::{Markup, PreEscaped, html};
 use similiai::retrieval::metrics::METRICS;
 
 use crate::stages::benchmark::charts::Chart;
 
-/// A chart as an image that says what it shows.
+/// A chart as an image with a text alternative.
 pub fn figure(figure: &Chart, caption: Markup) -> Markup {
     let alt = html! { svg role="img" aria-label=(figure.alt) {} }.into_string();
     let start = alt.trim_end_matches("></svg>");
@@ -13,23 +13,23 @@ pub fn figure(figure: &Chart, caption: Markup) -> Markup {
     html! { figure { (PreEscaped(svg)) @if !caption.0.is_empty() { figcaption { (caption) } } } }
 }
 
-/// A table that scrolls by itself where the window is narrow, by keyboard too.
+/// A table that scrolls on its own in a narrow window, also with the keyboard.
 pub fn scrolling(name: &str, table: Markup) -> Markup {
     html! { div.scroll role="region" tabindex="0" aria-label=(name) { table { (table) } } }
 }
 
-/// The same for text that is shown as it is.
+/// Preformatted text that scrolls in the same way.
 pub fn preformatted(name: &str, text: &str) -> Markup {
     html! { pre role="region" tabindex="0" aria-label=(name) { (text.trim_end()) } }
 }
 
-/// The name of a metric, which says what it is when pointed at or tapped.
+/// The name of a metric. Its definition is shown when it is pointed at or tapped.
 pub fn term(place: usize) -> Markup {
     let metric = &METRICS[place];
     html! { button.term type="button" popovertarget=(format!("definition-{place}")) title=(metric.definition) { (metric.name) } }
 }
 
-/// What the terms refer to.
+/// The definitions that [`term`] shows.
 pub fn definitions() -> Markup {
     html! {
         @for (place, metric) in METRICS.iter().enumerate() {

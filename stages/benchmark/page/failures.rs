@@ -1,4 +1,4 @@
-//! Where it fails: by class, along the list of neighbours, at hubs, and picture by picture.
+//! The section about failures: by class, by number of neighbours, at hubs, and for single pictures.
 
 use anyhow::Result;
 use maud::{Markup, html};

@@ -1,4 +1,4 @@
-//! How it learned, how it was made, and how to make it again.
+//! The sections about the training, and about how to make the results again.
 
 use anyhow::Result;
 use maud::{Markup, html};
@@ -8,7 +8,7 @@ use super::elements::{figure, preformatted, scrolling};
 use crate::stages::benchmark::charts::Charts;
 use crate::stages::benchmark::findings::Findings;
 
-/// The book shows the same lines, and a test runs them there.
+/// The book shows the same lines, and a test runs them.
 const DUCKDB: &str = include_str!("duckdb.sql");
 const POLARS: &str = include_str!("polars.py");
 

@@ -1,4 +1,4 @@
-//! Where a remote cache is, and what its clients need.
+//! Addresses of remote caches, and the clients that connect to them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::base::error::Failure;
 use crate::base::files;
 use crate::engine::cache::Mode;
 
-/// Before a connection is given up: until it is there, without a byte, and in all.
+/// Limits of a request: time to connect, time without a byte, and total time.
 const CLIENT: [(ClientConfigKey, &str); 3] =
     [(ClientConfigKey::ConnectTimeout, "5s"), (ClientConfigKey::ReadTimeout, "30s"), (ClientConfigKey::Timeout, "1h")];
-/// Further tries, and no more after so long.
+/// How often a failed request is tried again, and the time after which it is not.
 const RETRIES: usize = 3;
 const RETRY: Duration = Duration::from_secs(20);
 
-/// The store at an address or in a folder, relative to `project`, and where in it results lie; an inner error says what
-/// this machine lacks for it.
+/// The store at an address, or in a folder relative to `project`, and the prefix of its objects. The inner error says
+/// why this machine cannot use it.
 ///
 /// # Errors
-/// If the address is none that is known.
+/// If the address is not of a known kind.
 pub fn open(remote: &str, mode: Mode, project: &Path) -> Result<Result<(Box<dyn ObjectStore>, Key)>> {
     if !remote.contains("://") {
         return Ok(folder(&project.join(remote), mode).map(|store| (store, Key::default())));
@@ -40,7 +40,7 @@ pub fn open(remote: &str, mode: Mode, project: &Path) -> Result<Result<(Box<dyn 
     });
     let usage = |why| Failure::Usage(format!("the remote cache {}: {why}", shown(remote)));
     let (address, scheme, prefix) = known.map_err(usage)?;
-    // A folder is a store of its own.
+    // With a folder, the store starts at that folder, so there is no prefix.
     let prefix = if scheme == ObjectStoreScheme::Local { Key::default() } else { prefix };
     Ok(connect(&address, &scheme, mode).map(|store| (store, prefix)))
 }
@@ -54,12 +54,12 @@ fn connect(address: &Url, scheme: &ObjectStoreScheme, mode: Mode) -> Result<Box<
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY, ..RetryConfig::default() };
     Ok(match scheme {
         ObjectStoreScheme::Local => {
-            let path = address.to_file_path().map_err(|()| anyhow!("this is no path of this machine"))?;
+            let path = address.to_file_path().map_err(|()| anyhow!("this is not a path on this machine"))?;
             folder(&path, mode)?
         }
         ObjectStoreScheme::AmazonS3 => {
             let mut builder = AmazonS3Builder::from_env().with_url(address.as_str()).with_retry(retry);
-            // Who names such an endpoint means it.
+            // The user chose this endpoint, so allow it without TLS.
             let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
             let endpoint = endpoints.iter().find_map(|name| std::env::var(name).ok());
             if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
@@ -82,7 +82,7 @@ fn connect(address: &Url, scheme: &ObjectStoreScheme, mode: Mode) -> Result<Box<
                 |builder: MicrosoftAzureBuilder, (key, value)| builder.with_config(AzureConfigKey::Client(key), value);
             Box::new(CLIENT.into_iter().fold(builder, with).build()?)
         }
-        _ => return Err(anyhow!("there is no such kind of remote cache")),
+        _ => return Err(anyhow!("this kind of remote cache is not supported")),
     })
 }
 

@@ -1,23 +1,23 @@
-//! What is said of a remote cache: nothing secret, and briefly.
+//! Removes secrets and repetition from messages about a remote cache.
 
 use object_store::Error;
 use reqwest::Url;
 
-/// An address without what may be secret in it.
+/// An address without user, password and query, which may be secret.
 pub fn shown(remote: &str) -> String {
     match Url::parse(remote) {
         Ok(mut address) if remote.contains("://") => {
-            // Both fail only where there can be none.
+            // Both fail only for addresses that cannot have a user.
             let _ = (address.set_username(""), address.set_password(None));
             address.set_query(None);
             address.to_string().trim_end_matches('/').to_owned()
         }
-        // One that cannot be read may have its secrets anywhere.
+        // In an invalid address, a secret may be anywhere.
         _ => remote.split_once("://").map_or_else(|| remote.to_owned(), |(scheme, _)| format!("{scheme}://…")),
     }
 }
 
-/// The same of a message: signatures of Azure's and presigned addresses stand after a question mark.
+/// A message whose addresses have no query. Presigned addresses and those of Azure have their signature in it.
 pub fn redacted(message: &str) -> String {
     let word = |word: &str| match word.split_once('?') {
         Some((start, _)) if start.contains("://") => format!("{start}?…"),
@@ -26,7 +26,7 @@ pub fn redacted(message: &str) -> String {
     message.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Without the many layers of a client's errors, each of which repeats the next one.
+/// A short text for an error of a client. Such errors have many layers, and each repeats the next one.
 pub fn brief(error: &Error) -> String {
     match error {
         Error::Unauthenticated { .. } => "the credentials are not accepted (401)".to_owned(),
@@ -40,7 +40,7 @@ pub fn brief(error: &Error) -> String {
                 said.push(error.to_string());
                 cause = error.source();
             }
-            // The innermost says why, the outermost what was tried.
+            // The outermost error says what was tried, and the innermost says why it failed.
             let (first, last) = (said.first().cloned().unwrap_or_default(), said.last().cloned().unwrap_or_default());
             if first.contains(&last) {
                 first_line(&first)

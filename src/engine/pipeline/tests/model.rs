@@ -1,5 +1,5 @@
-//! The engine against a naive one that always builds everything: random sequences of what people and machines do to a
-//! project, and after each run the files must be those of the naive engine.
+//! Tests the engine against a naive one that always builds everything: applies random sequences of user actions and
+//! accidents to a project, and after each run compares the files with those of the naive engine.
 
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
@@ -11,11 +11,11 @@ use super::*;
 use crate::base::failpoint;
 use crate::engine::cache::{Budget, OutputDir};
 
-/// Sequences by default; `SIMILIAI_SEQUENCES` says otherwise.
+/// Default number of sequences; `SIMILIAI_SEQUENCES` overrides it.
 const SEQUENCES: u32 = 40;
 const FOLDER: &str = "SIMILIAI_MODEL_FOLDER";
 
-/// Joins what `shout` gave to one file.
+/// Joins the files from `shout` into one file.
 #[derive(Serialize, Deserialize, JsonSchema, Default)]
 #[serde(default, deny_unknown_fields)]
 struct Join {
@@ -41,30 +41,30 @@ impl Stage for Join {
 
 static KINDS: [Kind; 2] = [kind::<Shout>(), kind::<Join>()];
 
-/// What may happen to a project.
+/// Something that can happen to a project.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Other lines: what `shout` reads.
+    /// Gives `shout` other lines to read.
     Edit(Vec<u8>),
     Touch,
     Between(u32),
     Size(u32),
     Run,
-    /// Killed at a failpoint, when it is passed so often.
+    /// Kills a run at the failpoint of this number, when it is reached for this many times.
     RunKilled(usize, u8),
     TwoRuns,
     Gc,
     Repair,
-    /// Something happens to the file or folder of this number among those checked out.
+    /// Changes the checked out file or folder of this number.
     DeleteLaid(usize),
     OverwriteLaid(usize),
     LinkLaid(usize),
     StrangerLaid,
-    /// … and among the cache's own.
+    /// Changes the file or folder of this number in the cache.
     DeleteOwn(usize),
     OverwriteOwn(usize),
     LinkOwn(usize),
-    /// A cleaner comes.
+    /// Another program removes the temporary folders.
     Clean,
 }
 
@@ -90,7 +90,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A project, and all that a naive engine needs to know.
+/// A project, and everything that a naive engine needs to know.
 struct World {
     folder: tempfile::TempDir,
     lines: Vec<u8>,
@@ -102,7 +102,7 @@ type Files = BTreeMap<String, Vec<u8>>;
 
 impl World {
     fn new() -> Self {
-        // In memory, where there is such a place: every step syncs.
+        // Use a file system in memory if there is one, because every step syncs.
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let world = Self { folder, lines: vec![b'a'], size: 0, between: 0 };
@@ -131,7 +131,7 @@ impl World {
         open(&self.path("p"))
     }
 
-    /// What the naive engine builds.
+    /// The files that the naive engine builds.
     fn expected(&self) -> Files {
         let mut files = Files::new();
         let mut joined = Vec::new();
@@ -157,7 +157,7 @@ impl World {
         [of("one"), of("two")].concat().into_iter().map(read).collect()
     }
 
-    /// The files of people, which nothing may touch.
+    /// The user's own files, which nothing may change.
     fn home(&self) -> Files {
         let home = self.path("home");
         let names = crate::base::files::list(&home).unwrap();
@@ -198,12 +198,12 @@ impl World {
             Step::Run => return run_all(&self.project()),
             Step::RunKilled(point, pass) => {
                 let name = failpoint::POINTS[*point];
-                // It may end before it comes there.
+                // The run may end before it reaches that point.
                 self.child().env("SIMILIAI_FAILPOINT", format!("{name}:{pass}")).status()?;
             }
             Step::TwoRuns => {
                 let mut other = self.child().spawn()?;
-                // One of them may find the project held.
+                // One of them may fail, because the other holds the lock.
                 let own = run_all(&self.project());
                 let other = other.wait()?;
                 assert!(own.is_ok() || other.success(), "{own:?}");
@@ -226,7 +226,7 @@ impl World {
                 });
                 let damage = project.store.verify(|_| ())?;
                 project.store.mend(&damage, &places.collect::<Vec<_>>())?;
-                // What lies somewhere and has lost its files is made again by the next run.
+                // Checked out results that lost stored files stay; the next run makes them again.
                 assert!(project.store.verify(|_| ())?.own.is_empty());
             }
             Step::DeleteLaid(number) => remove(self.pick("p/artifacts", *number)),
@@ -247,7 +247,8 @@ impl World {
             Step::DeleteOwn(number) => remove(self.pick("p/artifacts/.cache", *number)),
             Step::OverwriteOwn(number) => overwrite(self.pick("p/artifacts/.cache", *number)),
             Step::LinkOwn(number) => {
-                // A folder that is a link is refused; what becomes of a file that is one is for the engine to mend.
+                // The engine refuses a folder that is a link, so only files are replaced by links. It must repair
+                // these.
                 if let Some(path) = self.pick("p/artifacts/.cache", *number).filter(|path| path.is_file()) {
                     fs::remove_file(&path)?;
                     symlink(self.path("home/diary.txt"), path)?;
@@ -279,7 +280,7 @@ fn remove(path: Option<std::path::PathBuf>) {
     }
 }
 
-/// In place, as a careless program would.
+/// Overwrites a file in place, as a careless program would.
 fn overwrite(path: Option<std::path::PathBuf>) {
     use std::os::unix::fs::PermissionsExt;
     if let Some(path) = path.filter(|path| path.is_file()) {
@@ -294,7 +295,7 @@ fn overwrite(path: Option<std::path::PathBuf>) {
     }
 }
 
-/// Not a test: a process of its own that can be killed.
+/// Not a test: runs the project in a separate process that can be killed.
 #[test]
 #[ignore = "started by the test of the model"]
 fn child() {
@@ -322,7 +323,7 @@ fn every_run_gives_what_a_naive_engine_gives() {
                     run(&world.project(), Options::default()).unwrap().iter().map(|it| it.state).collect();
                 prop_assert_eq!(states, [Ran::Cached, Ran::Cached]);
             }
-            prop_assert!(world.home() == home, "the files of people changed at {step:?}");
+            prop_assert!(world.home() == home, "the user's own files changed at {step:?}");
         }
         Ok(())
     });

@@ -8,13 +8,13 @@ use crate::retrieval::arrow_filter::{Options, filter};
 
 #[derive(clap::Args)]
 pub struct Filter {
-    /// From an Arrow IPC stream on standard input to one on stdout
+    /// Read an Arrow IPC stream from standard input and write one to stdout
     #[arg(long, conflicts_with_all = ["shard", "join"])]
     arrow: bool,
-    /// Embeddings as lists, for readers that know no lists of a fixed size, such as Spark
+    /// Write embeddings as lists of variable size, for readers such as Spark
     #[arg(long, requires = "arrow")]
     list: bool,
-    /// A picture that cannot be decoded ends it, rather than become a null with the reason in the column error
+    /// Stop at a picture that cannot be decoded, instead of writing null and the reason in the column error
     #[arg(long, requires = "arrow")]
     strict: bool,
 }

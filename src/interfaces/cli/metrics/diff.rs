@@ -18,20 +18,21 @@ use crate::retrieval::metrics::{Difference, METRICS, PRECISION_AT_5, QUERIES, Sc
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// An instance that measured, or a training or embeddings that it measured; the beginning of a key or digest
-    /// (`metrics history` lists them); or a folder with queries.csv
+    /// First result: an instance that measures or was measured, the start of a key or digest (see `metrics history`),
+    /// or a folder with queries.csv
     a: String,
+    /// Second result, in the same form
     b: String,
     #[command(flatten)]
     variation: Variation,
-    /// As JSON on stdout
+    /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }
 
-/// What the queries of one run scored.
+/// The scores of the queries of one run.
 struct Run {
-    /// As the user called it, and what it is.
+    /// The name that the user gave, and the key.
     name: String,
     queries: Vec<Scored>,
 }
@@ -48,14 +49,14 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         .collect();
     if found.is_empty() {
         let (a, b) = (&a.name, &b.name);
-        let why = format!("{a} and {b} have no query in common: they were measured by different test pictures");
+        let why = format!("{a} and {b} have no query in common: they were measured with different test pictures");
         return Err(Failure::Usage(why).into());
     }
     let shared = |protocol: &str| found[protocol][METRICS[PRECISION_AT_5].name].queries;
     let all_shared = |protocol: &str| [&a, &b].iter().all(|run| run.count(protocol) == shared(protocol));
     if !found.keys().all(|protocol| all_shared(protocol)) {
         tracing::warn!(
-            "their test pictures differ, so their galleries do too: these are two experiments, not two networks"
+            "their test pictures differ, and so do their galleries: this compares two experiments, not two networks"
         );
     }
     if arguments.json {
@@ -71,7 +72,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         print(format!("{protocol}, {} queries{some}", shared(protocol)));
         METRICS.iter().for_each(|metric| print(format!("  {:12} {}", metric.name, differences[metric.name])));
     }
-    print("The interval is over queries: another seed of the same training may differ, too.".to_owned());
+    print("The intervals are over queries. The same training with another seed can also give other values.".to_owned());
     Ok(())
 }
 
@@ -88,7 +89,7 @@ impl Run {
             let shown = folder.display().to_string();
             return Self::of(name, parse(&files::read(&folder)?, &shown)?, None);
         }
-        // A training or embeddings: as a run of the instance that measured them.
+        // For a training or embeddings, the run comes from the instance that measured them.
         let gives = id.map(|id| manifest.instances[id].stage.kind().provides);
         let (instance, run) = match (gives, id) {
             (None | Some(Some(artifacts::METRICS)), _) => (name.to_owned(), None),
@@ -96,9 +97,7 @@ impl Run {
                 (project.artifact(artifacts::METRICS, None, Some(id), "its own name")?.name, Some(id))
             }
             _ => {
-                return Err(
-                    Failure::Usage(format!("`{name}` gives no figures, and is nothing that is measured")).into()
-                );
+                return Err(Failure::Usage(format!("`{name}` has no metrics, and no instance measures it")).into());
             }
         };
         let stored = find(project, &instance, &|stored| has_figures(session, stored))?;
@@ -108,7 +107,7 @@ impl Run {
         Self::of(&shown, rows, run.map(|id| embeddings_of(manifest, id)))
     }
 
-    /// Those called `runs`, or the first.
+    /// Takes the queries of the run that `runs` names, or of the first run.
     fn of(name: &str, rows: Vec<Scored>, runs: Option<Vec<&str>>) -> Result<Self> {
         let mut all: Vec<&str> = rows.iter().map(|row| row.run.as_str()).collect();
         all.dedup();
@@ -117,7 +116,7 @@ impl Run {
             None => all.iter().copied().take(1).collect(),
         };
         let [run] = fits[..] else {
-            let why = format!("{name} names {} of the runs measured ({}); name one", fits.len(), all.join(", "));
+            let why = format!("{name} matches {} of the measured runs ({}); name one", fits.len(), all.join(", "));
             return Err(Failure::Usage(why).into());
         };
         let run = run.to_owned();
@@ -126,7 +125,7 @@ impl Run {
     }
 }
 
-/// The instance itself, or the embeddings that come from it.
+/// Names of the embeddings that come from an instance, including itself.
 fn embeddings_of(manifest: &Manifest, id: InstanceId) -> Vec<&str> {
     let instances = manifest.instances.enumerate();
     instances

@@ -12,31 +12,32 @@ use crate::interfaces::cli::{Session, Variation};
 use crate::report::results::{self, Protocol, Results};
 use crate::retrieval::metrics::{METRICS, PRECISION_AT_5, Score};
 
-/// From low to high.
+/// The bars of a trend, from low to high.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The metric shown
+    /// Metric to show
     #[arg(long, value_name = "NAME", default_value = METRICS[PRECISION_AT_5].name,
           value_parser = clap::builder::PossibleValuesParser::new(METRICS.iter().map(|metric| metric.name)))]
     metric: String,
     #[command(flatten)]
     variation: Variation,
-    /// As JSON on stdout
+    /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }
 
 /// A past run.
 struct Past {
-    /// The instance, and when it ended, in seconds since 1970; unknown where the history is gone.
+    /// The name of the instance; `None` if the history has lost it.
     instance: Option<String>,
+    /// When the run ended, in seconds since 1970; `None` if the history has lost it.
     at: Option<u64>,
     key: String,
-    /// By protocol.
+    /// Scores by protocol.
     scores: Vec<(String, Score)>,
-    /// What the run and all before it depended on, by instance.
+    /// Key documents of the instance and of those it depends on, with the name of each instance.
     documents: Vec<(String, KeyDocument)>,
 }
 
@@ -63,7 +64,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         pasts.push(Past { instance, at, key: stored.key, scores, documents });
     }
     pasts.sort_by(|a, b| (&a.at, &a.key).cmp(&(&b.at, &b.key)));
-    // Beside the run of the same instance before.
+    // Each run is compared with the previous run of the same instance.
     let before = |place: usize| pasts[..place].iter().rev().find(|past| past.instance == pasts[place].instance);
     let changes = (0..pasts.len()).map(|place| before(place).map_or(Vec::new(), |before| pasts[place].since(before)));
     let changes: Vec<Vec<String>> = changes.collect();
@@ -112,7 +113,7 @@ impl Past {
         at.map_or_else(|| format!("{:20}", "-"), |at| humantime::format_rfc3339_seconds(at).to_string())
     }
 
-    /// What was set otherwise than in the run before; contents follow from that.
+    /// Returns what was changed since the previous run, without changed inputs, which only follow from it.
     fn since(&self, before: &Self) -> Vec<String> {
         let change = |(name, document): &(String, KeyDocument)| {
             let Some((_, earlier)) = before.documents.iter().find(|(other, _)| other == name) else {
@@ -132,7 +133,7 @@ impl Past {
     }
 }
 
-/// `▁▄█ 0.409 to 0.725`
+/// Formats values as bars with their range, such as `▁▄█ 0.409 to 0.725`.
 fn trend(values: &[f64]) -> String {
     let (low, high) =
         values.iter().fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(*value), high.max(*value)));

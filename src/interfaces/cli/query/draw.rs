@@ -1,4 +1,4 @@
-//! Pictures on a terminal that can show them. No terminal is asked what it can: it might never answer.
+//! Shows pictures on terminals that can display them.
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -18,11 +18,11 @@ use crate::retrieval::searcher::Hit;
 
 const SIDE: u32 = 128;
 const GAP: u32 = 8;
-/// Lines of the terminal that a strip is high.
+/// Height of a strip, in lines of the terminal.
 const LINES: u32 = 8;
-/// For a terminal to take a piece of a picture.
+/// Longest wait until the terminal takes a piece of a picture.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Characters of a picture in one sequence of kitty's protocol.
+/// Most characters of a picture in one sequence of kitty's protocol.
 const PIECE: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,11 +35,12 @@ enum Protocol {
 }
 
 impl Protocol {
-    /// Which one a terminal speaks, by the variables that it sets.
+    /// Finds the protocol of a terminal by the environment variables that it sets. The terminal is not asked, because
+    /// it might never answer.
     fn of(variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let names =
             ["TERM", "TERM_PROGRAM", "LC_TERMINAL"].map(|name| variable(name).unwrap_or_default().to_lowercase());
-        // These stand between, and pass nothing on.
+        // Terminal multiplexers do not pass pictures on to the terminal.
         if ["screen", "tmux"].iter().any(|between| names[0].starts_with(between)) {
             return None;
         }
@@ -83,7 +84,9 @@ impl Protocol {
     }
 }
 
-/// The query and its neighbours side by side; nothing where the terminal, or a picture, does not allow it.
+/// Shows the query and its neighbours side by side, without pictures that cannot be read.
+///
+/// Does nothing if the terminal cannot show pictures.
 pub fn strip(query: Option<&RgbImage>, hits: &[Hit], thumbnail: impl Fn(&Hit, u32) -> Result<RgbImage>) {
     let Some(protocol) = Protocol::of(|name| std::env::var(name).ok()).filter(|_| std::io::stdout().is_terminal())
     else {
@@ -103,17 +106,17 @@ pub fn strip(query: Option<&RgbImage>, hits: &[Hit], thumbnail: impl Fn(&Hit, u3
     }
 }
 
-/// Writes to the terminal, as long as it takes something: one that nobody reads must not keep the program.
+/// Writes to the terminal. Gives up if the terminal stops reading, so that the program does not hang.
 fn send(text: String) -> Result<()> {
     static STUCK: AtomicBool = AtomicBool::new(false);
-    ensure!(!STUCK.load(Ordering::Relaxed), "the terminal takes nothing any more");
+    ensure!(!STUCK.load(Ordering::Relaxed), "the terminal has stopped reading");
     std::io::stdout().flush()?;
-    // Not by the standard library's stdout, which would stay locked.
+    // The standard library's stdout would stay locked if the thread hangs.
     let mut terminal = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let (taken, done) = channel();
     std::thread::spawn(move || {
         for piece in text.as_bytes().chunks(PIECE) {
-            // Nobody listens any more once it took too long.
+            // The receiver is gone if the terminal took too long.
             if terminal.write_all(piece).is_err() || taken.send(()).is_err() {
                 return;
             }
@@ -125,7 +128,7 @@ fn send(text: String) -> Result<()> {
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Err(RecvTimeoutError::Timeout) => {
                 STUCK.store(true, Ordering::Relaxed);
-                bail!("the terminal takes nothing");
+                bail!("the terminal does not read");
             }
         }
     }

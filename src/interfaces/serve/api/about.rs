@@ -1,4 +1,4 @@
-//! What the server shows, its map and report, and how it is.
+//! Information about the gallery, its map and report, and the state of the server.
 
 use std::convert::Infallible;
 
@@ -20,47 +20,49 @@ use crate::interfaces::serve::snapshot::Report;
 use crate::interfaces::serve::state;
 use crate::report::charts::{ClassMark, SHAPES, hex};
 
-/// For the report, which holds its own scripts and styles: they run, but as of no origin, and reach nothing.
+/// Policy for the report. Its inline scripts and styles work, but it has no origin and cannot load anything.
 const REPORT_POLICY: &str = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; \
     style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[derive(Serialize, ToSchema)]
 pub struct About {
-    /// Of this program
+    /// Version of the program
     version: &'static str,
-    /// In the gallery
+    /// Number of pictures in the gallery
     pictures: usize,
+    /// Names of the classes
     classes: Vec<String>,
+    /// Names of the subsets
     splits: Vec<String>,
-    /// To try it with: one picture of each class
+    /// Pictures to try the search with, one of each class
     samples: Vec<Picture>,
     /// Whether there is a map
     map: bool,
     /// Whether there is a report at /report
     report: bool,
     most: Most,
-    /// Of an embedding
+    /// Number of values in an embedding
     dimension: usize,
-    /// BLAKE3 of the network's file
+    /// BLAKE3 digest of the network's file
     model: String,
-    /// BLAKE3 of the file of embeddings; ids are of this gallery
+    /// BLAKE3 digest of the file of embeddings; ids are valid only in this gallery
     gallery: String,
 }
 
-/// What is not exceeded
+/// Limits
 #[derive(Serialize, ToSchema)]
 struct Most {
-    /// Of an upload
+    /// Most bytes of an upload
     bytes: usize,
-    /// Of a picture
+    /// Most pixels of a picture
     pixels: u64,
-    /// Neighbours in an answer
+    /// Most neighbours in an answer
     k: usize,
-    /// Pictures on a page of the gallery
+    /// Most pictures on a page of the gallery
     listed: usize,
 }
 
-/// What there is to search
+/// Information about the gallery and its limits
 #[utoipa::path(get, path = "/api/about", responses(
     (status = 200, body = About),
     (status = 503, description = "Nothing to show yet"),
@@ -83,13 +85,16 @@ pub async fn about(State(state): State<state::State>) -> Result<Json<About>, Pro
     }))
 }
 
-/// Test pictures in two dimensions, near ones near each other
+/// Map of the test pictures in two dimensions, with similar pictures close together
 #[derive(Serialize, ToSchema)]
 pub struct MapDocument {
-    /// How it was made
+    /// How the map was made
     method: String,
+    /// The classes, and how they are drawn
     classes: Vec<ClassDocument>,
+    /// The test pictures and their places
     points: Vec<PointDocument>,
+    /// BLAKE3 digest of the file of embeddings
     gallery: String,
 }
 
@@ -108,7 +113,7 @@ struct ClassDocument {
 struct PointDocument {
     #[serde(flatten)]
     point: Point,
-    /// A place in the list of classes
+    /// Position in the list of classes, from 0
     class: usize,
 }
 
@@ -142,7 +147,7 @@ fn no_report() -> Problem {
     Problem::missing("there is no report of this gallery yet; run `similiai run all`")
 }
 
-/// The report's page, in pieces: a client that takes nothing holds no more than one of them.
+/// Sends the page of the report in pieces, so that a client that does not read it occupies only one piece.
 pub async fn report(State(state): State<state::State>, headers: HeaderMap) -> Result<Response, Problem> {
     const PIECE: usize = 32 << 10;
     let snapshot = state.snapshot()?;
@@ -168,7 +173,7 @@ pub struct Health {
     (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn health(State(state): State<state::State>) -> Result<Json<Health>, Problem> {
-    // Whoever has no token learns no more than that; `/api/about` tells the others why.
+    // This address needs no token, so it gives no reason. `/api/about` does.
     let not_ready = |_| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "there is nothing to show yet");
     state.snapshot().map(|_| Json(Health { status: "ok" })).map_err(not_ready)
 }

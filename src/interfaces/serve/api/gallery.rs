@@ -1,4 +1,4 @@
-//! The pictures of the gallery: their list, page by page, and they themselves.
+//! The pictures of the gallery: their list, page by page, and their files.
 
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -19,14 +19,15 @@ const DEFAULT_LISTED: usize = 60;
 
 #[derive(Clone, Serialize, ToSchema)]
 pub struct Picture {
+    /// Id of the picture
     pub id: usize,
-    /// Its name; no file is ever read by it
+    /// Name of the picture; the server opens no file by this name
     pub path: String,
-    /// Its class; empty where there is none
+    /// Class of the picture; empty if it has none
     pub label_name: String,
-    /// `train`, which was learned from, or `test`
+    /// Subset of the picture: `train` (used for training) or `test`
     pub split: String,
-    /// Where the picture is on this server
+    /// Path of the picture on this server
     pub image: String,
 }
 
@@ -35,7 +36,7 @@ pub fn address(snapshot: &Snapshot, id: usize) -> String {
 }
 
 pub fn gone(path: &str) -> Problem {
-    let why = format!("{path} is not any more the picture that the gallery was made of; run `similiai run all`");
+    let why = format!("{path} is no longer the picture that was embedded; run `similiai run all`");
     Problem::new(StatusCode::GONE, "gone", why)
 }
 
@@ -60,34 +61,36 @@ impl Picture {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Which {
-    /// So many are passed over
+    /// Number of pictures to skip
     #[param(value_type = Option<usize>, minimum = 0, maximum = 4294967295u32, default = 0)]
     offset: Option<u32>,
-    /// At most so many are listed
+    /// Most pictures to list
     #[param(minimum = 1, maximum = 200, default = 60)]
     limit: Option<usize>,
     /// Only pictures of this class
     label_name: Option<String>,
-    /// Only pictures of this split: `train`, which were learned from, or `test`
+    /// Only pictures of this subset: `train` (used for training) or `test`
     split: Option<String>,
 }
 
-/// A page of the gallery, by id
+/// A page of the gallery, in the order of ids
 #[derive(Serialize, ToSchema)]
 pub struct Listing {
-    /// On all pages together
+    /// Number of pictures on all pages
     total: usize,
+    /// Number of pictures before this page
     offset: usize,
+    /// The pictures of this page
     pictures: Vec<Picture>,
-    /// BLAKE3 of the file of embeddings; ids are of this gallery
+    /// BLAKE3 digest of the file of embeddings; ids are valid only in this gallery
     gallery: String,
 }
 
 /// The pictures of the gallery, page by page
 #[utoipa::path(get, path = "/api/gallery", params(Which), responses(
     (status = 200, body = Listing),
-    (status = 400, description = "Parameters that cannot be understood"),
-    (status = 404, description = "No such class or split"),
+    (status = 400, description = "Wrong parameters"),
+    (status = 404, description = "No such class or subset"),
     (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn list(
@@ -96,7 +99,7 @@ pub async fn list(
 ) -> Result<Json<Listing>, Problem> {
     let (offset, limit) = (offset.unwrap_or(0) as usize, limit.unwrap_or(DEFAULT_LISTED));
     if !(1..=MOST_LISTED).contains(&limit) {
-        return Err(Problem::invalid(format!("limit is {limit}, and must be from 1 to {MOST_LISTED}")));
+        return Err(Problem::invalid(format!("limit is {limit}, but must be from 1 to {MOST_LISTED}")));
     }
     let snapshot = state.snapshot()?;
     let members = snapshot.members(label_name.as_deref(), split.as_deref())?;
@@ -106,11 +109,11 @@ pub async fn list(
 }
 
 /// A picture of the gallery, as it was prepared
-#[utoipa::path(get, path = "/api/images/{id}.png", params(("id" = usize, Path, description = "Of a picture of the gallery")), responses(
+#[utoipa::path(get, path = "/api/images/{id}.png", params(("id" = usize, Path, description = "Id of a picture")), responses(
     (status = 200, content_type = "image/png", body = inline(Vec<u8>)),
-    (status = 304, description = "The browser has it already"),
+    (status = 304, description = "The client already has it"),
     (status = 404, description = "No such picture"),
-    (status = 410, description = "Not any more the picture that the gallery was made of"),
+    (status = 410, description = "No longer the picture that was embedded"),
     (status = 503, description = "Nothing to show yet"),
 ))]
 pub async fn picture(
@@ -118,7 +121,7 @@ pub async fn picture(
     file: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let missing = || Problem::missing("pictures are called by their ids, such as 7.png");
+    let missing = || Problem::missing("the name of a picture is its id, such as 7.png");
     let id = file.ok().and_then(|file| file.strip_suffix(".png")?.parse().ok()).ok_or_else(missing)?;
     let snapshot = state.snapshot()?;
     let Picture { path, .. } = Picture::of(&snapshot, id)?;

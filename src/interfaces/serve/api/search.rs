@@ -1,4 +1,4 @@
-//! The nearest pictures of one: of the gallery, or uploaded.
+//! Searches for the neighbours of a picture of the gallery or of an upload.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,17 +23,17 @@ use crate::retrieval::searcher::Hit;
 
 const DEFAULT_K: usize = 5;
 
-/// How many, and among which.
+/// Options of a search.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Wishes {
-    /// How many neighbours; fewer come where there are not so many
+    /// Number of neighbours; fewer if there are not enough pictures
     #[param(minimum = 1, maximum = 100, default = 5)]
     k: Option<usize>,
     /// Only pictures of this class
     label_name: Option<String>,
-    /// Only pictures of this split: `train`, which were learned from, or `test`
+    /// Only pictures of this subset: `train` (used for training) or `test`
     split: Option<String>,
 }
 
@@ -41,15 +41,15 @@ pub struct Wishes {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ById {
-    /// Of a picture of the gallery
+    /// Id of the query, a picture of the gallery
     #[param(value_type = usize, minimum = 0, maximum = 4294967295u32)]
     id: u32,
-    /// How many neighbours; fewer come where there are not so many
+    /// Number of neighbours; fewer if there are not enough pictures
     #[param(minimum = 1, maximum = 100, default = 5)]
     k: Option<usize>,
     /// Only pictures of this class
     label_name: Option<String>,
-    /// Only pictures of this split: `train`, which were learned from, or `test`
+    /// Only pictures of this subset: `train` (used for training) or `test`
     split: Option<String>,
 }
 
@@ -57,65 +57,68 @@ pub struct ById {
 #[derive(Serialize, ToSchema)]
 pub struct Neighbours {
     query: Asked,
-    /// Whether the nearest is rather of the query's class than not
+    /// Whether the match probability of the nearest picture is at least one half
     close: bool,
+    /// The neighbours
     results: Vec<Neighbour>,
     milliseconds: Milliseconds,
-    /// BLAKE3 of the network's file
+    /// BLAKE3 digest of the network's file
     model: String,
-    /// BLAKE3 of the file of embeddings; ids are of this gallery
+    /// BLAKE3 digest of the file of embeddings; ids are valid only in this gallery
     gallery: String,
 }
 
-/// What was asked about
+/// The query
 #[derive(Serialize, ToSchema)]
 struct Asked {
-    /// Where it is of the gallery
+    /// The picture, if it is one of the gallery
     picture: Option<Picture>,
-    /// In pixels, as uploaded and turned upright
+    /// Width in pixels, as uploaded, but turned upright
     width: u32,
+    /// Height in pixels, as uploaded, but turned upright
     height: u32,
-    /// What enters the network, as a `data:` address of a PNG
+    /// The input of the network, as a `data:` address of a PNG
     seen: String,
-    /// On the report's map, where there is one
+    /// Place on the report's map, if there is one
     place: Option<Place>,
 }
 
 #[derive(Serialize, ToSchema)]
 struct Neighbour {
-    /// From 1
+    /// Rank, from 1
     rank: usize,
     #[serde(flatten)]
     picture: Picture,
-    /// Euclidean
+    /// Euclidean distance from the query
     distance: f32,
-    /// That it is of the query's class, by its distance, fitted to pictures held out of the training
+    /// Match probability: how likely it is of the query's class, by its distance; fitted to held-out pictures
     #[schema(minimum = 0, maximum = 1)]
     chance: f64,
-    /// Whether it is of the query's class, where that is known
+    /// Whether it is of the query's class; null if that is not known
     same_class: Option<bool>,
-    /// On the report's map, where there is one
+    /// Place on the report's map, if there is one
     place: Option<Place>,
 }
 
-/// Where the time went
+/// Time for each part of the search, in milliseconds
 #[derive(Serialize, ToSchema)]
 struct Milliseconds {
-    /// Reading the picture, and making it as those that the network learned from
+    /// Decoding and preparing the picture
     decode: f64,
-    /// Until the network was free
+    /// Waiting until the network was free
     wait: f64,
-    /// Together with others that came at the same time
+    /// Embedding, together with queries that came at the same time
     embed: f64,
+    /// Searching the gallery
     search: f64,
 }
 
 /// Neighbours of a picture of the gallery
 #[utoipa::path(get, path = "/api/search", params(ById), responses(
     (status = 200, body = Neighbours),
-    (status = 400, description = "Parameters that cannot be understood"),
-    (status = 404, description = "No such picture, class or split"),
-    (status = 410, description = "Not any more the picture that the gallery was made of"),
+    (status = 400, description = "Wrong parameters"),
+    (status = 404, description = "No such picture, class or subset"),
+    (status = 410, description = "No longer the picture that was embedded"),
     (status = 503, description = "Too much to do, or nothing to show yet"),
 ))]
 pub async fn by_id(
@@ -139,7 +142,7 @@ pub async fn by_id(
 
 /// Neighbours of a picture of your own
 ///
-/// The picture is the field `image` of a form, or the body itself; its bytes say what it is.
+/// Send the picture in the field `image` of a form, or as the body. The server finds the format in its bytes.
 #[utoipa::path(post, path = "/api/search", params(Wishes),
     request_body(description = "A PNG, JPEG or WebP", content(
         (Form = "multipart/form-data", encoding(("image" = (content_type = "image/png, image/jpeg, image/webp")))),
@@ -147,12 +150,12 @@ pub async fn by_id(
     )),
     responses(
     (status = 200, body = Neighbours),
-    (status = 400, description = "Parameters or a form that cannot be understood"),
-    (status = 404, description = "No such class or split"),
+    (status = 400, description = "Wrong parameters, or a wrong form"),
+    (status = 404, description = "No such class or subset"),
     (status = 408, description = "The upload came too slowly"),
     (status = 413, description = "Too many bytes or pixels"),
-    (status = 415, description = "No picture that is read here"),
-    (status = 422, description = "A broken picture, or one that takes too long to decode"),
+    (status = 415, description = "Not a PNG, JPEG or WebP"),
+    (status = 422, description = "A broken picture, or one that needs too much memory or time"),
     (status = 503, description = "Too much to do, or nothing to show yet"),
 ))]
 pub async fn by_picture(
@@ -162,7 +165,7 @@ pub async fn by_picture(
 ) -> Result<Json<Neighbours>, Problem> {
     let wanted = wishes.wanted()?;
     let snapshot = state.snapshot()?;
-    // What cannot be answered is said before the picture is sent.
+    // A wrong class or split is reported before the picture is received.
     snapshot.members(wanted.label_name.as_deref(), wanted.split.as_deref())?;
     let upload = state.uploads.receive(request).await?;
     let _turn = state.turn()?;
@@ -188,7 +191,7 @@ impl Wishes {
     fn wanted(self) -> Result<Wanted, Problem> {
         let k = self.k.unwrap_or(DEFAULT_K);
         if !(1..=MOST_NEIGHBOURS).contains(&k) {
-            return Err(Problem::invalid(format!("k is {k}, and must be from 1 to {MOST_NEIGHBOURS}")));
+            return Err(Problem::invalid(format!("k is {k}, but must be from 1 to {MOST_NEIGHBOURS}")));
         }
         Ok(Wanted { k, label_name: self.label_name, split: self.split })
     }
@@ -222,7 +225,7 @@ impl Neighbours {
     }
 }
 
-/// Size, and what enters the network, of a picture of the gallery.
+/// Returns the width, the height and the network's input (as a `data:` address) of a picture of the gallery.
 fn seen(snapshot: &Snapshot, id: usize) -> Result<(u32, u32, String), Problem> {
     let path = &snapshot.searcher.embeddings.paths[id];
     let bytes = snapshot.pictures.read(path).ok_or_else(|| super::gallery::gone(path))?;

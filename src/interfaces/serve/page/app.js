@@ -1,17 +1,17 @@
-// The page: one query at a time, shown from its address, so that Back, Reload and a shared link all work.
+// The page shows one query at a time. Its address contains the query, so that Back, Reload and shared links work.
 import { $, make } from "./dom.js";
 import { drawMap, drawMarks } from "./map.js";
 
-const PATIENCE = 2000; // milliseconds between two looks whether the server is back
-const LONGEST = 60_000; // milliseconds for an answer
+const PATIENCE = 2000; // milliseconds between two checks whether the server is back
+const LONGEST = 60_000; // most milliseconds to wait for an answer
 const KEPT = 20; // uploads that Back can return to
 
 let about = null; // what the server shows; null before it shows anything
 let map = null;
 let latest = 0; // number of the last search: answers to earlier ones are not shown
-const uploads = new Map(); // pictures of this visit, for Back; they are nowhere else
+const uploads = new Map(); // uploaded pictures of this visit, for Back; they are stored nowhere else
 
-/** What the server says, or an error in its words; `gone` where it says nothing. */
+/** Returns what the server answers, or fails with its message. The error has `gone` if there is no answer. */
 function ask(method, address, picture, sending) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -34,7 +34,7 @@ function ask(method, address, picture, sending) {
   });
 }
 
-// What is asked, in the address.
+// The query in the address of the page.
 
 function asked() {
   const parameters = new URLSearchParams(location.search);
@@ -57,7 +57,7 @@ function addressOf({ id, k, label_name, split }) {
   return "?" + parameters;
 }
 
-/** Another question: a new entry of the history, or (`replace`) the same one asked otherwise. */
+/** Changes the query and shows it, as a new entry of the history or, with `replace`, instead of the current one. */
 function go(change, replace = false) {
   const next = { ...asked(), ...change };
   const state = next.upload === null ? null : { upload: next.upload };
@@ -69,10 +69,10 @@ const byId = (id) => go({ id, upload: null });
 function byPicture(file) {
   if (!file) return;
   if (about && file.size > about.most.bytes) {
-    trouble(`${file.name || "The picture"} has ${megabytes(file.size)}, more than the ${megabytes(about.most.bytes)} that are read.`);
+    trouble(`${file.name || "The picture"} has ${megabytes(file.size)}, more than the ${megabytes(about.most.bytes)} that are allowed.`);
     return;
   }
-  const address = URL.createObjectURL(file); // another one after Reload, so that Back finds no other picture by it
+  const address = URL.createObjectURL(file); // the address differs after Reload, so that Back finds no wrong picture
   uploads.set(address, file);
   const [oldest] = uploads.keys();
   if (uploads.size > KEPT) {
@@ -85,7 +85,7 @@ const megabytes = (bytes) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`;
 
 // Showing.
 
-/** `anew`: whether people just asked; `again`: whether this is another try. */
+/** Shows the query. `anew`: whether the user has just asked; `again`: whether this is another try. */
 async function show(anew, again) {
   const query = asked();
   const number = ++latest;
@@ -116,7 +116,7 @@ async function show(anew, again) {
     if (number !== latest) return;
     showAnswer(answer, query, upload, performance.now() - start);
     if (anew === true && matchMedia("(max-width: 56rem)").matches) $("query").scrollIntoView();
-    // Another gallery, or the map of this one, which comes a little later.
+    // The gallery has changed, or its map has become available.
     if (answer.gallery !== about.gallery || (answer.query.place && !map)) {
       await meet();
       drawMarks(map, answer);
@@ -127,7 +127,7 @@ async function show(anew, again) {
     for (const part of ["query", "times", "map", "likeness"]) $(part).hidden = true;
     if (upload) showQuery(upload, null);
     $("summary").className = "";
-    $("summary").textContent = "Nothing was found.";
+    $("summary").textContent = "The search failed.";
     trouble(error.message);
     if (!again && (error.gone || error.status === 503)) waitForServer(error.message);
   } finally {
@@ -138,7 +138,7 @@ async function show(anew, again) {
   }
 }
 
-/** Before the first question, or after Reload, where an uploaded picture is no longer here. */
+/** Shows that there is no query: at the start, or after Reload, when an uploaded picture is gone (`lost`). */
 function nothing(lost) {
   for (const part of ["query", "times", "likeness"]) $(part).hidden = true;
   $("results").replaceChildren();
@@ -146,12 +146,12 @@ function nothing(lost) {
   $("summary").className = "";
   $("summary").textContent = lost
     ? "The uploaded picture was not kept. Choose it again."
-    : "Choose a picture, and the ones that look like it are shown here.";
+    : "Choose a picture to see similar ones here.";
   document.title = "SimiliAI";
   drawMarks(map, null);
 }
 
-/** A message where the question is; what stands between ` ` is a command. */
+/** Shows a message beside the query. Text between backquotes is shown as code. */
 function trouble(text) {
   const parts = text.split("`").map((part, place) => (place % 2 ? make("code", { textContent: part }) : part));
   $("trouble").replaceChildren(...(text ? parts : []));
@@ -170,7 +170,7 @@ function showQuery(upload, answer) {
   $("seen").parentNode.hidden = !answer;
   if (answer) {
     $("seen").src = answer.query.seen;
-    $("seen").alt = "The same picture, as small as the network sees it";
+    $("seen").alt = "The picture as the network sees it";
   }
   document.title = `${name} – SimiliAI`;
 }
@@ -183,10 +183,10 @@ function showAnswer(answer, query, upload, total) {
   const summary = $("summary");
   summary.className = answer.close ? "" : "far";
   summary.textContent = !results.length
-    ? "There is no other picture like that in the gallery."
+    ? "The gallery has no other picture of this class and subset."
     : (answer.close
         ? `${results.length} nearest pictures`
-        : `No close match: even the nearest is of the same kind only with a chance of ${percent(results[0].chance)}. The ${results.length} nearest`) +
+        : `No close match: the match probability of the nearest picture is ${percent(results[0].chance)}. ${results.length} nearest pictures`) +
       (known ? `, ${right} of them of the same class.` : ".");
   if (results.length && results.length < query.k) summary.textContent += " There are no more.";
   $("results").replaceChildren(...results.map(result));
@@ -202,16 +202,16 @@ function result({ rank, id, label_name, split, path, distance, chance, same_clas
   const line = (text) => make("span", { className: "soft", textContent: text });
   const bar = make("span", { className: "chance", ariaHidden: "true" }, make("i"));
   bar.firstChild.style.width = percent(chance).replace(" ", "");
-  const button = make("button", { type: "button", title: `${path}: search by this picture` },
+  const button = make("button", { type: "button", title: `${path}: search for pictures like this` },
     make("img", { src: imageOf(id), alt: "", loading: "lazy", width: 64, height: 64 }),
     make("span", { className: "text" },
       make("span", { className: "rank", textContent: rank }),
       make("b", { textContent: mark + (label_name || path) }),
       ...(said ? [make("span", { className: "spoken", textContent: said })] : []),
       bar,
-      line(`likeness ${percent(chance)}`),
+      line(`match ${percent(chance)}`),
       line(`distance ${distance.toFixed(3)}`),
-      ...(split ? [line(split === "train" ? "learned from" : "never seen")] : [])));
+      ...(split ? [line(split === "train" ? "training picture" : "test picture")] : [])));
   button.onclick = () => byId(id);
   return make("li", { className: kind }, button);
 }
@@ -228,7 +228,7 @@ function showTimes(milliseconds, total) {
   const entry = (name, time, color) =>
     make("div", {}, make("dt", {}, ...(color ? [make("i", { className: color })] : []), name), make("dd", { textContent: `${time.toFixed(1)} ms` }));
   $("times").querySelector("dl").replaceChildren(
-    ...parts.map(([name, time]) => entry(name, time, name)), entry("in all, to this page", total, ""));
+    ...parts.map(([name, time]) => entry(name, time, name)), entry("total in the browser", total, ""));
 }
 
 // The gallery.
@@ -258,7 +258,7 @@ async function browse() {
   }
 }
 
-// Relative, as the page may stand below a prefix of a proxy that it does not know.
+// Relative, because a proxy may put the page below a path that the page does not know.
 function imageOf(id) {
   return `api/images/${id}.png`;
 }
@@ -278,7 +278,7 @@ function tile({ id, label_name, path }) {
 let stream = null;
 
 async function photograph() {
-  // Phones have an app for it.
+  // Phones open their camera app.
   if (!navigator.mediaDevices?.getUserMedia || matchMedia("(pointer: coarse)").matches) return $("camera-file").click();
   trouble("");
   try {
@@ -301,11 +301,11 @@ function take() {
 
 // The server: what it has, and whether it is there.
 
-/** Gets to know what the server shows, and shows what is asked. */
+/** Loads what the server has, and updates the page. */
 async function meet() {
   about = await ask("GET", "api/about");
   map = about.map ? await ask("GET", "api/map").catch(() => null) : null;
-  $("about").textContent = `${about.pictures.toLocaleString("en")} pictures${about.classes.length ? ` of ${about.classes.length} classes` : ""} that may look like yours`;
+  $("about").textContent = `Find similar pictures among ${about.pictures.toLocaleString("en")} pictures${about.classes.length ? ` of ${about.classes.length} classes` : ""}`;
   $("report").hidden = !about.report;
   $("most").textContent = `, up to ${megabytes(about.most.bytes)}`;
   $("samples").replaceChildren(...about.samples.map(tile));
@@ -327,7 +327,7 @@ async function waitForServer(why) {
   const back = about !== null;
   let said = why;
   while (waiting) {
-    trouble(said + (said.endsWith(".") || said.endsWith("?") ? "" : ".") + " This page goes on by itself once it can.");
+    trouble(said + (said.endsWith(".") || said.endsWith("?") ? "" : ".") + " The page tries again by itself.");
     await new Promise((done) => setTimeout(done, PATIENCE));
     try {
       await meet();
@@ -340,7 +340,7 @@ async function waitForServer(why) {
   if (back && !$("trouble").textContent) $("summary").textContent += " The server is back.";
 }
 
-// What people do.
+// Actions of the user.
 
 let sliding = 0;
 $("k").oninput = () => {
@@ -386,12 +386,12 @@ addEventListener("drop", (event) => {
   event.preventDefault();
   const file = event.dataTransfer.files[0];
   if (file) byPicture(file);
-  else trouble("That is no picture file. Save it first, and drop the file.");
+  else trouble("That is not a picture file. Save the picture first, then drop the file.");
 });
 addEventListener("paste", (event) => {
   const file = event.clipboardData.files[0];
   if (file) byPicture(file);
-  else if (!event.target.closest("input, select")) trouble("The clipboard holds no picture.");
+  else if (!event.target.closest("input, select")) trouble("There is no picture in the clipboard.");
 });
 addEventListener("popstate", () => show(false));
 

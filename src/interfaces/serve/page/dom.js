@@ -1,4 +1,4 @@
-// Elements: found, and made.
+// Finds and makes elements.
 export const $ = (id) => document.getElementById(id);
 export const make = (name, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(name), properties);

@@ -1,4 +1,4 @@
-// The report's map, and on it the query among its nearest ones.
+// The report's map, with the query and its nearest pictures on it.
 import { $, drawn, make } from "./dom.js";
 
 const SIDE = 620, MARGIN = 22;
@@ -9,7 +9,7 @@ function look({ shape, color, filled }) {
   return filled ? { d: shape, fill: color } : { d: shape, fill: "none", stroke: color, "stroke-width": 1.8 };
 }
 
-/** `chosen` is told the id of a mark that is clicked. */
+/** Draws the map. Calls `chosen` with the id of a mark that is clicked. */
 export function drawMap(map, chosen) {
   const svg = $("map").querySelector("svg");
   const points = map.points.map((point) => {
@@ -28,7 +28,7 @@ export function drawMap(map, chosen) {
   }));
 }
 
-/** The query, and its nearest ones by rank, where their place is. */
+/** Marks the query on the map, and its nearest pictures with their ranks. */
 export function drawMarks(map, answer) {
   const place = answer?.query.place;
   $("map").hidden = !map;
@@ -47,5 +47,5 @@ export function drawMarks(map, answer) {
   }
   $("map").querySelector(".marks").replaceChildren(...marks);
   const kinds = [...new Set(answer?.results.slice(0, 5).map((result) => result.label_name))].filter(Boolean).join(", ");
-  $("map-text").textContent = "Map of test pictures" + (place ? `; the star is the query, among ${kinds}` : "");
+  $("map-text").textContent = "Map of test pictures" + (place ? `; the star is the query, near pictures of ${kinds}` : "");
 }

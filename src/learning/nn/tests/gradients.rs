@@ -6,17 +6,18 @@ use super::{map, noise};
 use crate::learning::nn::tape::{self, Taped, values};
 use crate::learning::nn::*;
 
-/// Weighs the outputs so that every one of them matters, each differently; also bends, so that gradients vary.
+/// A weighted sum of the sines of the outputs. Each output has a different weight, and the sines make the gradients
+/// vary.
 fn objective(y: &[f32]) -> f64 {
     y.iter().enumerate().map(|(i, v)| f64::from(*v).sin() * (1.0 + (i % 7) as f64 / 7.0)).sum()
 }
 
-/// Its gradient, as the seed of the way back.
+/// The gradient of the objective, with which the backward pass starts.
 fn objective_gradient(y: &[f32]) -> Vec<f32> {
     y.iter().enumerate().map(|(i, v)| (f64::from(*v).cos() * (1.0 + (i % 7) as f64 / 7.0)) as f32).collect()
 }
 
-/// Puts the objective behind `y` on the tape.
+/// Puts the objective of `y` on the tape, and runs the backward pass.
 fn judge<S: Shape>(y: Tensor<S, f32, Cpu, Taped>) -> Gradients<f32, Cpu> {
     let (y, tape) = y.split_tape();
     let points = values(&y);
@@ -27,20 +28,20 @@ fn judge<S: Shape>(y: Tensor<S, f32, Cpu, Taped>) -> Gradients<f32, Cpu> {
     loss.unwrap().backward()
 }
 
-/// Compares `gradient` of the parameter reached by `with` (which gives the objective with one value moved).
+/// Compares `gradient` with finite differences. `objective_with` returns the objective with one value moved.
 fn check(what: &str, gradient: &[f32], objective_with: impl Fn(usize, f32) -> f64) {
     let step = 2e-3f32;
     let mut errors: Vec<f64> = (0..gradient.len())
         .step_by((gradient.len() / 60).max(1))
         .map(|i| {
             let slope = |h: f32| (objective_with(i, h) - objective_with(i, -h)) / (2.0 * f64::from(h));
-            // Richardson: the error of order h² cancels.
+            // Richardson extrapolation: the error of order h² cancels.
             let numeric = (4.0 * slope(step / 2.0) - slope(step)) / 3.0;
             (numeric - f64::from(gradient[i])).abs() / (1.0 + numeric.abs())
         })
         .collect();
     errors.sort_by(f64::total_cmp);
-    // A ReLU or a maximum may flip within a step, so a few may be off; most may not.
+    // A ReLU or a maximum may switch within a step, so a few errors may be large, but not most.
     let (median, high) = (errors[errors.len() / 2], errors[errors.len() * 9 / 10]);
     assert!(median < 2e-3 && high < 3e-2, "{what}: median error {median:.1e}, 90th percentile {high:.1e}");
 }
@@ -51,8 +52,8 @@ fn moved(x: &[f32], i: usize, h: f32) -> Vec<f32> {
     x
 }
 
-/// Images → a convolution → the block → (batch, C): through the first convolution's gradients the block's input
-/// gradient is checked too.
+/// Images → a convolution → the block → (batch, C). The gradients of the first convolution also check the gradient of
+/// the block's input.
 macro_rules! check_block {
     ($block:ty, $inputs:literal => $outputs:literal, |$b:ident, $x:ident, $chain:ident| $train:expr,
         [$($name:literal: $($field:ident).+),*]) => {{
@@ -164,14 +165,14 @@ fn values_that_are_no_numbers_end_in_an_error_that_names_the_layer() {
         block.train("block", &x, &mut chain).map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(train(&|_| ()), Ok(()));
-    let said = |layer: &str| Err(format!("what comes out of layer {layer} is not finite"));
+    let said = |layer: &str| Err(format!("the output of layer {layer} is not finite"));
     assert_eq!(train(&|block| block.conv1.weight.copy_from(&[f32::NAN; 144])), said("block.conv1"));
     assert_eq!(train(&|block| block.conv2.bias.copy_from(&[0.0, f32::INFINITY, 0.0, 0.0])), said("block.conv2"));
     let mut spoilt = map((3, 6, 6, 3), 9);
     spoilt.values[7] = f32::NAN;
     let mut block = ConvBlock::<3, 4, true, f32, Cpu>::build(&device);
     let error = block.train("block1", &spoilt.into(), &mut Chain::default()).err().unwrap();
-    assert_eq!(error.to_string(), "what comes out of layer block1.conv is not finite");
+    assert_eq!(error.to_string(), "the output of layer block1.conv is not finite");
 }
 
 fn rows(x: &[f32]) -> Tensor<(usize, Const<5>), f32, Cpu> {
@@ -195,7 +196,7 @@ fn the_triplet_loss_by_hand_and_its_gradient() {
     // d(a, p) = 1, d(a, n) = 0.5: 1 - 0.5 + 0.2.
     let line = [0.0f32, 1.0, 0.5];
     for triplets in [Triplets::Given, Triplets::All(vec![0, 0, 1])] {
-        // Of all, anchors 0 and 1 with the negative 2 only.
+        // Of all triplets, only those of anchors 0 and 1 with the negative 2 are valid.
         let value = triplet_loss(&line, 1, &triplets, 0.2);
         assert!((value.loss - 0.7).abs() < 1e-6 && value.active == 1.0, "{value:?}");
         assert_eq!((value.positives[0], value.negatives[0]), (1.0, 0.5));
@@ -246,7 +247,7 @@ fn adamw_goes_as_by_hand_and_goes_on_where_it_stopped() {
         optimizer.update(block, &mut gradients, Some((beside, &[2.0])), 0.01).unwrap();
     };
     step(&mut optimizer, &mut block, &mut beside);
-    // The first step goes by the sign of the gradient; weights and what stands beside decay, scales do not.
+    // The first step depends only on the sign of the gradient. Weights and additional parameters decay. Scales do not.
     let near = |a: f32, b: f32| (a - b).abs() < 1e-6;
     assert!(near(values(&block.conv.weight)[7], weight[7] - 0.01 - 0.001 * weight[7]));
     assert!(near(values(&block.norm.scale)[2], scale[2] + 0.01) && near(beside[0], 1.0 - 0.01 - 0.001));

@@ -30,12 +30,12 @@ fn products(x: &FeatureMap, outputs: usize, kernel: usize, mut visit: impl FnMut
     }
 }
 
-/// How far `found` is off at most, and in the root mean square, as shares of the largest expected value.
+/// The largest error of `found`, and its root mean square error, as shares of the largest expected value.
 fn errors(found: &[f32], expected: &[f64]) -> (f64, f64) {
     assert_eq!(found.len(), expected.len());
     let scale = expected.iter().fold(1.0f64, |most, value| most.max(value.abs()));
     let off: Vec<f64> = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs() / scale).collect();
-    // Not a number counts as the largest of all.
+    // NaN counts as the largest error.
     let worst = off.iter().copied().max_by(f64::total_cmp).unwrap_or_default();
     (worst, (off.iter().map(|off| off * off).sum::<f64>() / off.len() as f64).sqrt())
 }
@@ -44,7 +44,7 @@ fn close(found: &[f32], expected: &[f64]) -> bool {
     errors(found, expected).0 < 1e-5
 }
 
-/// The outputs, and the gradients of inputs, weights and bias for the outputs' gradient `g`.
+/// Returns the outputs, and the gradients of inputs, weights and bias for the outputs' gradient `g`.
 fn convolve(
     simd: Simd,
     (x, g): (&FeatureMap, &FeatureMap),
@@ -97,7 +97,7 @@ proptest! {
                 ("bias gradient", &found[3], &for_bias),
             ] {
                 let (worst, typical) = errors(found, expected);
-                // Winograd's transforms cost a digit, and now and then a little more.
+                // Winograd's transforms cost one digit of precision, and sometimes a little more.
                 let by_tiles = kernel == 3 && inputs.min(outputs) >= 16;
                 let bound = if by_tiles { 3e-5 } else { 2e-6 };
                 prop_assert!(worst < bound && typical < 1e-6, "{what}, {simd:?}: off by {worst:.1e}, {typical:.1e}");
