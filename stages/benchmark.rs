@@ -53,7 +53,7 @@ impl Default for Benchmark {
 
 impl Stage for Benchmark {
     const NAME: &'static str = "benchmark";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "measures retrieval and writes the report";
     const NEEDS: &'static [&'static str] = &["prepare", "train", "embed"];
     const MANY: &'static [&'static str] = &["train", "embed"];

@@ -61,7 +61,7 @@ struct Source<'a> {
 
 impl Stage for Prepare {
     const NAME: &'static str = "prepare";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const ABOUT: &'static str = "crops, resizes and sharpens the images and writes them as PNG";
     const NEEDS: &'static [&'static str] = &["fetch"];
     const PROVIDES: Option<ArtifactKind> = Some(artifacts::PICTURES);

@@ -40,7 +40,7 @@ impl Default for Split {
 impl Stage for Split {
     const NAME: &'static str = "split";
     const VERSION: u32 = 2;
-    const ABOUT: &'static str = "parts the images into train and test, never the same picture on both sides";
+    const ABOUT: &'static str = "splits the images into training and test subsets; equal pictures go into one subset";
     const NEEDS: &'static [&'static str] = &["prepare"];
 
     fn check(&self) -> Result<(), Invalid> {

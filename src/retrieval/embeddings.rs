@@ -49,12 +49,12 @@ pub fn facts_of(model: &Model) -> Result<BTreeMap<String, String>> {
 
 /// Name, type and meaning of each column.
 pub const COLUMNS: [(&str, &str, &str); 6] = [
-    ("id", "int32", "place in the list of paths, sorted; from 0"),
-    ("path", "string", "of the picture, below the folder of all"),
-    ("label", "int32", "of the class; -1 where there is none"),
-    ("label_name", "string", "name of the class; empty where there is none"),
-    ("split", "string", "train: learned from; test: never seen in training; empty: no part of the pipeline"),
-    (EMBEDDING, "list of float32", "the vector, without a unit; Euclidean distances tell how alike two pictures are"),
+    ("id", "int32", "position in the sorted list of paths, from 0"),
+    ("path", "string", "path of the picture, below the folder of all pictures"),
+    ("label", "int32", "number of the class; -1 if there is none"),
+    ("label_name", "string", "name of the class; empty if there is none"),
+    ("split", "string", "train: learned from; test: never seen in training; empty: not part of the pipeline"),
+    (EMBEDDING, "list of float32", "the vector, without a unit; a small Euclidean distance means similar pictures"),
 ];
 
 fn schema(dimension: usize) -> Schema {

@@ -76,19 +76,19 @@ pub const METRICS: [Metric; COUNT] = [
     },
     Metric {
         name: "vote@5",
-        definition: "whether the commonest class of the 5 nearest is the query's; of equally common ones the nearest's counts",
+        definition: "whether the most frequent class of the 5 nearest is the query's; if several, that of the nearest",
         of: |ranking| f64::from(vote(&ranking.labels[..ranking.labels.len().min(5)]) == Some(ranking.label)),
         chance: |ranking| vote_by_chance(ranking, 5),
     },
     Metric {
         name: "r-precision",
-        definition: "share of the R nearest that are of the query's class, where R of that class are in the gallery",
+        definition: "share of the R nearest that are of the query's class; the gallery has R items of that class",
         of: |ranking| ranking.hits(ranking.relevant) / ranking.relevant.max(1) as f64,
         chance: Ranking::share,
     },
     Metric {
         name: "map@r",
-        definition: "mean over ranks 1 to R of precision at that rank where the rank holds the query's class, else 0",
+        definition: "mean over ranks 1 to R of the precision at that rank if it holds the query's class, else 0",
         of: map_at_r,
         chance: map_at_r_by_chance,
     },

@@ -105,7 +105,7 @@ fn headline(findings: &Findings) -> Result<Chart> {
     Ok(Chart {
         name: "benchmark_headline".to_owned(),
         alt: format!("Bars of precision@5, test-vs-train and test-vs-test: {values}."),
-        svg: charts::bars(SIZE.0, "Precision@5; upright line: chance", &marks(), &rows)?,
+        svg: charts::bars(SIZE.0, "Precision@5; vertical line: baseline", &marks(), &rows)?,
     })
 }
 
@@ -118,9 +118,9 @@ fn scores(findings: &Findings) -> Result<Chart> {
     let rows: Vec<Row> = METRICS.iter().enumerate().map(row).collect();
     Ok(Chart {
         name: "benchmark_scores".to_owned(),
-        alt: "Bars of all metrics for both protocols, with intervals and chance levels; the tables give the same."
+        alt: "Bars of all metrics for both protocols, with intervals and baselines; the tables have the same values."
             .to_owned(),
-        svg: charts::bars(SIZE.0, "All metrics; upright line: chance", &marks(), &rows)?,
+        svg: charts::bars(SIZE.0, "All metrics; vertical line: baseline", &marks(), &rows)?,
     })
 }
 
@@ -155,7 +155,7 @@ fn classes(findings: &Findings) -> Result<Chart> {
 fn calibration(findings: &Findings) -> Result<Chart> {
     let diagonal = vec![(0.0, 0.0), (1.0, 1.0)];
     let mut series =
-        vec![Series::Line(Line { name: "as foretold", color: GREY, look: Look::Dotted, points: diagonal })];
+        vec![Series::Line(Line { name: "as predicted", color: GREY, look: Look::Dotted, points: diagonal })];
     for (protocol, (color, filled)) in findings.protocols.iter().zip(LOOKS) {
         let groups = &protocol.reliability.groups;
         let most = groups.iter().map(|group| group.neighbours).max().unwrap_or(1);
@@ -164,19 +164,18 @@ fn calibration(findings: &Findings) -> Result<Chart> {
         let points = groups.iter().map(|group| (group.foretold, group.right, radius(group.neighbours))).collect();
         series.push(Series::Dots(Dots { name: protocol.question.name, color, filled, points }));
     }
-    let axes = Axes { names: ("chance foretold", "share of the query's class"), x: Some(0.0..1.0), y: Some(0.0..1.0) };
+    let axes =
+        Axes { names: ("match probability", "share of the query's class"), x: Some(0.0..1.0), y: Some(0.0..1.0) };
     let errors = findings.protocols.iter().map(|protocol| {
         format!("{} off by {:.3} on average", protocol.question.name, protocol.reliability.expected_error)
     });
     Ok(Chart {
         name: "benchmark_calibration".to_owned(),
         alt: format!(
-            "Chance foretold by distance against the share that was right, by tenths: {}.",
+            "Match probability against the share that was right, in ten groups: {}.",
             errors.collect::<Vec<String>>().join(", ")
         ),
-        svg: charts::svg((SIZE.0, 400), |area| {
-            charts::lines(area, "Does the foretold chance come true?", &axes, &series)
-        })?,
+        svg: charts::svg((SIZE.0, 400), |area| charts::lines(area, "Is the match probability right?", &axes, &series))?,
     })
 }
 

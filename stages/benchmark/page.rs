@@ -54,7 +54,7 @@ pub fn render(
             (section(4, distance(findings, charts)))
             (section(5, provenance::section(findings, charts)?))
             (elements::definitions())
-            p.soft { "The same inputs, parameters and seed give the same bytes of this page. All its figures stand in it as JSON, too: " code { "script#results" } "." }
+            p.soft { "The same inputs, parameters and seed give the same bytes of this page. It also contains all its numbers as JSON: " code { "script#results" } "." }
         }
         script type="application/json" id="results" { (PreEscaped(embedded(results))) }
         script type="application/json" id="map-data" { (PreEscaped(embedded(&map_data(findings).to_string()))) }
@@ -78,30 +78,30 @@ fn headline(findings: &Findings, charts: &Charts) -> Markup {
                     p { b { (protocol.question.task) } " " span.soft { "(" (protocol.question.name) ")" } }
                     p.large.number { (format!("{:.3}", score.value)) }
                     p { (term(PRECISION_AT_5)) ", 95 % interval " span.number { (interval(score.low, score.high)) } }
-                    p.soft { "Of the 5 nearest, " (format!("{:.1}", 5.0 * score.value)) " show the same kind of thing; by chance it would be " (format!("{:.1}", 5.0 * score.chance)) "." }
+                    p.soft { "Of the 5 nearest, " (format!("{:.1}", 5.0 * score.value)) " are of the query's class; random retrieval would give " (format!("{:.1}", 5.0 * score.chance)) "." }
                     p.soft { (protocol.queries.len()) " " (protocol.question.question) "." }
                 }
             }
         }
         p {
             @for (place, baseline) in findings.baselines.iter().enumerate() {
-                (if place == 0 { "Without any learning, the same search reaches " } else { " and " })
+                (if place == 0 { "Without learning, the same search reaches " } else { " and " })
                 b.number { (format!("{:.3}", baseline.reached[0].precision.value)) } " with " (baseline.name)
             }
             @if let Some(first) = findings.baselines.first() {
                 " (" (findings.protocols[0].question.name) ", " (first.reached[0].queries) " queries). "
             }
-            "Chance is " span.number { (format!("{:.3}", findings.protocols[0].scores[PRECISION_AT_5].chance)) } "."
+            "The baseline, reached by random retrieval, is " span.number { (format!("{:.3}", findings.protocols[0].scores[PRECISION_AT_5].chance)) } "."
             @if let Some(original) = findings.original() {
-                " The original project reports " b.number { (format!("{original:.2}")) } " for the measure nearest to this one, with 2,000 pictures of CIFAR-10, but not with these test pictures."
+                " The original project reports " b.number { (format!("{original:.2}")) } " for the most similar metric, on 2,000 pictures of CIFAR-10, but with other test pictures."
             }
         }
         div.figures {
             (figure(&charts.headline, html! {
-                "Filled: among pictures whose classes were learned. Framed: among pictures never seen. Short line across: 95 % interval. "
+                "Filled bars: among training pictures. Outlined bars: among unseen pictures. Short horizontal line: 95 % interval. "
                 @for baseline in &findings.baselines { b { (baseline.name) } ": " (baseline.definition) " (" (baseline.reached[0].queries) " queries). " }
             }))
-            (figure(&charts.scores, html! { "All metrics; a tap on a name in the tables says what it is." }))
+            (figure(&charts.scores, html! { "All metrics. Tap a name in the tables to see its definition." }))
         }
         @for (place, protocol) in findings.protocols.iter().enumerate() { (table(findings, place, protocol)) }
     }
@@ -113,7 +113,7 @@ fn table(findings: &Findings, place: usize, protocol: &Protocol) -> Markup {
         h3 { (name) }
         p.soft { (protocol.queries.len()) " " (protocol.question.question) ": a gallery of " (protocol.gallery) "." }
         (scrolling(&format!("Metrics, {name}"), html! {
-            thead { tr { th scope="col" { "metric" } th scope="col" { "value" } th scope="col" { "95 % interval" } th scope="col" { "chance" } th.what scope="col" { "what it is" } } }
+            thead { tr { th scope="col" { "metric" } th scope="col" { "value" } th scope="col" { "95 % interval" } th scope="col" { "baseline" } th.what scope="col" { "definition" } } }
             tbody {
                 @for (of, (metric, score)) in METRICS.iter().zip(&protocol.scores).enumerate() {
                     tr {
@@ -144,15 +144,15 @@ fn comparison(findings: &Findings) -> Markup {
     let first = &findings.main;
     html! {
         @if !findings.comparisons.is_empty() {
-            h3 { "Trainings side by side" }
+            h3 { "Comparison of trainings" }
             p {
-                "All other figures here are of " b { (first.name) } " (trained by " (first.training) "). Each other training answers the same queries; the difference is taken "
-                "query by query, and its 95 % interval is a paired bootstrap over them. Where it holds 0, nobody can tell. "
-                "Another seed of the same training may differ too: that is not in this interval."
+                "All other numbers on this page are of " b { (first.name) } " (trained by " (first.training) "). Every other training answers the same queries. The difference is computed "
+                "query by query, with a paired bootstrap. If its 95 % interval contains 0, there is no significant difference. "
+                "The interval does not include differences between seeds of the same training."
             }
             @for other in &findings.comparisons {
-                (scrolling(&format!("{} beside {}", other.run, first.name), html! {
-                    caption { b { (other.run) } " (trained by " (other.training) ") beside " (first.name) }
+                (scrolling(&format!("{} compared with {}", other.run, first.name), html! {
+                    caption { b { (other.run) } " (trained by " (other.training) ") compared with " (first.name) }
                     thead { tr { th scope="col" { "protocol" } th scope="col" { "metric" } th scope="col" { (first.name) } th scope="col" { (other.run) } th scope="col" { "difference" } th scope="col" { "95 % interval" } th scope="col" { "in words" } } }
                     tbody {
                         @for (protocol, differences) in &other.protocols {
@@ -176,19 +176,19 @@ fn comparison(findings: &Findings) -> Markup {
 fn map(findings: &Findings, charts: &Charts, sheet: &[u8]) -> Markup {
     let map = &findings.map;
     let some = if map.points.len() < map.of {
-        format!(", {} drawn at random of {}", map.points.len(), map.of)
+        format!(" ({} of {}, drawn at random)", map.points.len(), map.of)
     } else {
         String::new()
     };
     html! {
         p {
-            "Every mark is a test picture" (some) ", none of which the network learned from. The map is made by " (map.method)
-            " from the embeddings alone, without their classes: near on the map is mostly near in the " (findings.main.embeddings.dimension)
-            " dimensions, but far says little, and the axes mean nothing. Point at a mark, or use the arrow keys; Page Up and Page Down go through all of them in order."
+            "Every mark is a test picture" (some) ". The network did not learn from the test pictures. The map is made by " (map.method)
+            " from the embeddings alone, without the classes. What is close on the map is mostly close in the " (findings.main.embeddings.dimension)
+            " dimensions. Large distances on the map say little, and the axes have no meaning. Point at a mark, or use the arrow keys; Page Up and Page Down go through all of them in order."
         }
         div.map {
             (figure(&charts.map, html! {}))
-            div id="pointed" { p.soft { "The picture pointed at, and its nearest ones, are shown here." } }
+            div id="pointed" { p.soft { "The selected picture and its nearest neighbours are shown here." } }
         }
         img id="sheet" hidden alt="" src=(html::source("jpeg", sheet));
     }
@@ -216,10 +216,10 @@ fn map_data(findings: &Findings) -> Value {
 fn distance(findings: &Findings, charts: &Charts) -> Markup {
     html! {
         div.figures {
-            (figure(&charts.calibration, html! { "Discs: learned galleries; rings: unseen ones. A dot's size is its share of the neighbours. On the dotted line the chance was right; below it too sure." }))
+            (figure(&charts.calibration, html! { "Filled dots: among training pictures. Outlined dots: among unseen pictures. A larger dot has more neighbours. On the dotted line, the match probability is right; below it, it is too high." }))
             p {
-            "The chance that a neighbour at some distance is of the query's class was fitted to held-out training pictures. "
-            "Here it is held against the test pictures, which had no part in it: "
+            "The match probability of a distance was fitted on held-out training pictures. "
+            "Here it is compared with the test pictures, which were not used to fit it: "
             @for (place, protocol) in findings.protocols.iter().enumerate() {
                 @if place > 0 { ", " }
                 (protocol.question.name) " off by " b.number { (format!("{:.3}", protocol.reliability.expected_error)) } " on average"
@@ -239,8 +239,8 @@ fn approximate(curve: &Curve) -> Markup {
     html! {
         h3 { "Approximate search" }
         p.soft {
-            "The index (HNSW, M " (m) ", ef_construction " (ef_construction) ") against exact search: " (curve.queries)
-            " queries among all " (curve.gallery) " pictures. Exact search measures " (curve.gallery) " distances for each."
+            "The index (HNSW, M " (m) ", ef_construction " (ef_construction) ") compared with exact search: " (curve.queries)
+            " queries among all " (curve.gallery) " pictures. Exact search measures " (curve.gallery) " distances for each query."
         }
         (scrolling("Approximate search", html! {
             thead { tr { th scope="col" { "ef" } th scope="col" { "recall@" (K) } th scope="col" { "distances measured for a query" } } }

@@ -40,15 +40,15 @@ pub const UNSEEN: &str = "test-vs-test";
 pub const QUESTIONS: [Question; 2] = [
     Question {
         name: "test-vs-train",
-        task: "Finding known pictures",
-        question: "test pictures among the training pictures, whose classes the network was told",
+        task: "Finding pictures seen in training",
+        question: "test pictures, searched among the training pictures, whose classes the network learned",
         gallery: Subset::Train,
         curve: |calibration| &calibration.learned,
     },
     Question {
         name: UNSEEN,
-        task: "Finding pictures never seen",
-        question: "test pictures among the other test pictures, none of which the network ever saw",
+        task: "Finding unseen pictures",
+        question: "test pictures, each searched among the other test pictures, which the network never saw",
         gallery: Subset::Test,
         curve: |calibration| &calibration.unseen,
     },

@@ -247,7 +247,7 @@ pub fn plain(class: &str, name: &str) -> Result<String, String> {
         return Err(format!("{part:?} is no name for a class or a picture: 255 bytes, no control characters or \\"));
     }
     match class.split('/').find(|class| is_list(class)) {
-        Some(taken) => Err(format!("{taken:?} is no name for a class: a list of the pictures is called so")),
+        Some(taken) => Err(format!("{taken:?} is no name for a class: it is the name of a list of pictures")),
         None => Ok(format!("{class}/{name}").nfc().collect()),
     }
 }

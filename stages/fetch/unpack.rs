@@ -28,7 +28,7 @@ const MOST_TIMES: u64 = 100;
 const MOST_NAME_BYTES: u64 = 4096;
 /// Folder in which tar's POSIX format stores the content of a sparse file.
 const SPARSE: &str = "GNUSparseFile.";
-const HOLES: &str = "it has holes (a sparse file), which is not read here";
+const HOLES: &str = "it is a sparse file, which cannot be unpacked";
 /// A folder in an incremental archive of GNU tar.
 const INCREMENTAL: u8 = b'D';
 /// Longest name of a member, in bytes: the limit of common systems.
@@ -242,7 +242,7 @@ impl Pictures<'_> {
         if entry.header().entry_type() == EntryType::Link {
             let target = entry.link_name().ok().flatten().unwrap_or_default().into_owned();
             let Some(name) = self.linkable.get(&plain_path(&target)) else {
-                return Ok(Some(format!("it is a link to {}, which is no picture before it", shown(&target))));
+                return Ok(Some(format!("it is a link to {}, but no picture before it has this path", shown(&target))));
             };
             bytes = self.outputs.read(name)?;
             self.linked += bytes.len() as u64;
@@ -251,7 +251,7 @@ impl Pictures<'_> {
             }
         } else {
             if member.size > MOST_PICTURE_BYTES {
-                return Ok(Some(format!("it has {} bytes, more than any picture that is read", member.size)));
+                return Ok(Some(format!("it has {} bytes, more than the limit for a picture", member.size)));
             }
             let read = entry.read_to_end(&mut bytes);
             read.map_err(|error| fault(&error, format!("{} cannot be read", member.shown())))?;

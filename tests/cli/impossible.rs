@@ -121,7 +121,7 @@ fn needs_that_do_not_fit_together() {
         format!("  two: {{{}}}\n", TRAIN.replace("[prepare", "[fewer")),
         "  two: {uses: benchmark, needs: [fewer, train, embed], out: two}\n".to_owned(),
     ] {
-        refused(&project, &two, "fewer two", "name in `needs` what");
+        refused(&project, &two, "fewer two", "name the pictures of `split` in `needs`");
     }
 }
 

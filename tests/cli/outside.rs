@@ -301,7 +301,7 @@ fn manifests_are_read_as_editors_save_them() {
         assert!(outcome.status == 2 && outcome.stderr.contains(said), "{said}: {}", outcome.stderr);
         assert!(outcome.stderr.len() < 2000, "{}", outcome.stderr.len());
     };
-    refused(&format!("version: 1\nx: {}{}", "[".repeat(100_000), "]".repeat(100_000)), "more than 500 deep");
+    refused(&format!("version: 1\nx: {}{}", "[".repeat(100_000), "]".repeat(100_000)), "more than 500 levels deep");
     refused(&format!("version: 1\nx: {}{}", "[".repeat(90), "]".repeat(90)), "more than 64 deep");
     refused(&format!("{}x", "- ".repeat(20_000)), "more than 64 deep");
     refused(&format!("version: 1\nx: {}", "a".repeat(2 << 20)), "has at most");

@@ -149,8 +149,8 @@ fn trainings_are_compared() {
     );
     let page = page(&project);
     assert!(
-        page.contains("Trainings side by side")
-            && page.contains("<b>embed-longer</b> (trained by longer) beside embed"),
+        page.contains("Comparison of trainings")
+            && page.contains("<b>embed-longer</b> (trained by longer) compared with embed"),
         "told"
     );
 

@@ -53,7 +53,7 @@ fn only_what_the_lock_vouches_for_is_used_and_a_difference_is_named() {
     assert_eq!(outcome.status, 6, "{}", outcome.stdout);
     assert!(outcome.stdout.contains("the stored result is not the locked one"), "{}", outcome.stdout);
     assert!(outcome.stdout.contains("embed    failed   different"), "{}", outcome.stdout);
-    let told = format!("embed: embeddings.parquet: {}", digest("artifacts/embed/embeddings.parquet"));
+    let told = format!("embed: embeddings.parquet: digest is {}", digest("artifacts/embed/embeddings.parquet"));
     assert!(outcome.stderr.contains(&told), "{}", outcome.stderr);
     let rerun = project.similiai("verify --rerun embed");
     assert_eq!(rerun.status, 6);

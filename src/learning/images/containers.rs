@@ -15,7 +15,7 @@ pub fn normal_png<'a>(bytes: &'a [u8], name: &str) -> Result<Cow<'a, [u8]>, Unre
         let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
         // The decoder reads three bytes for each colour without a check of the length (png 0.18.1, `palette.rs`).
         if *kind == *b"PLTE" && !length.is_multiple_of(3) {
-            return Err(Unreadable::Broken(format!("{name} is a damaged picture: its palette is cut")));
+            return Err(Unreadable::Broken(format!("{name} is a damaged picture: its palette is cut short")));
         }
         if *kind == *b"IEND" || at + 12 + length > bytes.len() {
             break;
@@ -109,7 +109,7 @@ pub fn known_as(bytes: &[u8]) -> Option<&'static str> {
         (b"<!DOCTYPE html", "a web page"),
         (b"<!doctype html", "a web page"),
         (b"<html", "a web page"),
-        (b"version https://git-lfs", "a pointer of Git LFS, which `git lfs pull` replaces by the picture"),
+        (b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull` to get the picture"),
         (b"Rar!", "an archive"),
     ];
     starts.iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, what)| *what)

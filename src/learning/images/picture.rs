@@ -112,14 +112,13 @@ impl<'a> Undecoded<'a> {
         let pixels = u64::from(width) * u64::from(height);
         if pixels > most {
             let most = most as f64 / 1e6;
-            let why = format!("{name} has {width} × {height} pixels, more than the {most} million that are read");
+            let why = format!("{name} has {width} × {height} pixels, more than the limit of {most} million");
             return Err(Unreadable::TooManyPixels(why));
         }
         // Pixels with 16 bits a channel take more memory, so there may be fewer of them.
         if decoder.total_bytes() > most.saturating_mul(MOST_A_PIXEL) {
             let (bits, most) = (decoder.color_type().bits_per_pixel(), most as f64 * MOST_A_PIXEL as f64 / 1e6);
-            let why =
-                format!("{name} has {width} × {height} pixels of {bits} bits, more than the {most} MB that are read");
+            let why = format!("{name} has {width} × {height} pixels of {bits} bits, more than the limit of {most} MB");
             return Err(Unreadable::TooManyPixels(why));
         }
         if pixels == 0 {
@@ -170,7 +169,7 @@ fn broken(error: ImageError, name: &str) -> Unreadable {
         }
         ImageError::Limits(_) => {
             let most = BESIDE >> 20;
-            Unreadable::Broken(format!("{name} takes more than {most} MiB for a row, or for what is beside its pixels"))
+            Unreadable::Broken(format!("{name} needs more than {most} MiB for one row or for its metadata"))
         }
         error => {
             Unreadable::Broken(format!("{name} is a damaged or truncated picture: {}", error.to_string().trim_end()))

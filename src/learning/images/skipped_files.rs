@@ -94,15 +94,15 @@ impl SkipReason {
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Kind(kind) => write!(f, "{kind} pictures are not read here; convert them to JPEG or PNG"),
+            Self::Kind(kind) => write!(f, "{kind} pictures cannot be read; convert them to JPEG or PNG"),
             Self::LinkedFolder => f.write_str("links to folders are not followed; name the folder itself"),
             Self::NotUnicode => f.write_str("its name is not valid Unicode"),
             Self::Special => f.write_str("it is a pipe, a socket or a device"),
             Self::Hidden => f.write_str("its name begins with a dot"),
             Self::Misplaced => f.write_str("it is not at <class>/<picture>"),
             Self::Subfolder => f.write_str("folders within the folder of a class are not read"),
-            Self::EmptyClass => f.write_str("the class has no picture that is read here"),
-            Self::NoPicture => f.write_str("its name does not end as that of a picture"),
+            Self::EmptyClass => f.write_str("the class has no picture that can be read"),
+            Self::NoPicture => f.write_str("its name does not have the extension of a picture"),
             Self::Unreadable(why) => f.write_str(why),
         }
     }

@@ -79,7 +79,7 @@ impl Verdict {
         match self {
             Self::Better => "better",
             Self::Worse => "worse",
-            Self::CannotTell => "can't tell",
+            Self::CannotTell => "no significant difference",
         }
     }
 }

@@ -41,7 +41,7 @@ fn at_k(findings: &Findings, place: usize, protocol: &Protocol) -> Result<Chart>
         series.push(line(baseline.name, color, look, reached));
     }
     let (chance, last) = (protocol.scores[PRECISION_AT_5].chance, points.last().map_or(1.0, |point| point.k as f64));
-    series.push(line("chance", GREY, Look::Solid, vec![(1.0, chance), (last, chance)]));
+    series.push(line("baseline", GREY, Look::Solid, vec![(1.0, chance), (last, chance)]));
     let axes = Axes { names: ("k", "precision@k"), x: Some(1.0..last.max(2.0)), y: Some(0.0..1.0) };
     let title = format!("Precision@k, {}", protocol.question.name);
     let told = points.iter().filter(|point| [1, 5, 10, 50].contains(&point.k));
@@ -117,7 +117,7 @@ fn hubness(place: usize, protocol: &Protocol) -> Result<Chart> {
     let axes = Axes { names: ("times among the 10 nearest of a query", "pictures"), x: None, y: None };
     let title = format!("Hubs, {}", protocol.question.name);
     let alt = format!(
-        "How many pictures are how often among the 10 nearest, {}: {:.1} times on average, at most {} times, {:.0} % never; skewness {:.2}.",
+        "Histogram of how often a picture is among the 10 nearest, {}: {:.1} times on average, at most {} times, {:.0} % never; skewness {:.2}.",
         protocol.question.name,
         hubness.mean,
         hubness.histogram.len().saturating_sub(1),

@@ -66,7 +66,7 @@ pub fn draw(findings: &Findings) -> Chart {
         }
     };
     let alt = format!(
-        "Map of {} test pictures by {}, a mark for each: pictures with similar embeddings lie near each other.",
+        "Map of {} test pictures by {}, a mark for each: pictures with similar embeddings are close together.",
         map.points.len(),
         map.method
     );

@@ -26,7 +26,7 @@ pub fn draw(findings: &Findings) -> Result<Chart> {
     let svg = charts::svg((SIZE.0, height as u32), |area| {
         charts::write(
             area,
-            "What is read by what",
+            "Which step reads which result",
             (MARGIN, MARGIN + charts::TITLE / 2),
             HPos::Left,
             charts::TITLE,

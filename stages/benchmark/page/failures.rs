@@ -16,26 +16,26 @@ pub fn section(findings: &Findings, charts: &Charts, pictures: &Pictures) -> Res
     Ok(html! {
         h3 { "Classes" }
         div.figures {
-            (figure(&charts.classes, html! { "Line across: 95 % interval; upright line: chance." }))
+            (figure(&charts.classes, html! { "Horizontal line: 95 % interval. Vertical line: baseline." }))
             ul {
                 @for protocol in &findings.protocols {
                     @if let Some((row, column, share)) = protocol.confusion.worst() {
                         @let names = &protocol.confusion.classes;
-                        li { (protocol.question.name) ": confused most, " (format!("{:.0} %", 100.0 * share)) " of the nearest of " b { (names[row]) } " are " b { (names[column]) } "." }
+                        li { (protocol.question.name) ": most confused: " (format!("{:.0} %", 100.0 * share)) " of the neighbours of " b { (names[row]) } " are " b { (names[column]) } "." }
                     }
                 }
             }
         }
-        p { "Rows are the classes of queries, columns those of their 5 nearest. The shade is the share of the row, the number a count." }
+        p { "Rows: classes of the queries. Columns: classes of their 5 nearest. Shade: share of the row. Number: count." }
         div.figures { @for (_, failures) in protocols() { (figure(&failures.confusion, html! {})) } }
         @for (protocol, _) in protocols() { (confusion(protocol)) }
-        h3 { "Down the list" }
+        h3 { "Precision by number of neighbours" }
         p { "The share of the k nearest that are of the query's class, for every k. Band: 95 % interval of the mean." }
         div.figures { @for (_, failures) in protocols() { (figure(&failures.at_k, html! {})) } }
         h3 { "Hubs" }
         p {
-            "A picture that is near many others, and of another class than most, spoils many answers. Without hubs all would be near about equally often, "
-            "and the skewness of their numbers would be near 0."
+            "A hub is a picture that is near many others. If it is of another class, many answers are wrong. "
+            "Without hubs, all pictures would be near others equally often, and the skewness would be near 0."
         }
         div.figures {
             @for (protocol, failures) in protocols() {
@@ -43,7 +43,7 @@ pub fn section(findings: &Findings, charts: &Charts, pictures: &Pictures) -> Res
                 div {
                     (figure(&failures.hubness, html! {
                         (protocol.question.name) ": skewness " b.number { (format!("{:.2}", hubness.skewness)) } "; "
-                        (format!("{:.0} %", 100.0 * hubness.never)) " of the gallery are among nobody's 10 nearest."
+                        (format!("{:.0} %", 100.0 * hubness.never)) " of the gallery are never among the 10 nearest of a query."
                     }))
                     (hubs(findings, protocol, pictures)?)
                 }
@@ -52,12 +52,12 @@ pub fn section(findings: &Findings, charts: &Charts, pictures: &Pictures) -> Res
         h3 { "Pictures" }
         p.soft {
             "Queries with their nearest training pictures. ✓ and a solid frame: the query's class. ✗ and a dashed frame: another class. "
-            "Below each its distance, and the chance by that distance that it is of the query's class."
+            "Below each picture: its distance and its match probability."
         }
         @for (name, about, examples, open) in [
-            ("The worst", "Lowest average precision (map@r); of equal ones those that were surest.", &findings.shown.worst, true),
+            ("The worst", "Lowest average precision (map@r); among equals, those with the nearest neighbour.", &findings.shown.worst, true),
             ("The best", "Highest average precision.", &findings.shown.best, false),
-            ("Drawn at random", "The classes in turn.", &findings.shown.random, true),
+            ("Drawn at random", "The classes take turns.", &findings.shown.random, true),
         ] {
             details open[open] {
                 summary { b { (name) } " " span.soft { (about) } }
@@ -96,7 +96,7 @@ fn hubs(findings: &Findings, protocol: &Protocol, pictures: &Pictures) -> Result
         })
     });
     let hubs = hubs.collect::<Result<Vec<Markup>>>()?;
-    Ok(html! { @if !hubs.is_empty() { p.soft { "Wrong most often:" } div.row { @for hub in hubs { (hub) } } } })
+    Ok(html! { @if !hubs.is_empty() { p.soft { "Most often wrong:" } div.row { @for hub in hubs { (hub) } } } })
 }
 
 fn row(findings: &Findings, example: &Example, pictures: &Pictures) -> Result<Markup> {

@@ -1,4 +1,4 @@
-// The map: the pointer, or the arrow keys, choose a picture; beside the map stand it and its nearest ones.
+// The pointer or the arrow keys select a picture; the panel shows it and its nearest neighbours.
 const data = JSON.parse(document.getElementById("map-data").textContent);
 const svg = document.querySelector(".map svg");
 const points = document.getElementById("points");
@@ -67,7 +67,7 @@ function nearest(x, y, allowed) {
   return best;
 }
 
-// Ahead: more along the arrow than aside of it.
+// A picture is ahead if it is farther along the arrow than across it.
 const ahead = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] };
 points.addEventListener("keydown", (event) => {
   const direction = ahead[event.key];

@@ -18,12 +18,12 @@ pub fn training(findings: &Findings, charts: &Charts) -> Markup {
         @if let (Some(first), Some(last)) = (findings.epochs.first(), findings.epochs.last()) {
             p {
                 b { "Collapse monitor. " }
-                "A network has collapsed when it places all pictures alike. In the last epoch two pictures of different classes are "
-                b.number { (format!("{:.2}", last.negative_distance)) } " apart on average, two of one class "
+                "A network has collapsed if all its embeddings are alike. In the last epoch, pictures of different classes are "
+                b.number { (format!("{:.2}", last.negative_distance)) } " apart on average, and pictures of one class "
                 b.number { (format!("{:.2}", last.positive_distance)) } " (in the first epoch "
                 span.number { (format!("{:.2}", first.negative_distance)) } " and " span.number { (format!("{:.2}", first.positive_distance)) }
-                "), and the embeddings of the test pictures vary in " b.number { (format!("{:.1}", map.effective_dimensions)) } " of " (dimension)
-                " dimensions (participation ratio). A training whose distances become all alike, with the loss at the margin, is stopped."
+                "). The embeddings of the test pictures vary in " b.number { (format!("{:.1}", map.effective_dimensions)) } " of " (dimension)
+                " dimensions (participation ratio). A training stops if all distances are alike and the loss is at the margin."
             }
         }
         div.figures { @for panel in &charts.training { (figure(panel, html! {})) } }
@@ -52,20 +52,20 @@ pub fn section(findings: &Findings, charts: &Charts) -> Result<Markup> {
     let (steps, instance) = (findings.steps(), &findings.instance);
     let program = findings.provenance.get("similiai.program").map(String::as_str).unwrap_or_default();
     let commands = format!(
-        "similiai run {instance}             # makes what is not there yet\n\
-         similiai explain {instance}         # its key must be {}…\n\
-         similiai verify --rerun {instance}  # makes it once more, and compares every byte\n\
-         similiai status --times             # where the time went",
+        "similiai run {instance}             # makes what is missing\n\
+         similiai explain {instance}         # shows the key, which must be {}…\n\
+         similiai verify --rerun {instance}  # makes it again, and compares every byte\n\
+         similiai status --times             # shows how long each step took",
         &findings.key[..12]
     );
     let parameters = steps.iter().map(|step| Ok(serde_yaml::to_string(&step.document.parameters)?));
     let parameters = parameters.collect::<Result<Vec<String>>>()?;
     Ok(html! {
         p {
-            "Each step is known by its key: the digest of its code's version, its parameters, its seed and the content that it read. "
-            "Who has the same keys has the same results. Made by " (program) ", with seed " (findings.document.seed) "."
+            "Each step has a key: the hash of its version, its parameters, its seed and the content that it reads. "
+            "The same keys have the same results. Made by " (program) ", with seed " (findings.document.seed) "."
         }
-        (figure(&charts.pipeline, html! { "From top to bottom; a line leads from what is read to what reads it. Right: the beginning of each key." }))
+        (figure(&charts.pipeline, html! { "A line leads from a step down to the steps that read its result. Right: the start of each key." }))
         @for (step, parameters) in steps.iter().zip(parameters) {
             details {
                 summary { b { (step.instance) } @if !step.needs.is_empty() { span.soft { " reads " (step.needs.join(", ")) } } }
@@ -73,7 +73,7 @@ pub fn section(findings: &Findings, charts: &Charts) -> Result<Markup> {
                     tbody {
                         tr { th scope="row" { "stage" } td { (step.stage) ", version " (step.document.version) ", seed " (step.document.seed) } }
                         tr { th scope="row" { "key" } td { code { (step.key) } } }
-                        tr { th scope="row" { "result" } td { @match step.digest { Some(digest) => code { (digest) }, None => "this report; a file cannot hold its own digest" } } }
+                        tr { th scope="row" { "result" } td { @match step.digest { Some(digest) => code { (digest) }, None => "this report; a file cannot contain its own digest" } } }
                         @for (name, digest) in &step.document.reads { tr { th scope="row" { "read: " (name) } td { code { (digest) } } } }
                     }
                 }))
@@ -84,8 +84,8 @@ pub fn section(findings: &Findings, charts: &Charts) -> Result<Markup> {
         p { "In the project's folder, with the profile and parameters of this run:" }
         (preformatted("Commands", &commands))
         details {
-            summary { "The manifest that gives this page" }
-            p.soft { "As " code { "pipeline.yaml" } " in an empty folder; " code { "fetch" } "-like steps also need their " code { "source" } ", which may lie anywhere and so is not in the key." }
+            summary { "The manifest that makes this page" }
+            p.soft { "Save it as " code { "pipeline.yaml" } " in an empty folder. Steps that use " code { "fetch" } " also need their " code { "source" } ". It is not in the key, because the content can be anywhere." }
             (preformatted("Manifest", &findings.manifest()?))
         }
         (card(findings))
@@ -98,7 +98,7 @@ fn card(findings: &Findings) -> Markup {
     let lines = |text: &str| text.replace("artifacts/embed/", &format!("artifacts/{}/", run.name));
     html! {
         h3 { "The data" }
-        p { "The embeddings are " code { (FILE) } ": " (run.embeddings.len()) " rows, sorted by " code { "id" } ", for any Parquet reader. The five nearest of picture 7 in DuckDB and in polars:" }
+        p { "The embeddings are " code { (FILE) } ": " (run.embeddings.len()) " rows, sorted by " code { "id" } ". Any Parquet reader can read them. The five nearest neighbours of picture 7, in DuckDB and in polars:" }
         (preformatted("DuckDB", &lines(DUCKDB)))
         (preformatted("polars", &lines(POLARS)))
         (scrolling("Columns", html! {
