@@ -49,11 +49,11 @@ pub const TARGETS: [Target; 19] = [
     Target { name: "contents", run: contents, seeds: || vec![list().into()] },
     Target { name: "items", run: items, seeds: || vec![[vec![7; 32], vec![3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3]].concat()] },
     Target {
-        name: "laid",
+        name: "checked-out",
         run: checked_out,
         seeds: || texts(&[r#"{"key":"","digest":"","out":"artifacts/s","leaving":[]}"#]),
     },
-    Target { name: "laid-index", run: laid_index, seeds: || vec![[DIGEST.as_bytes(), &[0; 8 + 40 * 3]].concat()] },
+    Target { name: "stamp-index", run: stamp_index, seeds: || vec![[DIGEST.as_bytes(), &[0; 8 + 40 * 3]].concat()] },
     Target { name: "result", run: result, seeds: || texts(&[RECORD]) },
     Target { name: "history", run: history, seeds: || texts(&[r#"{"instance":"s","key":"k","seconds":1.5,"at":7}"#]) },
     Target { name: "lock-file", run: lock_file, seeds: || vec![include_bytes!("../pipeline.lock")[..4000].to_vec()] },
@@ -287,7 +287,7 @@ fn place() -> OutputDir<'static> {
     OutputDir { instance: "s", project, out: Path::new("artifacts/s") }
 }
 
-fn laid_index(bytes: &[u8]) {
+fn stamp_index(bytes: &[u8]) {
     let (store, contents) = store();
     // Also with a valid digest at the start: most inputs do not have it.
     let rest = bytes.get(64..).unwrap_or_default();

@@ -105,19 +105,27 @@ fn of_library() -> BTreeMap<Module, BTreeSet<Module>> {
     all
 }
 
+/// Prints the graph too: `cargo test --lib layers -- --nocapture`.
 #[test]
 fn arrows_point_down() {
-    let mut arrows = BTreeSet::new();
+    let (mut layers, mut modules) = (BTreeSet::new(), BTreeSet::new());
     for (module, targets) in of_library() {
         for target in targets {
             let same = module[0] == target[0];
             let is_down = same || layer(&target) < layer(&module);
             assert!(is_down, "{} must not import {}", module.join("::"), target.join("::"));
-            arrows.extend((!same).then(|| (module[0].clone(), target[0].clone())));
+            layers.extend((!same).then(|| (module[0].clone(), target[0].clone())));
+            let room = |module: &Module| module[..module.len().min(2)].join("::");
+            modules.extend((room(&module) != room(&target)).then(|| (room(&module), room(&target))));
         }
     }
-    // If the parser of imports were broken, this would be empty.
-    assert!(arrows.len() >= 8, "{arrows:?}");
+    let all = |arrows: &BTreeSet<(String, String)>| -> String {
+        arrows.iter().map(|(from, to)| format!("  {from} --> {to}\n")).collect()
+    };
+    println!("flowchart\n%% {} arrows between layers\n{}", layers.len(), all(&layers));
+    println!("%% {} arrows between modules\n{}", modules.len(), all(&modules));
+    // Were the reading of imports broken, there would be none.
+    assert!(layers.len() >= 8, "{layers:?}");
 }
 
 /// For each folder, the imports between its modules. Imports between their submodules count as well.

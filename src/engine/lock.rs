@@ -96,7 +96,7 @@ impl Locked {
     }
 
     /// Fails if the locked result has another key document than `document`.
-    pub fn vouch_for(&self, document: &KeyDocument) -> Result<(), String> {
+    pub fn must_fit(&self, document: &KeyDocument) -> Result<(), String> {
         let changes = document.changes_since(&self.document, |_, _| None);
         if changes.is_empty() { Ok(()) } else { Err(format!("differs from {FILE}: {}", Reason::all(&changes))) }
     }
@@ -171,10 +171,10 @@ mod tests {
         assert!(file.profile(Some("seed")).is_err());
 
         let locked_then = lock.of("train").unwrap();
-        assert_eq!(locked_then.vouch_for(&stored.document), Ok(()));
+        assert_eq!(locked_then.must_fit(&stored.document), Ok(()));
         let mut other = stored.document.clone();
         other.parameters["size"] = 32.into();
-        assert!(locked_then.vouch_for(&other).unwrap_err().contains("parameter size: 64 → 32"));
+        assert!(locked_then.must_fit(&other).unwrap_err().contains("parameter size: 64 → 32"));
 
         let store = Store::new(folder.path().join("none"));
         let (_, other) = locked(&[("a.csv", "a"), ("b.png", "c")]);

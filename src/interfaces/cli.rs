@@ -54,7 +54,7 @@ Exit status:
   130, 143 stopped by SIGINT or SIGTERM; the next run resumes
 
 Environment:
-  SIMILIAI_SIMD  vector instructions: avx512, avx2 or portable (default: the best available); results stay the same
+  SIMILIAI_SIMD  vector instructions: avx512, avx2 or portable (default: the best); same results
   NO_COLOR       turns off colour on stderr, if it is not empty";
 
 /// The heading of the options that every command has.
@@ -191,7 +191,7 @@ fn refuse(error: &clap::Error) -> ! {
 fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
     #[cfg(feature = "serve")]
     if matches!(cli.command, Command::Serve(_)) {
-        serve::begin_thriftily();
+        serve::reexecute_with_malloc_settings();
     }
     if let Some(folder) = &cli.folder {
         std::env::set_current_dir(folder)

@@ -77,8 +77,8 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
     let base = access.base.clone();
     let state = State::new(limits, base.clone())?;
     let listener = runtime.block_on(async { listen(address) }).map_err(|error| {
-        let mend = "choose another port with --port, or any free one with --port 0";
-        Failure::Usage(format!("cannot listen on {address}: {error}; {mend}"))
+        let fix = "choose another port with --port, or any free one with --port 0";
+        Failure::Usage(format!("cannot listen on {address}: {error}; {fix}"))
     })?;
     let address = listener.local_addr().context("the server has no address")?;
     let mut watcher =

@@ -187,8 +187,8 @@ impl Embeddings {
         writer.finish().map(drop)
     }
 
-    /// Refuses embeddings of another model than the one with the digest `model`; `mend` says what to run.
-    pub fn must_be_of(&self, model: &str, name: &str, mend: &str) -> Result<()> {
+    /// Refuses embeddings of another model than the one with the digest `model`; `fix` says what to run.
+    pub fn must_be_of(&self, model: &str, name: &str, fix: &str) -> Result<()> {
         let made_by = self.facts.get(MODEL).map(String::as_str).unwrap_or_default();
         if made_by == model {
             return Ok(());
@@ -197,11 +197,11 @@ impl Embeddings {
             return Err(damaged!(
                 "{name} does not say which model made it: its footer has no `{MODEL}`; if the current model made it, \
                  write it: `COPY … (FORMAT parquet, KV_METADATA {{'{MODEL}': '{model}'}})` in DuckDB, \
-                 `table.replace_schema_metadata({{'{MODEL}': '{model}'}})` in pyarrow; otherwise, {mend}"
+                 `table.replace_schema_metadata({{'{MODEL}': '{model}'}})` in pyarrow; otherwise, {fix}"
             ));
         }
         let (has, wants) = (made_by.get(..12).unwrap_or("none"), model.get(..12).unwrap_or(model));
-        Err(damaged!("{name} was made by another model ({has}…) than the current one ({wants}…); {mend}"))
+        Err(damaged!("{name} was made by another model ({has}…) than the current one ({wants}…); {fix}"))
     }
 
     /// Refuses embeddings of another length than `dimension`.

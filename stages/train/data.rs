@@ -84,7 +84,8 @@ pub fn digest(prepared: &Contents, split: &Path) -> Result<String> {
     hasher.update(prepared.digest_of(dataset::PREPARATION)?.as_bytes());
     for Split { path, label, .. } in rows(split)? {
         let place = prepared.find(&path);
-        let place = place.with_context(|| format!("{path} is not prepared; name in `needs` what was split"))?;
+        let place =
+            place.with_context(|| format!("{path} is not prepared; name the pictures of `split` in `needs`"))?;
         hasher.update(format!("{path}\0{label}\0{}\n", prepared.file(place).digest).as_bytes());
     }
     Ok(hasher.finalize().to_hex().to_string())

@@ -302,8 +302,8 @@ fn manifests_are_read_as_editors_save_them() {
         assert!(outcome.stderr.len() < 2000, "{}", outcome.stderr.len());
     };
     refused(&format!("version: 1\nx: {}{}", "[".repeat(100_000), "]".repeat(100_000)), "more than 500 levels deep");
-    refused(&format!("version: 1\nx: {}{}", "[".repeat(90), "]".repeat(90)), "more than 64 deep");
-    refused(&format!("{}x", "- ".repeat(20_000)), "more than 64 deep");
+    refused(&format!("version: 1\nx: {}{}", "[".repeat(90), "]".repeat(90)), "more than 64 levels deep");
+    refused(&format!("{}x", "- ".repeat(20_000)), "more than 64 levels deep");
     refused(&format!("version: 1\nx: {}", "a".repeat(2 << 20)), "has at most");
     refused("version: 1\nstages:\n  2024: {uses: fetch}\n", "write it in quotes: '2024'");
     refused("version: 1\nstages:\n  a: {uses: fetch}\n  b: {uses: prepare, needs: [2024]}\n", "in quotes: '2024'");

@@ -197,7 +197,7 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
     refused(post(b"no picture at all"), 415, "no-picture", "begins neither as PNG");
     refused(post(b""), 415, "no-picture", "the file is empty");
     refused(post(&whole[..whole.len() / 2]), 422, "broken-picture", "truncated");
-    refused(post(&large), 413, "too-many-pixels", "1100 × 1000 pixels, more than the 1 million");
+    refused(post(&large), 413, "too-many-pixels", "1100 × 1000 pixels, more than the limit of 1 million");
     refused(post(&[0; 100_001]), 413, "too-many-bytes", "more than 100.0 kB");
     let form_of = |bytes: Vec<u8>| server.post("/api/search", "multipart/form-data; boundary=x", &bytes);
     refused(form_of(form("picture", &whole)), 400, "invalid", "no field called `image`");

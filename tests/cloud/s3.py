@@ -1,6 +1,7 @@
 """The remote cache against a real S3 server, and in a folder; LanceDB with the embeddings on that server.
 
-Usage: python3 tests/cloud/s3.py SIMILIAI [PROFILE], in a folder with a trained pipeline of that profile (default check)
+Usage: python3 tests/cloud/s3.py SIMILIAI [PROFILE [SET...]], in a folder with a trained pipeline of that profile (default
+check). Each SET is a parameter such as prepare.images_per_class=40, which makes every run shorter.
 """
 
 import checks
@@ -26,9 +27,11 @@ from checks import check
 from servers import Weed, free_ports
 
 SIMILIAI = checks.program()
-PROFILE = sys.argv[2:] or ["check"]
-RUN = [SIMILIAI, "run", "all", "--profile", *PROFILE, "--json"]
+PROFILE = sys.argv[2:3] or ["check"]
+VARIED = ["--profile", *PROFILE, *(word for name in sys.argv[3:] for word in ("--set", name))]
+RUN = [SIMILIAI, "run", "all", *VARIED, "--json"]
 root = Path(tempfile.mkdtemp(prefix="s3-"))
+lock = Path("pipeline.lock")
 base = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SIMILIAI_"))}
 
 
@@ -36,8 +39,8 @@ def clone(name, cache=None):
     """A project as it is in a repository; with the store of another one, where `cache` says so."""
     folder = root / name
     folder.mkdir()
-    for part in ["pipeline.yaml", "pipeline.lock"]:
-        shutil.copy(part, folder)
+    shutil.copy("pipeline.yaml", folder)
+    shutil.copy(lock, folder)
     (folder / "data").symlink_to(Path("data").resolve())
     if cache:
         shutil.copytree(cache / "artifacts", folder / "artifacts", symlinks=True)
@@ -84,6 +87,9 @@ with Weed(root / "weed") as weed:
     first = clone("first")
     cold = Ran(first, "s3://cache/ci", mode="rw")
     check("the first clone runs every stage", cold.all("ran") and not cold.warnings, cold.said)
+    if sys.argv[3:]:
+        checks.run(SIMILIAI, "lock", *VARIED, cwd=first)
+        lock = first / "pipeline.lock"
     local = Ran(first, "s3://cache/ci", mode="rw")
     check("and then none", local.all("cached") and not local.warnings, local.said)
     second = clone("second")
@@ -221,9 +227,9 @@ check("a folder does as well", shared.status == fourth.status == 0 and set(fourt
 named = clone("named")
 manifest = named / "pipeline.yaml"
 manifest.write_text(manifest.read_text().replace("seed: 42\n", f"seed: 42\ncache: {{remote: {root / 'shared'}}}\n", 1))
-done = checks.run(SIMILIAI, "run", "split", "--profile", *PROFILE, cwd=named)
+done = checks.run(SIMILIAI, "run", "split", *VARIED, cwd=named)
 check("also named in the manifest", done.stdout.count("cached") == 3, done.stdout)
-off = checks.run(SIMILIAI, "run", "split", "--profile", *PROFILE, cwd=clone("off"),
+off = checks.run(SIMILIAI, "run", "split", *VARIED, cwd=clone("off"),
                  env={**base, "SIMILIAI_REMOTE_CACHE": str(root / "shared"), "SIMILIAI_REMOTE_CACHE_MODE": "off"})
 check("or in the environment, and switched off there", off.stdout.count(" ran ") == 3, off.stdout)
 shutil.rmtree(root)

@@ -25,7 +25,7 @@ pub struct CheckedOut {
 }
 
 /// Whether `out` can be an output directory: below the project and not in the cache, or an absolute path.
-fn is_place(out: &Path) -> bool {
+fn is_output_dir(out: &Path) -> bool {
     let climbs = |part: Component| matches!(part, Component::ParentDir | Component::CurDir);
     out.file_name().is_some() && !out.components().any(climbs) && !out.starts_with("artifacts/.cache")
 }
@@ -35,7 +35,7 @@ impl CheckedOut {
     fn is_plain(&self) -> bool {
         let outs = self.replaced.iter().map(|(_, out)| out).chain([&self.out]);
         let digests = self.replaced.iter().map(|(digest, _)| digest).chain([&self.digest, &self.key]);
-        outs.into_iter().all(|out| is_place(out)) && digests.into_iter().all(|digest| is_digest(digest))
+        outs.into_iter().all(|out| is_output_dir(out)) && digests.into_iter().all(|digest| is_digest(digest))
     }
 }
 
@@ -50,10 +50,10 @@ impl Store {
 
     /// The result of `instance` that is checked out now.
     pub fn checked_out(&self, instance: &str) -> Result<Option<CheckedOut>> {
-        Ok(self.find_laid(instance)?.or_warn(&self.checked_out_path(instance)))
+        Ok(self.find_checked_out(instance)?.or_warn(&self.checked_out_path(instance)))
     }
 
-    fn find_laid(&self, instance: &str) -> Result<Found<CheckedOut>> {
+    fn find_checked_out(&self, instance: &str) -> Result<Found<CheckedOut>> {
         let parse = |bytes: &[u8]| sealed::from_json(&name(instance), bytes).filter(CheckedOut::is_plain);
         sealed::read(&self.checked_out_path(instance), parse)
     }
@@ -80,7 +80,7 @@ impl Store {
         for name in files::names(&folder)? {
             let path = folder.join(&name);
             let is_damaged = match name.rsplit_once('.') {
-                Some((instance, "json")) => matches!(self.find_laid(instance)?, Found::Damaged),
+                Some((instance, "json")) => matches!(self.find_checked_out(instance)?, Found::Damaged),
                 Some((_, "index")) => StampIndex::is_damaged(&path)?,
                 _ => false,
             };

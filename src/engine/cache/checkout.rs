@@ -100,7 +100,7 @@ impl Store {
         // Other programs may have written into the folders meanwhile. The next inspection lists them again.
         inspection.folders.iter_mut().for_each(FileStamp::invalidate);
         let as_of = time_after(&self.root, last)?;
-        let mut reasons = if again { inspection.reasons(&contents, Reason::Mended) } else { Vec::new() };
+        let mut reasons = if again { inspection.reasons(&contents, Reason::Repaired) } else { Vec::new() };
         self.write_index(dir, &stored.digest, as_of, inspection)?;
         self.note_checked_out(dir.instance, &now)?;
         failpoint::point("checkout-finished");

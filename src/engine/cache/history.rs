@@ -61,7 +61,7 @@ impl Store {
     }
 
     /// Writes the history again without its damaged lines.
-    pub(super) fn mend_history(&self) -> Result<()> {
+    pub(super) fn repair_history(&self) -> Result<()> {
         let mut text = String::new();
         for finished in self.history() {
             text += &(sealed::to_json(HISTORY, &finished)?.to_string() + "\n");

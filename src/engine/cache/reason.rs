@@ -50,7 +50,7 @@ pub enum Reason {
     MadeAgain(String),
     CheckedOut(FileIssue, Vec<String>),
     /// Files in the output directory that were wrong and were corrected.
-    Mended(FileIssue, Vec<String>),
+    Repaired(FileIssue, Vec<String>),
     /// Files that are missing or damaged in the store.
     Stored(FileIssue, Vec<String>),
     /// The new paths of the user's files that were moved away.
@@ -106,7 +106,7 @@ impl Reason {
             Self::NotFresh(_) => "not-fresh",
             Self::MadeAgain(_) => "made-again",
             Self::CheckedOut(..) => "laid",
-            Self::Mended(..) => "mended",
+            Self::Repaired(..) => "mended",
             Self::Stored(..) => "stored",
             Self::KeptAside(_) => "kept-aside",
             Self::Unreadable(_) => "unreadable",
@@ -123,7 +123,7 @@ impl Reason {
                 json!({"name": name})
             }
             Self::InputChanged { name, files } => json!({"name": name, "files": files}),
-            Self::CheckedOut(issue, files) | Self::Mended(issue, files) | Self::Stored(issue, files) => {
+            Self::CheckedOut(issue, files) | Self::Repaired(issue, files) | Self::Stored(issue, files) => {
                 json!({"fault": issue, "files": files})
             }
             Self::KeptAside(files) => json!({"files": files}),
@@ -156,10 +156,10 @@ impl fmt::Display for Reason {
             Self::NotFresh(name) => write!(f, "{name} is not fresh"),
             Self::MadeAgain(name) => write!(f, "{name} is made again"),
             Self::CheckedOut(issue, files) => write!(f, "{} {}", names(files), issue.name()),
-            Self::Mended(FileIssue::Untracked, files) => {
+            Self::Repaired(FileIssue::Untracked, files) => {
                 write!(f, "{} not part of this result, moved away", names(files))
             }
-            Self::Mended(issue, files) => write!(f, "{} {}, put back", names(files), issue.name()),
+            Self::Repaired(issue, files) => write!(f, "{} {}, put back", names(files), issue.name()),
             Self::Stored(issue, files) => write!(f, "in the store {} {}", names(files), issue.name()),
             Self::KeptAside(files) => write!(f, "kept aside: {}", names(files)),
             Self::Unreadable(why) => f.write_str(why),

@@ -143,7 +143,7 @@ impl Store {
 
     /// The files in the output directory `place` that are missing or modified. A hard link to a blob is not read again:
     /// it was read with the store. Files that cannot be read are added to `damage`.
-    pub fn verify_place(
+    pub fn verify_output_dir(
         &self,
         place: &OutputDir,
         contents: &Contents,
@@ -180,10 +180,10 @@ impl Store {
 
     /// Removes damaged files, and restores blobs from undamaged files in output directories. Damaged results are
     /// removed, unless they are checked out: the next run makes those again.
-    pub fn mend(&self, damage: &Damage, places: &[(OutputDir, &Contents)]) -> Result<()> {
+    pub fn repair(&self, damage: &Damage, places: &[(OutputDir, &Contents)]) -> Result<()> {
         for path in &damage.own {
             if *path == self.history_path() && !files::is_no_file(path) {
-                self.mend_history()?;
+                self.repair_history()?;
             } else {
                 self.discard(path)?;
             }
@@ -319,8 +319,8 @@ mod tests {
         let mut damage = store.verify(|_| ())?;
         assert_eq!(damage.blobs, [contents.file(0).digest]);
         assert_eq!(damage.results[0].1, [("a.txt".to_owned(), FileIssue::Modified)]);
-        assert_eq!(store.verify_place(&place, &contents, &mut damage)?, []);
-        store.mend(&damage, &[(place, &*contents)])?;
+        assert_eq!(store.verify_output_dir(&place, &contents, &mut damage)?, []);
+        store.repair(&damage, &[(place, &*contents)])?;
         let after = store.verify(|_| ())?;
         assert!(after.blobs.is_empty() && after.results.is_empty() && blob.exists());
         Ok(())

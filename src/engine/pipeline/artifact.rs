@@ -22,7 +22,8 @@ pub struct Artifact {
 
 impl Project {
     /// The one instance that provides `what`. If `name` is given, it must have that name. If `near` is given, one of
-    /// the two must need the other. `option` is the command line option that names it, for messages.
+    /// the two must need the other. `option` is the command line option that names it, for
+    /// messages; `None` if there is none.
     ///
     /// # Errors
     /// If there are several or none, or if it has not run yet.
@@ -31,7 +32,7 @@ impl Project {
         what: ArtifactKind,
         name: Option<&str>,
         near: Option<InstanceId>,
-        option: &str,
+        option: Option<&str>,
     ) -> Result<Artifact> {
         let manifest = &self.manifest;
         if let Some(name) = name {
@@ -54,7 +55,9 @@ impl Project {
             }
             _ => {
                 let (what, names) = (what.0, names.join("`, `"));
-                let said = format!("several instances provide {what} (`{names}`); choose one with {option}");
+                let choose = option.map(|option| format!("choose one with {option}"));
+                let choose = choose.unwrap_or_else(|| "keep only one of them in the manifest".to_owned());
+                let said = format!("several instances provide {what} (`{names}`); {choose}");
                 return Err(Failure::Usage(said).into());
             }
         };
@@ -97,9 +100,9 @@ impl Project {
                 && *read != now.digest
             {
                 let (name, input) = (&artifact.name, &input.name);
-                let mend = format!("run `similiai run {name}`");
+                let fix = format!("run `similiai run {name}`");
                 return Err(damaged!(
-                    "`{name}` was made from another result of `{input}` than the one that is checked out; {mend}"
+                    "`{name}` was made from another result of `{input}` than the one that is checked out; {fix}"
                 ));
             }
         }

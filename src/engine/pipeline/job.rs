@@ -76,9 +76,9 @@ impl Job<'_> {
         let locked = options.lock.as_ref().map(|lock| lock.of(&instance.name));
         let locked = locked.transpose().map_err(Failure::NotReproducible)?;
         if let Some(locked) = locked {
-            locked.vouch_for(&document).map_err(Failure::NotReproducible)?;
+            locked.must_fit(&document).map_err(Failure::NotReproducible)?;
         }
-        let vouched = |stored: &StoredResult| locked.is_none_or(|locked| locked.digest == stored.digest);
+        let is_locked = |stored: &StoredResult| locked.is_none_or(|locked| locked.digest == stored.digest);
         let mut from_scratch = options.force && part.named && part.may_run;
         let found = match project.store.result(&key)? {
             None if !from_scratch => self.fetch(&key, None)?,
@@ -86,7 +86,7 @@ impl Job<'_> {
         };
         match found {
             Some(_) if from_scratch => report.reasons = vec![Reason::Forced],
-            Some(stored) if !vouched(&stored) => {
+            Some(stored) if !is_locked(&stored) => {
                 // Its items and checkpoints cannot be trusted either.
                 from_scratch = true;
                 report.reasons = vec![Reason::NotLocked];
@@ -267,7 +267,7 @@ impl Job<'_> {
     /// Makes the result a second time, and fails if it differs from the first.
     fn make_twice(&self, inputs: &Inputs, document: &KeyDocument, stored: &StoredResult) -> Result<()> {
         let expected = self.project.store.contents(&stored.digest).context("its result is gone")?;
-        let again = self.project.make_apart(self.id, inputs, document, self.screen)?;
+        let again = self.project.rebuild(self.id, inputs, document, self.screen)?;
         match again.difference(&expected, &self.project.store, self.project.diffs) {
             None => Ok(()),
             Some(difference) => bail!(Failure::NotReproducible(format!("a second run differs: {difference}"))),

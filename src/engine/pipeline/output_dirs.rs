@@ -14,9 +14,8 @@ impl Project {
     pub(super) fn check_output_dirs(&self, active: &[InstanceId]) -> Result<()> {
         let manifest = &self.manifest;
         for dir in active.iter().map(|at| manifest.output_dir(*at)) {
-            let lies_there =
-                self.store.checked_out(dir.instance)?.is_some_and(|checked_out| checked_out.out == dir.out);
-            dir.check(!lies_there)?;
+            let is_there = self.store.checked_out(dir.instance)?.is_some_and(|checked_out| checked_out.out == dir.out);
+            dir.check(!is_there)?;
         }
         let own = resolved(&manifest.project.join("artifacts"))?;
         let cache = own.join(".cache");

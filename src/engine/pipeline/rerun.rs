@@ -16,14 +16,14 @@ use crate::engine::manifest::InstanceId;
 use crate::engine::stage::{Context, Inputs};
 
 /// A result in a temporary folder, outside of the store.
-pub struct Apart {
+pub struct Rebuilt {
     pub contents: Contents,
     folder: TempDir,
     /// The files that are blobs: their paths in the result, and the paths of the blobs.
     placed: Vec<(String, PathBuf)>,
 }
 
-impl Apart {
+impl Rebuilt {
     fn path(&self, file: &File) -> PathBuf {
         match self.placed.iter().find(|(name, _)| name == file.path) {
             Some((_, blob)) => blob.clone(),
@@ -47,13 +47,13 @@ pub struct Rerun {
 }
 
 impl Project {
-    pub(super) fn make_apart(
+    pub(super) fn rebuild(
         &self,
         id: InstanceId,
         inputs: &Inputs,
         document: &KeyDocument,
         screen: &Screen,
-    ) -> Result<Apart> {
+    ) -> Result<Rebuilt> {
         let instance = &self.manifest.instances[id];
         let folder = self.store.slot()?;
         let (output, scratch) = (folder.path().join("files"), folder.path().join("scratch"));
@@ -66,7 +66,7 @@ impl Project {
         let mapped = context.mapped().files;
         let placed = mapped.iter().map(|(path, _, digest)| (path.clone(), self.store.blobs.path(digest))).collect();
         all.extend(mapped);
-        Ok(Apart { contents: Contents::new(all)?, folder, placed })
+        Ok(Rebuilt { contents: Contents::new(all)?, folder, placed })
     }
 
     /// Makes the results of `targets` again from the inputs that are checked out. Compares them with `lock`, or with
@@ -100,7 +100,7 @@ impl Project {
             }
             if targets.contains(&id) {
                 let start = std::time::Instant::now();
-                let again = self.make_apart(id, &inputs, &document, screen)?;
+                let again = self.rebuild(id, &inputs, &document, screen)?;
                 let rerun = Rerun {
                     name: instance.name.clone(),
                     difference: self.compare(id, &document, &stored, &again, lock)?,
@@ -119,7 +119,7 @@ impl Project {
         id: InstanceId,
         document: &KeyDocument,
         stored: &StoredResult,
-        again: &Apart,
+        again: &Rebuilt,
         lock: Option<&Lock>,
     ) -> Result<Option<String>> {
         if let Some(lock) = lock {
@@ -127,7 +127,7 @@ impl Project {
                 Ok(locked) => locked,
                 Err(why) => return Ok(Some(why)),
             };
-            if let Err(why) = locked.vouch_for(document) {
+            if let Err(why) = locked.must_fit(document) {
                 return Ok(Some(why));
             }
             let same = locked.digest == again.contents.digest();

@@ -19,11 +19,12 @@ use crate::retrieval::search::Neighbour;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The command deletes nothing. Each group is a picture and all pictures at a distance of at most D from it.
+The command deletes nothing. Each group is a picture and all pictures at a distance of at most D
+from it.
 
 Examples:
   similiai duplicates ~/Pictures                      copies within one folder
-  similiai duplicates ~/Pictures /media/card          pictures of one folder that are also on the card
+  similiai duplicates ~/Pictures /media/card          pictures of one folder on the card
   similiai duplicates ~/Pictures --html copies.html   a page that shows the copies")]
 pub struct Arguments {
     /// Folder with the pictures to compare; folders inside it are included

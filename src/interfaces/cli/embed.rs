@@ -22,16 +22,17 @@ use crate::retrieval::embeddings::Embeddings;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The file has the same columns as the pipeline's own embeddings. If a picture is in a folder below the one that you gave,
-the name of that folder is its class. Paths are written as you gave them. Pictures that cannot be read are left out and
-listed, and the exit status is 4.
+The file has the same columns as the pipeline's own embeddings. If a picture is in a folder below
+the one that you gave, the name of that folder is its class. Paths are written as you gave them.
+Pictures that cannot be read are left out and listed, and the exit status is 4.
 
-Many machines can share the work with --shard: each embeds its part of the sorted list of pictures. Then --join joins
-the parts into one file. It is the same, byte for byte, as the file that one machine would have made.
+Many machines can share the work with --shard: each embeds its part of the sorted list of
+pictures. Then --join joins the parts into one file. It is the same, byte for byte, as the file
+that one machine would have made.
 
---arrow reads an Arrow IPC stream from standard input, with the columns id (any type) and image (binary: an encoded
-picture). It writes a stream with the columns id, embedding and error to stdout, one batch for each batch that it reads.
-It needs a build with the feature cloud.
+--arrow reads an Arrow IPC stream from standard input, with the columns id (any type) and image
+(binary: an encoded picture). It writes a stream with the columns id, embedding and error to
+stdout, one batch for each batch that it reads. It needs a build with the feature cloud.
 
 Examples:
   similiai embed ~/Pictures -o mine.parquet

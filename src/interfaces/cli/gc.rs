@@ -9,11 +9,12 @@ use crate::engine::cache::Budget;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Results that are checked out are never removed. Your own files in artifacts/.cache/altered are never removed either.
+Results that are checked out are never removed. Your own files in artifacts/.cache/altered are
+never removed either.
 
 Examples:
   similiai gc --dry-run                 show what would be removed
-  similiai gc --max-size 2GB            remove remove the results unused for longest, until the rest fits
+  similiai gc --max-size 2GB            remove results until the rest fits
   similiai gc --keep-last 3 --grace 7d  keep the last three of each stage and those used this week")]
 pub struct Arguments {
     /// Stop as soon as the stored files fit into SIZE, such as 500MB or 2GiB

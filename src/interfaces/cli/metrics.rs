@@ -43,7 +43,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         None => {}
     }
     let project = session.project(&arguments.variation)?;
-    let given = project.artifact(artifacts::METRICS, arguments.of.as_deref(), None, "--of INSTANCE")?;
+    let given = project.artifact(artifacts::METRICS, arguments.of.as_deref(), None, Some("--of INSTANCE"))?;
     project.must_be_unmodified(&given, results::FILE)?;
     let path = given.folder.join(results::FILE);
     let text = files::read_to_string(&path)?;

@@ -13,12 +13,13 @@ use crate::retrieval::embeddings::{self, Embeddings};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The table has the columns id, path, label, label_name, split and embedding, and an HNSW index for Euclidean distances.
-All rows are written in one transaction: others see the old table until the new one is complete. If the table already
-has these embeddings, nothing is written. A new table has the grants of the schema's default privileges.
+The table has the columns id, path, label, label_name, split and embedding, and an HNSW index for
+Euclidean distances. All rows are written in one transaction: others see the old table until the
+new one is complete. If the table already has these embeddings, nothing is written. A new table
+has the grants of the schema's default privileges.
 
 Examples:
-  similiai publish postgres://me@db.example/pictures              takes the password from PGPASSWORD
+  similiai publish postgres://me@db.example/pictures              password from PGPASSWORD
   similiai publish postgres://me@db.example/pictures --gallery mine.parquet --table mine
   similiai query photo.jpg --gallery postgres://me@db.example/pictures
   psql postgres://me@db.example/pictures -c 'SELECT b.path FROM images a, images b WHERE a.id = 7

@@ -30,17 +30,18 @@ use crate::retrieval::searcher::{Answer, Asked, SearchOptions, Searcher};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Your pictures are prepared in the same way as the training pictures. Each distance has a match probability: how likely
-a neighbour at that distance is of the query's class. It is fitted to pictures held out of the training. It is too high
-for training pictures, and unreliable for pictures unlike the training pictures.
+Your pictures are prepared in the same way as the training pictures. Each distance has a match
+probability: how likely a neighbour at that distance is of the query's class. It is fitted to
+pictures held out of the training. It is too high for training pictures, and unreliable for
+pictures unlike the training pictures.
 
 Examples:
   similiai query photo.jpg                     the five nearest of the pipeline's pictures
-  similiai query --id 7 -k 10 --json           the ten nearest of picture 7 of the pipeline, as JSON
+  similiai query --id 7 -k 10 --json           the ten nearest of picture 7, as JSON
   similiai query photo.jpg --in ~/Pictures     among your own pictures; the second time is fast
   similiai query *.jpg --gallery mine.parquet  in a file that `similiai embed` wrote
   similiai query photo.jpg --gallery postgres://me@db/pictures --approximate --ef 100
-                                               in a table that `similiai publish` wrote, with its index")]
+                                               in a table of `similiai publish`, by its index")]
 pub struct Arguments {
     /// Query pictures: PNG, JPEG or WebP; - for standard input
     #[arg(value_name = "IMAGE", required_unless_present = "ids")]

@@ -24,9 +24,9 @@ use crate::engine::pipeline::{Event, Options, Project, Selection};
 #[command(after_help = "\
 Examples:
   similiai run all                            everything that is not cached
-  similiai run train --set train.epochs=5     one instance and those it needs, with one parameter changed
+  similiai run train --set train.epochs=5     an instance with one parameter changed
   similiai run all --profile seed --dry-run   what another profile would run, and why
-  similiai run all --locked                   reproduce the results in pipeline.lock, or show what differs")]
+  similiai run all --locked                   reproduce pipeline.lock, or show what differs")]
 pub struct Arguments {
     /// Instances to run, or `all`
     #[arg(required = true, value_name = "INSTANCE")]

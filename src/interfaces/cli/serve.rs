@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::trained::{ONE, Trained};
+use super::trained::Trained;
 use super::{Session, Variation};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
@@ -32,18 +32,20 @@ const OWN: [&str; 4] = ["api", "report", "metrics", "healthz"];
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-The page shows pictures that look like yours: choose, drop, paste or photograph one. Programs use /api/search, which
-/api/openapi.json describes. /metrics is for Prometheus, and /healthz is for health checks. You can start the server
-before training. New results appear without a restart. The server keeps no uploaded picture.
+The page shows pictures that look like yours: choose, drop, paste or photograph one. Programs use
+/api/search, which /api/openapi.json describes. /metrics is for Prometheus, and /healthz is for
+health checks. You can start the server before training. New results appear without a restart. The
+server keeps no uploaded picture.
 
 Examples:
-  similiai serve --open                                    for this machine, at http://127.0.0.1:8501
+  similiai serve --open                                    at http://127.0.0.1:8501
   curl -F image=@photo.jpg 'http://127.0.0.1:8501/api/search?k=3'
   SIMILIAI_TOKEN=… similiai serve --host 0.0.0.0           for others, who need the token
                                                            (best behind a proxy with HTTPS)
-  similiai serve --gallery postgres://me@db/pictures       many servers, one database (needs the feature cloud)
+  similiai serve --gallery postgres://me@db/pictures       from a database (feature cloud)
 
-SIGINT or SIGTERM stops the server after it has answered current requests. The exit status is 130 or 143.")]
+SIGINT or SIGTERM stops the server after it has answered current requests. The exit status is 130
+or 143.")]
 pub struct Arguments {
     /// Name or address to listen on; one that others can reach needs --token or --insecure
     #[arg(long, default_value = "127.0.0.1")]
@@ -90,7 +92,7 @@ pub struct Arguments {
 
 /// Executes the program again, with settings of malloc that return the memory of a large picture to the system. glibc
 /// reads these settings from the environment, and only when a program starts.
-pub fn begin_thriftily() {
+pub fn reexecute_with_malloc_settings() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use std::os::unix::process::CommandExt;
@@ -272,7 +274,7 @@ impl Pipeline<'_> {
 
 /// Reads the report about the embeddings of an instance: its page and its map.
 fn report(project: &Project, id: InstanceId) -> Result<(Vec<u8>, Option<results::Map>)> {
-    let given = project.artifact(artifacts::METRICS, None, Some(id), ONE)?;
+    let given = project.artifact(artifacts::METRICS, None, Some(id), None)?;
     project.must_be_current(&given)?;
     project.must_be_unmodified(&given, results::FILE)?;
     let path = given.folder.join(results::FILE);

@@ -20,8 +20,6 @@ use crate::retrieval::collection::{self, Collection, EmbeddingCache, Search};
 use crate::retrieval::embeddings::{self, Embeddings};
 use crate::retrieval::search::{Graph, INDEX};
 
-/// Used in messages instead of an option, if no option chooses between several instances.
-pub const ONE: &str = "a manifest that has only one of them";
 /// Most bad pictures that a message names.
 const NAMED: usize = 20;
 
@@ -42,8 +40,8 @@ impl Trained {
 
     /// Finds the network and its embeddings in the pipeline.
     pub fn given(project: &Project, of: Option<&str>) -> Result<(Artifact, Artifact)> {
-        let embeddings = project.artifact(artifacts::EMBEDDINGS, of, None, "--of INSTANCE")?;
-        Ok((project.artifact(artifacts::MODEL, None, Some(embeddings.id), ONE)?, embeddings))
+        let embeddings = project.artifact(artifacts::EMBEDDINGS, of, None, Some("--of INSTANCE"))?;
+        Ok((project.artifact(artifacts::MODEL, None, Some(embeddings.id), None)?, embeddings))
     }
 
     /// Reads the embeddings of the pipeline's own pictures.
@@ -52,14 +50,14 @@ impl Trained {
         project.must_be_unmodified(&self.given, embeddings::FILE)?;
         let path = self.given.folder.join(embeddings::FILE);
         let found = Embeddings::read(&path)?;
-        let mend = format!("run `similiai run {}`", self.given.name);
-        found.must_be_of(&self.model.digest, &path.display().to_string(), &mend)?;
+        let fix = format!("run `similiai run {}`", self.given.name);
+        found.must_be_of(&self.model.digest, &path.display().to_string(), &fix)?;
         Ok(found)
     }
 
     /// Returns the files of the pictures that the embeddings name.
     pub fn pictures(&self, project: &Project) -> Result<ResultFiles> {
-        let given = project.artifact(artifacts::PICTURES, None, Some(self.given.id), ONE)?;
+        let given = project.artifact(artifacts::PICTURES, None, Some(self.given.id), None)?;
         let contents = project.contents(&given)?;
         Ok(ResultFiles { folder: given.folder, contents, store: project.store.clone() })
     }
@@ -67,7 +65,7 @@ impl Trained {
     /// Loads the index called `name`, or the only index of these embeddings.
     pub fn graph(&self, project: &Project, name: Option<&str>) -> Result<Graph> {
         let digest = project.must_be_unmodified(&self.given, embeddings::FILE)?;
-        let given = project.artifact(artifacts::INDEX, name, Some(self.given.id), "--approximate=INSTANCE")?;
+        let given = project.artifact(artifacts::INDEX, name, Some(self.given.id), Some("--approximate=INSTANCE"))?;
         // Only an index that is part of a stored result is opened.
         project.must_be_unmodified(&given, INDEX)?;
         Graph::load(&given.folder.join(INDEX), &digest)

@@ -18,7 +18,7 @@ use crate::engine::pipeline::{Event, Options, Project, Selection};
 Examples:
   similiai verify                   read every stored file and every file that is checked out
   similiai verify --repair          then make again only what is damaged
-  similiai verify --rerun           make every result again and compare it with pipeline.lock or the stored one
+  similiai verify --rerun           make every result again and compare
   similiai verify --rerun embed     the same for one instance")]
 pub struct Arguments {
     #[command(flatten)]
@@ -118,7 +118,7 @@ fn find(project: &Project, damage: &mut Damage) -> Result<Vec<Finding>> {
         findings.push(Finding { instance, stage: stored.document.stage.clone(), stored: true, files: files.clone() });
     }
     for (name, checked_out, contents) in with_contents(project, &checked_out) {
-        let files = project.store.verify_place(&output_dir(project, name, checked_out), &contents, damage)?;
+        let files = project.store.verify_output_dir(&output_dir(project, name, checked_out), &contents, damage)?;
         if !files.is_empty() {
             let stage = project.store.result(&checked_out.key)?.map(|stored| stored.document.stage).unwrap_or_default();
             findings.push(Finding { instance: Some(name.to_owned()), stage, stored: false, files });
@@ -160,7 +160,7 @@ fn repair(session: &Session, project: &Project, damage: &Damage, findings: &[Fin
         current[id] = lies.is_some() && fits && instance.needs.iter().all(|need| current[*need]);
     }
     let is_current = |name: &String| instances.iter().zip(&current).any(|(one, current)| one.name == *name && *current);
-    project.store.mend(damage, &dirs)?;
+    project.store.repair(damage, &dirs)?;
     let (targets, others): (Vec<String>, Vec<String>) =
         findings.iter().filter_map(|finding| finding.instance.clone()).partition(is_current);
     for name in &others {

@@ -225,7 +225,7 @@ impl World {
                     Some((place, &**contents.as_ref()?))
                 });
                 let damage = project.store.verify(|_| ())?;
-                project.store.mend(&damage, &places.collect::<Vec<_>>())?;
+                project.store.repair(&damage, &places.collect::<Vec<_>>())?;
                 // Checked out results that lost stored files stay; the next run makes them again.
                 assert!(project.store.verify(|_| ())?.own.is_empty());
             }

@@ -94,7 +94,7 @@ impl Run {
         let (instance, run) = match (gives, id) {
             (None | Some(Some(artifacts::METRICS)), _) => (name.to_owned(), None),
             (Some(Some(artifacts::MODEL | artifacts::EMBEDDINGS)), Some(id)) => {
-                (project.artifact(artifacts::METRICS, None, Some(id), "its own name")?.name, Some(id))
+                (project.artifact(artifacts::METRICS, None, Some(id), Some("its own name"))?.name, Some(id))
             }
             _ => {
                 return Err(Failure::Usage(format!("`{name}` has no metrics, and no instance measures it")).into());
