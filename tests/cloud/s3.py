@@ -122,7 +122,7 @@ with Weed(root / "weed") as weed:
     poisoned = f"ci/v1/cas/{digest.decode()}"
     good = client.get_object(Bucket="cache", Key=poisoned)["Body"].read()
     for what, body, why in [("cut", good[:1000], "has 1000 bytes instead of"),
-                            ("poisoned", good[:-1] + bytes([good[-1] ^ 1]), "its content is not the one")]:
+                            ("poisoned", good[:-1] + bytes([good[-1] ^ 1]), "its content does not match its digest")]:
         client.put_object(Bucket="cache", Key=poisoned, Body=body)
         ran = Ran(clone(what), "s3://cache/ci", "--locked")
         check(f"a {what} content is refused and named, and made here",
