@@ -93,9 +93,9 @@ impl Store {
         collected.bytes += self.remove_scratch(&checked_out, budget.grace, dry_run)?;
         // Earlier versions of the program used these paths.
         collected.bytes += self.remove_old("store", Duration::ZERO, dry_run, |_| false)?;
-        for former in [self.root.join("seen.json"), self.namespace(PEOPLE).join("seen.json")] {
-            if former.exists() {
-                collected.bytes += remove(&former, dry_run)?;
+        for old in [self.root.join("seen.json"), self.namespace(PEOPLE).join("seen.json")] {
+            if old.exists() {
+                collected.bytes += remove(&old, dry_run)?;
             }
         }
         Ok(collected)
@@ -240,8 +240,8 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let store = Store::new(folder.path().join("artifacts/.cache"));
         let results: Vec<StoredResult> = (0..5).map(|number| result(&store, number)).collect();
-        let place = OutputDir { instance: "s", project: folder.path(), out: Path::new("artifacts/s") };
-        store.check_out(&place, &results[0], true)?;
+        let dir = OutputDir { instance: "s", project: folder.path(), out: Path::new("artifacts/s") };
+        store.check_out(&dir, &results[0], true)?;
         let hours = |count: u64| SystemTime::now() - Duration::from_secs(count * 3600);
         let entries = files::names(&store.results_dir())?.into_iter().map(|name| store.results_dir().join(name));
         let all = entries.chain(store.blobs.all()?.into_iter().map(|digest| store.blobs.path(&digest)));

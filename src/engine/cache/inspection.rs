@@ -36,7 +36,7 @@ impl Inspection {
     pub fn reasons(&self, contents: &Contents, reason: fn(FileIssue, Vec<String>) -> Reason) -> Vec<Reason> {
         let of = |kind: FileIssue| -> Vec<String> {
             let issues = self.issues.iter().filter(|(_, issue)| *issue == kind);
-            issues.map(|(dir, _)| contents.path(*dir).to_owned()).collect()
+            issues.map(|(at, _)| contents.path(*at).to_owned()).collect()
         };
         let all = [
             (FileIssue::Missing, of(FileIssue::Missing)),

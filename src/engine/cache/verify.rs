@@ -141,16 +141,16 @@ impl Store {
         Ok(damaged)
     }
 
-    /// The files in the output directory `place` that are missing or modified. A hard link to a blob is not read again:
+    /// The files in the output directory `dir` that are missing or modified. A hard link to a blob is not read again:
     /// it was read with the store. Files that cannot be read are added to `damage`.
     pub fn verify_output_dir(
         &self,
-        place: &OutputDir,
+        dir: &OutputDir,
         contents: &Contents,
         damage: &mut Damage,
     ) -> Result<Vec<(String, FileIssue)>> {
-        let folder = place.folder();
-        let no_folders = NoFolders::at(place, contents)?;
+        let folder = dir.folder();
+        let no_folders = NoFolders::at(dir, contents)?;
         let blobs = &damage.blobs;
         let issues = (0..contents.len()).into_par_iter().filter_map(|at| {
             let file = contents.file(at);
@@ -180,7 +180,7 @@ impl Store {
 
     /// Removes damaged files, and restores blobs from undamaged files in output directories. Damaged results are
     /// removed, unless they are checked out: the next run makes those again.
-    pub fn repair(&self, damage: &Damage, places: &[(OutputDir, &Contents)]) -> Result<()> {
+    pub fn repair(&self, damage: &Damage, dirs: &[(OutputDir, &Contents)]) -> Result<()> {
         for path in &damage.own {
             if *path == self.history_path() && !files::is_no_file(path) {
                 self.repair_history()?;
@@ -193,9 +193,9 @@ impl Store {
         }
         let checked_out: HashSet<String> =
             self.all_checked_out()?.into_iter().map(|(_, checked_out)| checked_out.key).collect();
-        for (place, contents) in places {
+        for (dir, contents) in dirs {
             for file in contents.iter().filter(|file| !self.blobs.has(file.digest, file.bytes)) {
-                let path = place.folder().join(file.path);
+                let path = dir.folder().join(file.path);
                 if files::digest(&path).is_ok_and(|digest| digest == file.digest) {
                     self.blobs.put(&files::read(&path)?)?;
                 }
@@ -311,16 +311,16 @@ mod tests {
         let written = super::super::store::tests::written(work.path());
         let stored = store.commit(document, (work.path(), &written), Vec::new(), Vec::new())?;
         let contents = store.contents(&stored.digest).unwrap();
-        let place = OutputDir { instance: "s", project: folder.path(), out: std::path::Path::new("artifacts/s") };
-        store.check_out(&place, &stored, true)?;
+        let dir = OutputDir { instance: "s", project: folder.path(), out: std::path::Path::new("artifacts/s") };
+        store.check_out(&dir, &stored, true)?;
         let blob = store.blobs.path(contents.file(0).digest);
         fs::remove_file(&blob)?;
         fs::write(&blob, "b")?;
         let mut damage = store.verify(|_| ())?;
         assert_eq!(damage.blobs, [contents.file(0).digest]);
         assert_eq!(damage.results[0].1, [("a.txt".to_owned(), FileIssue::Modified)]);
-        assert_eq!(store.verify_output_dir(&place, &contents, &mut damage)?, []);
-        store.repair(&damage, &[(place, &*contents)])?;
+        assert_eq!(store.verify_output_dir(&dir, &contents, &mut damage)?, []);
+        store.repair(&damage, &[(dir, &*contents)])?;
         let after = store.verify(|_| ())?;
         assert!(after.blobs.is_empty() && after.results.is_empty() && blob.exists());
         Ok(())
