@@ -4,7 +4,7 @@ mod vector;
 
 use std::sync::LazyLock;
 
-pub(crate) use vector::Vector;
+pub(crate) use vector::{Vector, array};
 
 /// Environment variable that forces a vector unit: `avx512`, `avx2` or `portable`.
 pub const VARIABLE: &str = "SIMILIAI_SIMD";

@@ -1,5 +1,15 @@
 //! Registers of 32-bit floats, one type for each vector unit.
 
+/// Like `std::array::from_fn`, but always inlined. `N` must not be 0.
+#[inline(always)]
+pub(crate) fn array<T: Copy, const N: usize>(mut of: impl FnMut(usize) -> T) -> [T; N] {
+    let mut values = [of(0); N];
+    for (i, value) in values.iter_mut().enumerate().skip(1) {
+        *value = of(i);
+    }
+    values
+}
+
 /// A vector register of 32-bit floats.
 pub(crate) trait Vector: Copy {
     const WIDTH: usize;
@@ -42,15 +52,15 @@ impl Vector for [f32; 8] {
     }
     #[inline(always)]
     unsafe fn plus(self, other: Self) -> Self {
-        std::array::from_fn(|lane| self[lane] + other[lane])
+        array(|lane| self[lane] + other[lane])
     }
     #[inline(always)]
     unsafe fn minus(self, other: Self) -> Self {
-        std::array::from_fn(|lane| self[lane] - other[lane])
+        array(|lane| self[lane] - other[lane])
     }
     #[inline(always)]
     unsafe fn multiply_add(self, other: Self, sum: Self) -> Self {
-        std::array::from_fn(|lane| self[lane].mul_add(other[lane], sum[lane]))
+        array(|lane| self[lane].mul_add(other[lane], sum[lane]))
     }
 }
 

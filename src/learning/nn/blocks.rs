@@ -28,8 +28,8 @@ impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
     pub(super) fn apply(&self, x: &FeatureMap, affine: &Affine) -> (FeatureMap, Moments) {
         let mut y = x.like(O);
         let (simd, weights) = (Simd::current(), self.forward(x.size()));
-        let mut items = vec![(); x.batch];
-        let sums = forward(simd, &weights, (x, affine), Some(&mut y.values), &mut items, 2 * O, |_, y, (), sums| {
+        let mut items: Vec<_> = (0..x.batch).map(|_| Default::default()).collect();
+        let sums = forward(simd, &weights, (x, affine), Some(&mut y.values), &mut items, 2 * O, &|_, y, _, sums| {
             pointwise::activate(simd, y, O, false, sums);
         });
         let moments = Moments::new(&sums, y.pixels());
@@ -52,7 +52,7 @@ impl<const I: usize, const O: usize, const K: usize> Conv<I, O, K, f32, Cpu> {
             let into = |image: usize, _: &[f32], frame, to: &mut [f32]| {
                 pointwise::fill(simd, g.of(image), O, &plain, frame, to)
             };
-            let found = backward(simd, shape, turned.as_ref(), x, into, 0, |_, _, _| ());
+            let found = backward(simd, shape, turned.as_ref(), x, &into, 0, &|_, _, _| ());
             (found.input.unwrap_or(FeatureMap::EMPTY), found.parameters)
         });
         Ok(Signal { moments: Some(moments), ..Signal::from(y) })
@@ -109,7 +109,7 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
         let mut winners = vec![0u8; y.values.len()];
         let kept = full.as_mut().map(|full| &mut *full.values);
         let mut items = pooled(&mut y, &mut winners, x.batch);
-        let moments = forward(simd, weights, (x, affine), kept, &mut items, sums, |_, full, (y, winners), sums| {
+        let moments = forward(simd, weights, (x, affine), kept, &mut items, sums, &|_, full, (y, winners), sums| {
             if learns {
                 pointwise::activate(simd, full, O, true, sums);
             }
@@ -143,7 +143,7 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
         let (output, plain) = (y.clone(), Affine::none(O));
         chain.push(targets.into_iter().flatten().collect(), move |mut g| {
             let simd = Simd::current();
-            let sums = sum_images(&mut g, 2 * O, |image, g, sums| {
+            let sums = sum_images(&mut g, 2 * O, &|image, g, sums| {
                 pointwise::norm_sums(simd, output.of(image), g, O, &plain, &statistics.normal, sums);
             });
             let (slope, for_norm) = statistics.slope(&sums);
@@ -162,7 +162,7 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
                     }
                 }
             };
-            let found = backward(simd, shape, turned.as_ref(), (&input.map, &input.affine), into, 0, |_, _, _| ());
+            let found = backward(simd, shape, turned.as_ref(), (&input.map, &input.affine), &into, 0, &|_, _, _| ());
             (found.input.unwrap_or(FeatureMap::EMPTY), [found.parameters, for_norm].concat())
         });
         Ok(Signal { map: y, affine, moments: None })
@@ -173,7 +173,7 @@ impl<const I: usize, const O: usize, const POOL: bool> ConvBlock<I, O, POOL, f32
 pub fn average(x: &Signal) -> FeatureMap {
     let mut y = FeatureMap::stale((x.map.batch, 1, 1, x.map.channels));
     let simd = Simd::current();
-    sum_images(&mut y, 0, |image, y, _| pointwise::average(simd, x.map.of(image), x.map.channels, &x.affine, y));
+    sum_images(&mut y, 0, &|image, y, _| pointwise::average(simd, x.map.of(image), x.map.channels, &x.affine, y));
     y
 }
 
@@ -188,7 +188,7 @@ pub fn average_trained(x: &Signal, chain: &mut Chain) -> FeatureMap {
 fn spread(g: &FeatureMap, like: &FeatureMap) -> FeatureMap {
     let mut x = like.like(like.channels);
     let share = 1.0 / (like.height * like.width) as f32;
-    sum_images(&mut x, 0, |image, x, _| {
+    sum_images(&mut x, 0, &|image, x, _| {
         let g: Vec<f32> = g.of(image).iter().map(|g| g * share).collect();
         x.chunks_exact_mut(g.len()).for_each(|pixel| pixel.copy_from_slice(&g));
     });
@@ -221,11 +221,11 @@ impl<const C: usize> NormAverage<C, f32, Cpu> {
         chain.push(self.norm.targets(), move |g| {
             let (simd, x) = (Simd::current(), &*seen.map);
             let mut g = spread(&g, x);
-            let sums = sum_images(&mut g, 2 * C, |image, g, sums| {
+            let sums = sum_images(&mut g, 2 * C, &|image, g, sums| {
                 pointwise::norm_sums(simd, x.of(image), g, C, &seen.affine, &statistics.normal, sums);
             });
             let (slope, for_norm) = statistics.slope(&sums);
-            sum_images(&mut g, 0, |image, g, _| pointwise::norm_slope(simd, x.of(image), g, C, &slope));
+            sum_images(&mut g, 0, &|image, g, _| pointwise::norm_slope(simd, x.of(image), g, C, &slope));
             (g, for_norm)
         });
         Ok(y)

@@ -24,7 +24,7 @@ pub fn linear<const I: usize, const O: usize>(layer: &Linear<I, O, f32, Cpu>, x:
     let weights = Weights::forward(simd, shape::<I, O>(batch), &values(&layer.weight), &values(&layer.bias));
     let mut y = vec![0.0; batch * O];
     let x = FeatureMap::new((1, 1, batch, I), x.to_vec());
-    forward(simd, &weights, (&x, &Affine::none(I)), Some(&mut y), &mut [()], 0, |_, _, (), _| ());
+    forward(simd, &weights, (&x, &Affine::none(I)), Some(&mut y), &mut [Default::default()], 0, &|_, _, _, _| ());
     y
 }
 
@@ -42,7 +42,7 @@ pub fn linear_taped<const I: usize, const O: usize>(
         let (simd, plain) = (Simd::current(), Affine::none(O));
         let into = |_: usize, _: &[f32], frame, to: &mut [f32]| pointwise::fill(simd, &g, O, &plain, frame, to);
         let none = Affine::none(I);
-        let mut found = backward(simd, shape::<I, O>(batch), Some(&turned), (&x, &none), into, 0, |_, _, _| ());
+        let mut found = backward(simd, shape::<I, O>(batch), Some(&turned), (&x, &none), &into, 0, &|_, _, _| ());
         let input = found.input.take().map(|input| input.values.to_vec()).unwrap_or_default();
         [vec![input], found.parameters].concat()
     })

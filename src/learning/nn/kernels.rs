@@ -3,7 +3,7 @@
 //! Each output is one chain of fused multiply-adds in an order that the shapes fix. So every vector unit gives the same
 //! bits.
 
-use crate::base::simd::{Vector, kernels};
+use crate::base::simd::{Vector, array, kernels};
 
 /// Pixels (or weight rows) of a tile.
 pub(crate) const ROWS: usize = 8;
@@ -123,13 +123,13 @@ unsafe fn convolve_tile<V: Vector, const P: usize, const N: usize>(
         for lane in (0..LANES).step_by(N * V::WIDTH) {
             // SAFETY: all offsets stay below the bounds asserted by `convolve`.
             unsafe {
-                let start: [V; N] = std::array::from_fn(|n| V::load(bias.as_ptr().add(lane + n * V::WIDTH)));
+                let start: [V; N] = array(|n| V::load(bias.as_ptr().add(lane + n * V::WIDTH)));
                 let mut sums = [start; P];
                 let mut weight = weights.as_ptr().add(lane);
                 for row in 0..rows {
                     let source = x.as_ptr().add(window.start + row * window.row + first * window.pixel);
                     for tap in 0..taps {
-                        let factors: [V; N] = std::array::from_fn(|n| V::load(weight.add(n * V::WIDTH)));
+                        let factors: [V; N] = array(|n| V::load(weight.add(n * V::WIDTH)));
                         weight = weight.wrapping_add(LANES);
                         for (p, sums) in sums.iter_mut().enumerate() {
                             let value = V::splat(*source.add(p * window.pixel + tap));
@@ -165,7 +165,7 @@ unsafe fn correlate_tile<V: Vector, const P: usize, const N: usize>(
     fresh: bool,
 ) {
     for first in (0..ROWS).step_by(P) {
-        let taps: [usize; P] = std::array::from_fn(|p| taps[first + p]);
+        let taps: [usize; P] = array(|p| taps[first + p]);
         for lane in (0..LANES).step_by(N * V::WIDTH) {
             // SAFETY: all offsets stay below the bounds asserted by `correlate`.
             unsafe {
@@ -173,14 +173,14 @@ unsafe fn correlate_tile<V: Vector, const P: usize, const N: usize>(
                 let mut sums = [[V::splat(0.0); N]; P];
                 if !fresh {
                     for (p, sums) in sums.iter_mut().enumerate() {
-                        *sums = std::array::from_fn(|n| V::load(to.add(p * stride + n * V::WIDTH)));
+                        *sums = array(|n| V::load(to.add(p * stride + n * V::WIDTH)));
                     }
                 }
                 for row in 0..height {
                     let mut source = x.as_ptr().add(xs.start + row * xs.row);
                     let mut gradient = g.as_ptr().add(gs.start + row * gs.row + lane);
                     for _ in 0..width {
-                        let factors: [V; N] = std::array::from_fn(|n| V::load(gradient.add(n * V::WIDTH)));
+                        let factors: [V; N] = array(|n| V::load(gradient.add(n * V::WIDTH)));
                         for (p, sums) in sums.iter_mut().enumerate() {
                             let value = V::splat(*source.add(taps[p]));
                             for (sum, factor) in sums.iter_mut().zip(factors) {

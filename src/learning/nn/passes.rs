@@ -1,7 +1,8 @@
 //! The forward and backward pass of a convolution over a whole batch.
 //!
 //! Each part of the batch is computed on one thread, group by group. What comes before and after a convolution is done
-//! while its images are in the cache.
+//! while its images are in the cache. The functions that do this are trait objects, so that a pass is compiled once and
+//! not again for each of them.
 
 use rayon::prelude::*;
 
@@ -23,17 +24,24 @@ fn part_of(batch: usize) -> usize {
     batch.div_ceil(PARTS).max(1)
 }
 
+/// The part of the pooled outputs that belongs to one image, and of the winners. Both are empty if nothing is pooled.
+pub(super) type Pooled<'a> = (&'a mut [f32], &'a mut [u8]);
+
+type After<'a> = &'a (dyn Fn(usize, &mut [f32], &mut Pooled, &mut [f64]) + Sync);
+type OutputGradient<'a> = &'a (dyn Fn(usize, &[f32], Frame, &mut [f32]) + Sync);
+type ImageSums<'a> = &'a (dyn Fn(usize, &mut [f32], &mut [f64]) + Sync);
+
 /// Convolves `x` with `affine` applied. For each image, it then calls `after(image, y, item, sums)`: `y` has the
 /// outputs of the image, `item` is its entry of `items`, and `sums` are the sums of its part. Returns the `sums` sums
 /// of each part. If `y` is given, it keeps the outputs (images, height, width, outputs).
-pub(super) fn forward<W: Send>(
+pub(super) fn forward(
     simd: Simd,
     weights: &Weights,
     (x, affine): (&FeatureMap, &Affine),
     y: Option<&mut [f32]>,
-    items: &mut [W],
+    items: &mut [Pooled],
     sums: usize,
-    after: impl Fn(usize, &mut [f32], &mut W, &mut [f64]) + Sync,
+    after: After,
 ) -> Vec<Vec<f64>> {
     let (shape, kept) = (weights.shape, y.is_some());
     // Parts consist of complete groups. There are enough parts that no core waits long for another.
@@ -60,12 +68,8 @@ pub(super) fn forward<W: Send>(
     parts.collect()
 }
 
-/// Returns for each image its part of the pooled `y` and of the winners. Both are empty if nothing is pooled.
-pub(super) fn pooled<'a>(
-    y: &'a mut FeatureMap,
-    winners: &'a mut [u8],
-    batch: usize,
-) -> Vec<(&'a mut [f32], &'a mut [u8])> {
+/// Returns the entry of each image.
+pub(super) fn pooled<'a>(y: &'a mut FeatureMap, winners: &'a mut [u8], batch: usize) -> Vec<Pooled<'a>> {
     let image = y.image().max(1);
     let mut items: Vec<_> = y.values.chunks_exact_mut(image).zip(winners.chunks_exact_mut(image)).collect();
     items.resize_with(batch, Default::default);
@@ -91,9 +95,9 @@ pub(super) fn backward(
     shape: Shape,
     weights: Option<&Weights>,
     (x, affine): (&FeatureMap, &Affine),
-    gradient: impl Fn(usize, &[f32], Frame, &mut [f32]) + Sync,
+    gradient: OutputGradient,
     sums: usize,
-    after: impl Fn(usize, &mut [f32], &mut [f64]) + Sync,
+    after: ImageSums,
 ) -> Gradient {
     let part = part_of(x.batch);
     let group = shape.group().min(part);
@@ -143,11 +147,7 @@ pub(super) fn backward(
 }
 
 /// Calls `each(image, g, sums)` for each image of `g`. Returns the sums of all parts, added in order.
-pub(super) fn sum_images(
-    g: &mut FeatureMap,
-    sums: usize,
-    each: impl Fn(usize, &mut [f32], &mut [f64]) + Sync,
-) -> Vec<f64> {
+pub(super) fn sum_images(g: &mut FeatureMap, sums: usize, each: ImageSums) -> Vec<f64> {
     let (part, image) = (part_of(g.batch), g.image());
     let parts = g.values.par_chunks_mut(part * image).enumerate().map(|(number, g)| {
         let mut sums = vec![0.0; sums];

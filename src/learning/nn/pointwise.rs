@@ -110,14 +110,18 @@ fn lanes<const L: usize>(mut of: impl FnMut(usize) -> f32) -> [f32; L] {
 
 #[inline(always)]
 fn read<const L: usize>(x: &[f32], place: usize) -> [f32; L] {
-    let mut values = [0.0; L];
-    values.copy_from_slice(&x[place..place + L]);
-    values
+    x[place..].as_chunks().0[0]
+}
+
+#[inline(always)]
+fn rectified<const L: usize>(x: &[f32], place: usize, floor: f32) -> [f32; L] {
+    let x = read::<L>(x, place);
+    lanes(|i| floored(x[i], floor))
 }
 
 #[inline(always)]
 fn write<const L: usize>(to: &mut [f32], place: usize, values: [f32; L]) {
-    to[place..place + L].copy_from_slice(&values);
+    to[place..].as_chunks_mut().0[0] = values;
 }
 
 #[inline(always)]
@@ -169,10 +173,10 @@ kernels! {
         for run in x.chunks_mut(RUN * channels) {
             by_lanes!(channels, |first, L| {
                 // Sum the differences from the first value, so that the squares stay exact if the mean is large.
-                let about = read::<L>(run, first).map(|x| floored(x, floor));
+                let about = rectified::<L>(run, first, floor);
                 let (mut sum, mut square) = ([0.0f32; L], [0.0f32; L]);
                 for pixel in run.chunks_exact_mut(channels) {
-                    let x = read::<L>(pixel, first).map(|x| floored(x, floor));
+                    let x = rectified::<L>(pixel, first, floor);
                     if relu {
                         write(pixel, first, x);
                     }
@@ -246,7 +250,7 @@ kernels! {
                     sum[i] += x[i];
                 }
             }
-            write(y, first, sum.map(|sum| sum / pixels));
+            write(y, first, lanes::<L>(|i| sum[i] / pixels));
         });
     }
 

@@ -56,7 +56,8 @@ fn of_layer(name: &str, inputs: usize, outputs: usize, kernel: usize, side: usiz
     let ready = Weights::forward(simd, shape, &weight, &vec![0.0; outputs]);
     let (x, mut y, plain) = (map(inputs), map(outputs), Affine::none(inputs));
     let there = move || {
-        forward(simd, &ready, (&x, &plain), Some(&mut y.values), &mut [(); IMAGES], 0, |_, _, (), _| ());
+        let mut items = std::array::from_fn::<_, IMAGES, _>(|_| Default::default());
+        forward(simd, &ready, (&x, &plain), Some(&mut y.values), &mut items, 0, &|_, _, _, _| ());
     };
     let turned = (inputs > 3).then(|| Weights::backward(simd, shape, &weight));
     let passes = if turned.is_some() { 2 } else { 1 };
@@ -65,7 +66,7 @@ fn of_layer(name: &str, inputs: usize, outputs: usize, kernel: usize, side: usiz
         let into = |image: usize, _: &[f32], frame, to: &mut [f32]| {
             pointwise::fill(simd, g.of(image), outputs, &as_it_is, frame, to);
         };
-        backward(simd, shape, turned.as_ref(), (&x, &plain), into, 0, |_, _, _| ());
+        backward(simd, shape, turned.as_ref(), (&x, &plain), &into, 0, &|_, _, _| ());
     };
     [
         Probe { name: format!("{name}, forward"), operations, run: Box::new(there) },

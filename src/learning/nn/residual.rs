@@ -90,7 +90,7 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
         let mut winners = vec![0u8; y.values.len()];
         let (kept, signs) = (full.as_mut().map(|full| &mut *full.values), [1.0; O]);
         let (mut items, inner) = (pooled(&mut y, &mut winners, x.batch), (inner, affine2));
-        let sums = forward(simd, &weights, inner, kept, &mut items, 2 * O, |image, full, (y, winners), sums| {
+        let sums = forward(simd, &weights, inner, kept, &mut items, 2 * O, &|image, full, (y, winners), sums| {
             pointwise::add(simd, full, around.of(image));
             if POOL {
                 pointwise::pool(simd, full, size, O, &signs, y, winners);
@@ -133,9 +133,9 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
             let into =
                 |image: usize, _: &[f32], frame, to: &mut [f32]| pointwise::unpool(simd, unpooled(image), frame, to);
             let around = around
-                .map(|(shape, turned)| backward(simd, shape, Some(&turned), (&x, &affine1), into, 0, |_, _, _| ()));
+                .map(|(shape, turned)| backward(simd, shape, Some(&turned), (&x, &affine1), &into, 0, &|_, _, _| ()));
             let second =
-                backward(simd, shapes.1, Some(&turned.1), (&inner, &affine2), into, 2 * O, |image, g, sums| {
+                backward(simd, shapes.1, Some(&turned.1), (&inner, &affine2), &into, 2 * O, &|image, g, sums| {
                     pointwise::norm_sums(simd, inner.of(image), g, O, &affine2, &statistics2.normal, sums);
                 });
             let (slope, for_norm2) = statistics2.slope(&second.sums);
@@ -144,7 +144,7 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
                 pointwise::norm_gradient(simd, inner.of(image), for_inner.of(image), O, &slope, frame, to);
             };
             let for_normal = around.as_ref().and_then(|around| around.input.as_ref());
-            let first = backward(simd, shapes.0, Some(&turned.0), (&x, &affine1), into, 2 * I, |image, g, sums| {
+            let first = backward(simd, shapes.0, Some(&turned.0), (&x, &affine1), &into, 2 * I, &|image, g, sums| {
                 if let Some(more) = for_normal {
                     pointwise::add(simd, g, more.of(image));
                 }
@@ -153,7 +153,7 @@ impl<const I: usize, const O: usize, const POOL: bool, S: Shortcut<I, O>> Residu
             let (slope, for_norm1) = statistics1.slope(&first.sums);
             let mut for_x = first.input.unwrap_or(FeatureMap::EMPTY);
             let frame = Frame::dense(size.0, size.1, I);
-            sum_images(&mut for_x, 0, |image, g, _| {
+            sum_images(&mut for_x, 0, &|image, g, _| {
                 pointwise::norm_slope(simd, x.of(image), g, I, &slope);
                 if for_normal.is_none() {
                     pointwise::unpool_add(simd, unpooled(image), frame, g);

@@ -18,11 +18,14 @@ pub type Accumulate = Box<dyn FnOnce(&mut Gradients<f32, Cpu>, &[f32]) -> Result
 pub fn accumulate<S: Shape, T: 'static>(tensor: &Tensor<S, f32, Cpu, T>) -> Accumulate {
     let ghost = tensor.ghost();
     Box::new(move |gradients, values| {
-        let sums = gradients.get_or_alloc_mut(&ghost)?;
-        let chunks = sums.par_chunks_mut(1 << 14).zip(values.par_chunks(1 << 14));
-        chunks.for_each(|(sums, values)| sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
+        add(gradients.get_or_alloc_mut(&ghost)?, values);
         Ok(())
     })
+}
+
+fn add(sums: &mut [f32], values: &[f32]) {
+    let chunks = sums.par_chunks_mut(1 << 14).zip(values.par_chunks(1 << 14));
+    chunks.for_each(|(sums, values)| sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value));
 }
 
 /// Returns `y` as a tensor on `tape`. In the backward pass, `backward` turns its gradient into one gradient for each of

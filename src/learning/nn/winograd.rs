@@ -4,7 +4,7 @@
 //! Each of the 36 places of a transformed tile has its own plane, (tiles, channels).
 
 use super::kernels::LANES;
-use crate::base::simd::{Vector, kernels};
+use crate::base::simd::{Vector, array, kernels};
 
 /// Outputs on a tile's side.
 pub(super) const SIDE: usize = 4;
@@ -61,7 +61,7 @@ kernels! {
                     let mut half = [[V::splat(0.0); REACH]; REACH];
                     for column in 0..REACH {
                         let from = from.add(column * tiles.pixel);
-                        let turned = input_side(std::array::from_fn(|row| V::load(from.add(row * tiles.row))));
+                        let turned = input_side(array(|row| V::load(from.add(row * tiles.row))));
                         for (half, turned) in half.iter_mut().zip(turned) {
                             half[column] = turned;
                         }
@@ -89,7 +89,7 @@ kernels! {
                     let mut half = [[V::splat(0.0); SIDE]; REACH];
                     for column in 0..SIDE {
                         let from = from.add(column * tiles.pixel);
-                        let turned = gradient_side(std::array::from_fn(|row| V::load(from.add(row * tiles.row))));
+                        let turned = gradient_side(array(|row| V::load(from.add(row * tiles.row))));
                         for (half, turned) in half.iter_mut().zip(turned) {
                             half[column] = turned;
                         }
@@ -135,7 +135,7 @@ kernels! {
                     let mut half = [[V::splat(0.0); REACH]; SIDE];
                     for column in 0..REACH {
                         let at = |row: usize| V::load(from.add((row * REACH + column) * tiles.plane));
-                        for (half, turned) in half.iter_mut().zip(output_side(std::array::from_fn(at))) {
+                        for (half, turned) in half.iter_mut().zip(output_side(array(at))) {
                             half[column] = turned;
                         }
                     }

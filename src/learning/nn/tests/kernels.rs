@@ -54,13 +54,14 @@ fn convolve(
     let shape = Shape { inputs: x.channels, outputs: g.channels, kernel, height: x.height, width: x.width };
     let (mut y, plain) = (vec![0.0; g.values.len()], Affine::none(x.channels));
     let weights = Weights::forward(simd, shape, weight, bias);
-    forward(simd, &weights, (x, &plain), Some(&mut y), &mut vec![(); x.batch], 0, |_, _, (), _| ());
+    let mut items: Vec<_> = (0..x.batch).map(|_| Default::default()).collect();
+    forward(simd, &weights, (x, &plain), Some(&mut y), &mut items, 0, &|_, _, _, _| ());
     let turned = Weights::backward(simd, shape, weight);
     let as_it_is = Affine::none(g.channels);
     let into = |image: usize, _: &[f32], frame, to: &mut [f32]| {
         pointwise::fill(simd, g.of(image), g.channels, &as_it_is, frame, to)
     };
-    let mut found = backward(simd, shape, Some(&turned), (x, &plain), into, 0, |_, _, _| ());
+    let mut found = backward(simd, shape, Some(&turned), (x, &plain), &into, 0, &|_, _, _| ());
     let bias = found.parameters.pop().unwrap();
     [y, found.input.unwrap().values.to_vec(), found.parameters.pop().unwrap(), bias]
 }
