@@ -147,7 +147,7 @@ fn gives_the_same_bytes_on_every_vector_unit() {
     };
     for options in ["", " --profile seed"] {
         let portable = results("portable", options);
-        for unit in Simd::available() {
+        for unit in Simd::available().iter().filter(|unit| unit.name() != "portable") {
             assert!(results(unit.name(), options) == portable, "{} differs", unit.name());
         }
     }
