@@ -3,6 +3,7 @@
 mod depths;
 mod download;
 mod folder;
+mod readers;
 pub mod unpack;
 
 use std::collections::BTreeMap;
@@ -32,8 +33,6 @@ pub struct Fetch {
     source: String,
     /// SHA-256 of the archive, in hexadecimal. If given, the archive must have it.
     sha256: Option<String>,
-    /// MD5 of the archive, in hexadecimal. If given, the archive must have it.
-    /// MD5 of the archive, in hexadecimal. If given, the archive must have it.
     /// MD5 of the archive, in hexadecimal. If given, the archive must have it.
     md5: Option<String>,
     /// BLAKE3 digest of the unpacked content, in hexadecimal, as a run shows it for the result. It does not depend on

@@ -39,8 +39,6 @@ pub const CURVES: &str = "training_curves.png";
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
     /// Architecture of the network.
-    /// Architecture of the network.
-    /// Architecture of the network.
     network: NetworkName,
     /// Scale embeddings to length 1.
     normalize: bool,
@@ -55,8 +53,6 @@ pub struct Train {
     /// Share of the steps in which the learning rate rises to its highest value.
     warm_up: f64,
     schedule: Schedule,
-    /// Margin of the triplet loss.
-    /// Margin of the triplet loss.
     /// Margin of the triplet loss.
     margin: f64,
     mining: Mining,
@@ -106,8 +102,6 @@ enum Schedule {
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Keep {
-    /// The network of the last epoch.
-    /// The network of the last epoch.
     /// The network of the last epoch.
     Last,
     /// The network with the highest measured precision on the held-out pictures.

@@ -19,8 +19,6 @@ pub struct Distances {
     /// Number of pairs of one class in each bin.
     pub same: Vec<u64>,
     /// Number of pairs of different classes in each bin.
-    /// Number of pairs of different classes in each bin.
-    /// Number of pairs of different classes in each bin.
     pub different: Vec<u64>,
     /// Area that both histograms share, each scaled to 1 (Inman and Bradley 1989): 0 if distance alone separates the
     /// classes, 1 if it says nothing about them. `None` if all pairs are of one kind.

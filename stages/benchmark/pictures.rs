@@ -20,8 +20,6 @@ use super::protocols::NEIGHBOURS;
 use super::queries::Example;
 
 /// Side of a picture in the PNG files, in pixels.
-/// Side of a picture in the PNG files, in pixels.
-/// Side of a picture in the PNG files, in pixels.
 const PICTURE: i32 = 76;
 /// Largest side of a picture on the page, in pixels.
 const MOST: u32 = 128;

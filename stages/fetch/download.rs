@@ -36,8 +36,6 @@ impl Lost {
 /// Reason why a download does not continue.
 enum Trouble {
     /// Another try may succeed.
-    /// Another try may succeed.
-    /// Another try may succeed.
     Passing(anyhow::Error),
     /// Another try would fail in the same way.
     Lasting(anyhow::Error),

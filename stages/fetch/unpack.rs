@@ -2,11 +2,10 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use flate2::bufread::GzDecoder;
 use similiai::base::text::legible_path as shown;
 use similiai::damaged;
 use similiai::engine::stage::Outputs;
@@ -19,12 +18,8 @@ use tar::{Archive, Entry, EntryType};
 use super::depths::Depths;
 use super::download::Lost;
 use super::folder::plain;
+use super::readers::{Bounded, Counted, Members, most_unpacked};
 
-/// Limit for the unpacked size of an archive, in bytes. It has room for the file of names, the batches, an HTML page
-/// and the headers of a binary layout.
-const MOST_BYTES: u64 = 6 * 10_000 * 3_074 + (1 << 20);
-/// Archives of pictures may unpack to more, up to this many times their own size: pictures are already compressed.
-const MOST_TIMES: u64 = 100;
 const MOST_NAME_BYTES: u64 = 4096;
 /// Folder in which tar's POSIX format stores the content of a sparse file.
 const SPARSE: &str = "GNUSparseFile.";
@@ -228,8 +223,6 @@ struct Pictures<'a> {
     /// Bytes of the archive that were read.
     packed: &'a Cell<u64>,
     /// Bytes of the pictures that hard links lead to.
-    /// Bytes of the pictures that hard links lead to.
-    /// Bytes of the pictures that hard links lead to.
     linked: u64,
     /// Names of the unpacked pictures, by their paths in the archive: hard links lead to them.
     linkable: HashMap<PathBuf, String>,
@@ -350,80 +343,5 @@ fn nothing_but_zeros(reader: &mut impl Read, name: &str) -> Result<()> {
         if buffer[..count].iter().any(|byte| *byte != 0) {
             return Err(damaged!("{name}: there are bytes after the end of the archive"));
         }
-    }
-}
-
-/// Limit for the unpacked size, in bytes, after `packed` bytes of the archive were read.
-fn most_unpacked(packed: &Cell<u64>) -> u64 {
-    MOST_BYTES.max(MOST_TIMES * packed.get())
-}
-
-/// Reads several gzip members, one after the other, as parallel compressors write them (RFC 1952, section 2.2).
-/// Ignores zeros after the last member: tapes and some programs pad files with zeros.
-struct Members<R>(Option<GzDecoder<R>>);
-
-impl<R: BufRead> Members<R> {
-    fn new(reader: R) -> Self {
-        Self(Some(GzDecoder::new(reader)))
-    }
-}
-
-impl<R: BufRead> Read for Members<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while let Some(member) = &mut self.0 {
-            let count = member.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            let reader = member.get_mut();
-            loop {
-                let rest = reader.fill_buf()?;
-                if rest.is_empty() {
-                    return Ok(0);
-                }
-                let (zeros, all) = (rest.iter().take_while(|byte| **byte == 0).count(), rest.len());
-                reader.consume(zeros);
-                if zeros < all {
-                    break;
-                }
-            }
-            self.0 = self.0.take().map(|member| GzDecoder::new(member.into_inner()));
-        }
-        Ok(0)
-    }
-}
-
-/// Counts the bytes that are read.
-struct Counted<'a, R> {
-    reader: R,
-    count: &'a Cell<u64>,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.reader.read(buffer)?;
-        self.count.set(self.count.get() + count as u64);
-        Ok(count)
-    }
-}
-
-/// Fails if the archive unpacks to more than its limit.
-struct Bounded<'a, R> {
-    reader: R,
-    packed: &'a Cell<u64>,
-    unpacked: u64,
-}
-
-impl<R: Read> Read for Bounded<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let most = most_unpacked(self.packed);
-        if self.unpacked >= most {
-            let what = format!("it unpacks to more than {most} bytes, the limit for an archive of pictures");
-            return Err(std::io::Error::other(what));
-        }
-        let most = buffer.len().min(usize::try_from(most - self.unpacked).unwrap_or(usize::MAX));
-        let count = self.reader.read(&mut buffer[..most])?;
-        self.unpacked += count as u64;
-        Ok(count)
     }
 }

@@ -10,7 +10,6 @@ pub struct Arguments {
     #[command(flatten)]
     variation: Variation,
     /// Format to print the graph in
-    /// Format to print the graph in
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }

@@ -10,7 +10,6 @@ use crate::engine::pipeline::State;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Instance to explain
-    /// Instance to explain
     #[arg(value_name = "INSTANCE")]
     instance: String,
     #[command(flatten)]
