@@ -140,8 +140,9 @@ check("a reader that goes ends it", process.wait() == 1 and "cannot write" in sa
 
 
 def memory(pid):
+    """Megabytes now and at the most; nothing for a process that has just ended."""
     lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
-    return int(lines["VmRSS"].split()[0]) / 1024, int(lines["VmHWM"].split()[0]) / 1024
+    return [int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM") if name in lines]
 
 
 # Many rows: memory after a quarter of them, and at the most. The allocator keeps pieces of some fifteen batches before it finds
@@ -163,7 +164,7 @@ feeding.start()
 rows, early = 0, None
 for found in pa.ipc.open_stream(process.stdout):
     rows += found.num_rows
-    resident, most = memory(process.pid)
+    resident, most = memory(process.pid) or (resident, most)
     if early is None and rows >= ROWS // 4:
         early = most
 seconds = time.monotonic() - start
