@@ -22,8 +22,8 @@ pub struct Artifact {
 
 impl Project {
     /// The one instance that provides `what`. If `name` is given, it must have that name. If `near` is given, one of
-    /// the two must need the other. `option` is the command line option that names it, for
-    /// messages; `None` if there is none.
+    /// the two must need the other. `option` is the command line option that names it, for messages;
+    /// `None` if there is none.
     ///
     /// # Errors
     /// If there are several or none, or if it has not run yet.

@@ -98,7 +98,7 @@ fn floored(x: f32, floor: f32) -> f32 {
     if floor > x { floor } else { x }
 }
 
-/// Like `std::array::from_fn`, which is not always inlined.
+/// Like `array` of the vector units, but it uses `of` at one place only. Large closures are inlined only then.
 #[inline(always)]
 fn lanes<const L: usize>(mut of: impl FnMut(usize) -> f32) -> [f32; L] {
     let mut values = [0.0; L];
