@@ -400,8 +400,8 @@ fn arrows() -> Vec<Vec<u8>> {
     {
         use std::sync::Arc;
 
-        use arrow::array::{BinaryArray, Int32Array, RecordBatch};
-        use arrow::ipc::writer::StreamWriter;
+        use arrow::{BinaryArray, Int32Array, RecordBatch};
+        use arrow_ipc::writer::StreamWriter;
         let picture = pictures().remove(0);
         let images = BinaryArray::from(vec![Some(&picture[..]), None, Some(b"no picture")]);
         let columns =

@@ -18,9 +18,7 @@ use similiai::base::files;
 use similiai::damaged;
 use similiai::engine::stage::{ArtifactKind, Context, Inputs, Invalid, Stage, require};
 use similiai::learning::dataset;
-use similiai::learning::model::{
-    Configuration, DIMENSION, MOST_SHIFT, NetworkName, Original, Residual, Residual48, Residual64, ResidualDeep,
-};
+use similiai::learning::model::{Configuration, DIMENSION, MOST_SHIFT, NetworkName};
 use similiai::report::training_log;
 use similiai::retrieval::artifacts;
 
@@ -266,13 +264,7 @@ impl Stage for Train {
             preprocessing: self.network.preprocessing(),
         };
         let data = data::load(self, context, configuration.preprocessing.clone())?;
-        let epochs = match self.network {
-            NetworkName::Original => training_loop::fit::<Original>(self, context, &data, &configuration)?,
-            NetworkName::Residual => training_loop::fit::<Residual>(self, context, &data, &configuration)?,
-            NetworkName::Residual48 => training_loop::fit::<Residual48>(self, context, &data, &configuration)?,
-            NetworkName::Residual64 => training_loop::fit::<Residual64>(self, context, &data, &configuration)?,
-            NetworkName::ResidualDeep => training_loop::fit::<ResidualDeep>(self, context, &data, &configuration)?,
-        };
+        let epochs = training_loop::fit(self, context, &data, &configuration)?;
         context.outputs.write(training_log::FILE, &training_log::to_bytes(&epochs)?)?;
         context.outputs.write(CURVES, &training_log::draw(&context.provenance()?, &epochs)?)
     }

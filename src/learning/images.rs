@@ -11,6 +11,8 @@ mod unreadable;
 
 use std::path::{Path, PathBuf};
 
+use image::imageops::FilterType;
+use image::{DynamicImage, RgbImage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +32,12 @@ pub enum OnBadImage {
     Fail,
     /// Leave it out and list it.
     Skip,
+}
+
+/// Resizes an image to a square. The methods of [`DynamicImage`] are compiled in their crate, as fast code; the generic
+/// functions would be compiled once more here.
+pub fn resize(image: RgbImage, side: u32, filter: FilterType) -> RgbImage {
+    DynamicImage::from(image).resize_exact(side, side, filter).into_rgb8()
 }
 
 /// The path of an image after its preparation, for example `class/00042.png`.

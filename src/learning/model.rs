@@ -1,5 +1,6 @@
 //! The networks, and a trained network saved with its configuration.
 
+mod learner;
 mod networks;
 mod views;
 
@@ -7,13 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use dfdx::nn::SaveToSafetensors;
 use image::RgbImage;
 use rayon::prelude::*;
 use safetensors::SafeTensors;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use learner::{AnyNetwork, Judge, Learner};
 pub use networks::{
     DIMENSION, Network, Original, Residual, Residual48, Residual64, ResidualDeep, load_parameters, parameters,
     set_parameters,
@@ -23,8 +24,8 @@ pub use views::View;
 use crate::base::files;
 use crate::damaged;
 use crate::learning::calibration::Calibration;
-use crate::learning::images::Preparation;
-use crate::learning::nn::{Buffer, FeatureMap, normalize};
+use crate::learning::images::{Preparation, resize};
+use crate::learning::nn::{AdamW, Buffer, FeatureMap, normalize};
 
 /// File name of a trained network.
 pub const FILE: &str = "model.safetensors";
@@ -103,7 +104,7 @@ impl NetworkName {
 
 impl Configuration {
     /// Embeds images in batches. [`Preprocessing::fit`] must have returned the images. Returns (images, [`DIMENSION`]).
-    pub fn embed<N: Network>(&self, network: &N, images: &[RgbImage]) -> Vec<f32> {
+    pub fn embed(&self, network: &dyn AnyNetwork, images: &[RgbImage]) -> Vec<f32> {
         let views = View::all(self.shift, self.mirrored);
         let embed = |images: &[RgbImage]| {
             let batch = self.preprocessing.batch((images.len(), views.len()), |place, to| {
@@ -138,7 +139,7 @@ impl Preprocessing {
         if width == height && width % side == 0 {
             return image;
         }
-        image::imageops::resize(&image, side, side, image::imageops::FilterType::Triangle)
+        resize(image, side, image::imageops::FilterType::Triangle)
     }
 
     /// Averages blocks of pixels and writes (side, side, 3) values to `to`.
@@ -170,17 +171,6 @@ impl Preprocessing {
     }
 }
 
-/// A network of any type.
-trait Embed: Send + Sync {
-    fn embed(&self, configuration: &Configuration, images: &[RgbImage]) -> Vec<f32>;
-}
-
-impl<N: Network> Embed for N {
-    fn embed(&self, configuration: &Configuration, images: &[RgbImage]) -> Vec<f32> {
-        configuration.embed(self, images)
-    }
-}
-
 /// A trained network.
 pub struct Model {
     pub configuration: Configuration,
@@ -190,7 +180,7 @@ pub struct Model {
     pub digest: String,
     /// Name of the model in messages.
     name: String,
-    network: Box<dyn Embed>,
+    network: Box<dyn AnyNetwork>,
 }
 
 impl Model {
@@ -268,7 +258,7 @@ impl Model {
     pub fn embed(&self, images: Vec<RgbImage>) -> Result<Vec<f32>> {
         let fit = |image| self.configuration.preprocessing.fit(image);
         let images: Vec<RgbImage> = images.into_par_iter().map(fit).collect();
-        let embeddings = self.network.embed(&self.configuration, &images);
+        let embeddings = self.configuration.embed(&*self.network, &images);
         if embeddings.iter().any(|value| !value.is_finite()) {
             return Err(damaged!("{} gives values that are not finite: its weights are damaged", self.name));
         }
@@ -278,8 +268,8 @@ impl Model {
 
 impl NetworkName {
     /// Builds the network, with weights from the bytes of a file or drawn from `seed`.
-    fn with_seed(self, seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn Embed>> {
-        fn build<N: Network + 'static>(seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn Embed>> {
+    fn with_seed(self, seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn AnyNetwork>> {
+        fn build<N: Network + 'static>(seed: u64, weights: Option<(&[u8], &Path)>) -> Result<Box<dyn AnyNetwork>> {
             let mut network = N::with_seed(seed)?;
             if let Some((bytes, path)) = weights {
                 let loaded = load_parameters(&mut network, bytes);
@@ -295,18 +285,29 @@ impl NetworkName {
             Self::ResidualDeep => build::<ResidualDeep>(seed, weights),
         }
     }
+
+    /// Begins to train the network, with weights drawn from `seed`.
+    pub fn learner(self, seed: u64, optimizer: AdamW) -> Result<Box<dyn Learner>> {
+        match self {
+            Self::Original => learner::learner::<Original>(seed, optimizer),
+            Self::Residual => learner::learner::<Residual>(seed, optimizer),
+            Self::Residual48 => learner::learner::<Residual48>(seed, optimizer),
+            Self::Residual64 => learner::learner::<Residual64>(seed, optimizer),
+            Self::ResidualDeep => learner::learner::<ResidualDeep>(seed, optimizer),
+        }
+    }
 }
 
 /// The bytes of `model.safetensors`: the tensors as dfdx writes them, and everything else as metadata.
-pub fn to_bytes<N: Network>(
-    network: &N,
+pub fn to_bytes(
+    network: &dyn AnyNetwork,
     configuration: &Configuration,
     calibration: Calibration,
     provenance: BTreeMap<String, String>,
 ) -> Result<Vec<u8>> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let bare = folder.path().join(FILE);
-    network.save_safetensors(&bare).with_context(|| format!("cannot write {}", bare.display()))?;
+    network.save(&bare)?;
     let bytes = files::read(&bare)?;
     let tensors = SafeTensors::deserialize(&bytes).context("dfdx wrote tensors that cannot be read")?;
     // Only one entry, because several entries would have no fixed order.

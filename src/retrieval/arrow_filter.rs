@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use anyhow::{Context, Result, anyhow};
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, ListArray, RecordBatch, StringArray};
-use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
-use arrow::error::ArrowError;
-use arrow::ipc::reader::StreamReader;
-use arrow::ipc::writer::StreamWriter;
+use arrow::cast::AsArray;
+use arrow::{Array, ArrayRef, FixedSizeListArray, Float32Array, ListArray, RecordBatch, StringArray};
+use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_ipc::reader::StreamReader;
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema};
 use image::RgbImage;
 use rayon::prelude::*;
 
@@ -208,7 +208,7 @@ fn embed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{BinaryArray, Int64Array};
+    use arrow::{BinaryArray, BinaryViewArray, Int64Array, LargeBinaryArray};
 
     fn schema_of(columns: &[(&str, DataType)]) -> Schema {
         Schema::new(columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Vec<_>>())
@@ -237,10 +237,13 @@ mod tests {
     #[test]
     fn pictures_come_from_each_binary_type() {
         let values = [Some(&b"one"[..]), None];
-        let small: ArrayRef = Arc::new(BinaryArray::from_iter(values));
-        for kind in [DataType::Binary, DataType::LargeBinary, DataType::BinaryView] {
-            let column = arrow::compute::cast(&small, &kind).unwrap();
-            assert_eq!(pictures(&column).unwrap(), values, "{kind}");
+        let columns: [ArrayRef; 3] = [
+            Arc::new(BinaryArray::from_iter(values)),
+            Arc::new(LargeBinaryArray::from_iter(values)),
+            Arc::new(BinaryViewArray::from_iter(values)),
+        ];
+        for column in columns {
+            assert_eq!(pictures(&column).unwrap(), values, "{}", column.data_type());
         }
         let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1]));
         assert!(pictures(&numbers).is_err());

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use arrow::array::RecordBatch;
-use arrow::util::display::array_value_to_string;
+use arrow::cast::AsArray;
+use arrow::types::{Float32Type, Int32Type};
+use arrow::{ArrayRef, RecordBatch};
+use arrow_schema::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use safetensors::tensor::SafeTensors;
 
@@ -25,7 +27,7 @@ fn parquet(expected: &Path, found: &Path) -> Result<String> {
         let schema = builder.schema().clone();
         let facts = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
         let batches = builder.build()?.collect::<Result<Vec<RecordBatch>, _>>()?;
-        Ok((arrow::compute::concat_batches(&schema, &batches)?, facts))
+        Ok((arrow_select::concat::concat_batches(&schema, &batches)?, facts))
     };
     let ((one, facts), (two, other_facts)) = (read(expected)?, read(found)?);
     if one.schema().fields() != two.schema().fields() {
@@ -35,7 +37,7 @@ fn parquet(expected: &Path, found: &Path) -> Result<String> {
         let (a, b) = (one.column(column), two.column(column));
         let differs = |row: &usize| a.slice(*row, 1) != b.slice(*row, 1);
         if let Some(row) = (0..one.num_rows().min(two.num_rows())).find(differs) {
-            let (a, b) = (array_value_to_string(a, row)?, array_value_to_string(b, row)?);
+            let (a, b) = (shown(a, row), shown(b, row));
             return Ok(format!("column {}, row {row}: {} where {} is expected", field.name(), short(&b), short(&a)));
         }
     }
@@ -48,6 +50,21 @@ fn parquet(expected: &Path, found: &Path) -> Result<String> {
         Some(fact) => format!("`{}` in the footer differs", fact.key),
         None => "the rows are the same, but stored in a different way".to_owned(),
     })
+}
+
+/// A value of a column of embeddings.
+fn shown(column: &ArrayRef, row: usize) -> String {
+    match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().value(row).to_owned(),
+        DataType::Int32 => column.as_primitive::<Int32Type>().value(row).to_string(),
+        DataType::FixedSizeList(..) => {
+            let values = column.as_fixed_size_list().value(row);
+            values
+                .as_primitive_opt::<Float32Type>()
+                .map_or_else(String::new, |values| format!("{:?}", &values.values()[..]))
+        }
+        other => format!("another value of {other}"),
+    }
 }
 
 fn pixels(expected: &Path, found: &Path) -> Result<String> {

@@ -1,5 +1,6 @@
 //! The Parquet file of embeddings: its schema, writing in batches, and reading.
 
+mod columns;
 mod reading;
 
 use std::collections::BTreeMap;
@@ -8,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Int32Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::{ArrayRef, FixedSizeListArray, Float32Array, Int32Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding};
 use parquet::file::metadata::KeyValue;
@@ -250,7 +251,7 @@ mod tests {
         let path = folder.path().join("e.parquet");
         let message = |rows: Vec<Option<Vec<Option<f32>>>>| -> Result<String> {
             let paths = StringArray::from_iter_values((0..rows.len()).map(|row| row.to_string()));
-            let lists = arrow::array::ListArray::from_iter_primitive::<arrow::datatypes::Float32Type, _, _>(rows);
+            let lists = arrow::ListArray::from_iter_primitive::<arrow::types::Float32Type, _, _>(rows);
             let kinds = vec![
                 Field::new("path", DataType::Utf8, false),
                 Field::new(EMBEDDING, DataType::List(Arc::new(Field::new_list_field(DataType::Float32, true))), true),

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use image::codecs::jpeg::JpegEncoder;
-use image::imageops::{FilterType, overlay, resize};
+use image::imageops::{FilterType, overlay};
 use image::{ExtendedColorType, RgbImage};
 use plotters::element::PathElement;
 use plotters::style::Color;
 use plotters::style::text_anchor::HPos;
 use rayon::prelude::*;
-use similiai::learning::images::read_png;
+use similiai::learning::images::{read_png, resize};
 use similiai::report::charts::{self, Area, GREEN, INK, MARGIN, ORANGE, Placed, TITLE};
 use similiai::retrieval::embeddings::Embeddings;
 
@@ -50,7 +50,7 @@ impl Pictures {
 
 /// Scales down a picture that is larger than the page needs.
 fn small(image: RgbImage) -> RgbImage {
-    if image.width() <= MOST { image } else { resize(&image, MOST, MOST, FilterType::Triangle) }
+    if image.width() <= MOST { image } else { resize(image, MOST, FilterType::Triangle) }
 }
 
 fn jpeg(image: &RgbImage) -> Result<Vec<u8>> {
@@ -64,7 +64,7 @@ fn jpeg(image: &RgbImage) -> Result<Vec<u8>> {
 pub fn sheet(folder: &Path, paths: &[&str]) -> Result<Vec<u8>> {
     let read = |path: &&str| {
         let image = read_png(&folder.join(path))?;
-        Ok(resize(&image, TILE, TILE, FilterType::Triangle))
+        Ok(resize(image, TILE, FilterType::Triangle))
     };
     let tiles = paths.par_iter().map(read).collect::<Result<Vec<RgbImage>>>()?;
     let rows = tiles.len().div_ceil(SPRITE_COLUMNS).max(1) as u32;

@@ -7,6 +7,7 @@ use super::Train;
 use super::data::Batch;
 
 /// Losses and distances of one step.
+#[derive(Default)]
 pub struct StepLoss {
     pub loss: f64,
     pub triplet: TripletLoss,

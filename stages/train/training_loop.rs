@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use rand::Rng;
 use similiai::base::seed::rng;
 use similiai::engine::stage::Context;
-use similiai::learning::model::{Configuration, FILE, Network, parameters, to_bytes};
+use similiai::learning::model::{Configuration, FILE, to_bytes};
 use similiai::learning::nn::FeatureMap;
 
 use super::checkpoint::Checkpoint;
@@ -26,16 +26,11 @@ const AHEAD: usize = 2;
 const SHORT: usize = 50;
 
 /// Trains a new network, or resumes an interrupted training. Writes the network to the outputs.
-pub fn fit<N: Network>(
-    train: &Train,
-    context: &Context,
-    data: &Data,
-    configuration: &Configuration,
-) -> Result<Vec<Epoch>> {
+pub fn fit(train: &Train, context: &Context, data: &Data, configuration: &Configuration) -> Result<Vec<Epoch>> {
     let classes = data.learned.classes.len();
     let mut training = match Checkpoint::find(train, context)? {
-        Some(checkpoint) => Training::<N>::resumed(train, context.seed, classes, checkpoint)?,
-        None => Training::<N>::new(train, context.seed, classes)?,
+        Some(checkpoint) => Training::resumed(train, context.seed, checkpoint)?,
+        None => Training::new(train, context.seed, classes)?,
     };
     let steps = announce(train, context, data, &training)?;
     let done = training.epochs.len();
@@ -73,20 +68,23 @@ pub fn fit<N: Network>(
     if !train.epochs.is_multiple_of(train.evaluate_every) {
         training.measure(train, data, configuration)?;
     }
-    let network = training.best.map(|(_, network)| network).unwrap_or(training.network);
-    let calibration = calibrate(context, data, configuration, &network)?;
-    let bytes = to_bytes(&network, configuration, calibration, context.provenance()?)?;
+    if let Some((_, parameters)) = &training.best {
+        training.learner.network_mut().set_parameters(parameters)?;
+    }
+    let network = training.learner.network();
+    let calibration = calibrate(context, data, configuration, network)?;
+    let bytes = to_bytes(network, configuration, calibration, context.provenance()?)?;
     context.outputs.write(FILE, &bytes)?;
     Ok(training.epochs)
 }
 
 /// Reports what will be trained and how long it will take. Returns the number of steps of an epoch.
-fn announce<N: Network>(train: &Train, context: &Context, data: &Data, training: &Training<N>) -> Result<usize> {
+fn announce(train: &Train, context: &Context, data: &Data, training: &Training) -> Result<usize> {
     let batches = data.batches(train, context, 1);
     let (first, steps) = (batches.first().context("there is no batch to learn from")?, batches.len());
     tracing::info!(
         "{} parameters, {} pictures to learn from, {} held out; {} epochs of {steps} steps with {} inputs each",
-        parameters(&training.network).len(),
+        training.learner.network().parameters().len(),
         data.learned.labels.len(),
         data.held_out.labels.len(),
         train.epochs,
@@ -94,7 +92,7 @@ fn announce<N: Network>(train: &Train, context: &Context, data: &Data, training:
     );
     let left = (train.epochs - training.epochs.len()) * steps;
     if left > SHORT {
-        let seconds = left as f64 * seconds_a_step::<N>(train, context, data, first)?;
+        let seconds = left as f64 * seconds_a_step(train, context, data, first)?;
         tracing::info!("about {:.1} minutes on this machine", seconds / 60.0);
     }
     Ok(steps)
@@ -120,8 +118,8 @@ fn live(train: &Train, epochs: &[Epoch], seen: &StepLoss, speed: &Speed) -> Stri
 }
 
 /// Seconds for a step: the median of some steps of a separate training, which is discarded.
-fn seconds_a_step<N: Network>(train: &Train, context: &Context, data: &Data, batch: &Batch) -> Result<f64> {
-    let mut training = Training::<N>::new(train, context.seed, data.learned.classes.len())?;
+fn seconds_a_step(train: &Train, context: &Context, data: &Data, batch: &Batch) -> Result<f64> {
+    let mut training = Training::new(train, context.seed, data.learned.classes.len())?;
     let mut step = || -> Result<f64> {
         let images = augmented(train, context.seed, data, batch, (0, 0));
         let start = Instant::now();

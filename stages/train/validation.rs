@@ -4,7 +4,7 @@ use anyhow::Result;
 use image::RgbImage;
 use similiai::engine::stage::Context;
 use similiai::learning::calibration::{Calibration, Curve, NEIGHBOURS};
-use similiai::learning::model::{Configuration, DIMENSION, Network};
+use similiai::learning::model::{AnyNetwork, Configuration, DIMENSION};
 use similiai::learning::nn::triplet_loss;
 use similiai::retrieval::metrics::{METRICS, Ranking};
 use similiai::retrieval::search::{FlatIndex, Neighbour, Query};
@@ -21,11 +21,11 @@ const AT_ONCE: usize = 256;
 const WITH_ALL: usize = 200;
 
 /// The triplet loss among the held-out pictures, and their precision as queries among the pictures learned from.
-pub fn measure<N: Network>(
+pub fn measure(
     train: &Train,
     data: &Data,
     configuration: &Configuration,
-    network: &N,
+    network: &dyn AnyNetwork,
 ) -> Result<(f64, f64)> {
     // Embeds only the plain pictures: all views would take ten times as long.
     let plain = Configuration { mirrored: false, shift: 0, ..configuration.clone() };
@@ -52,11 +52,11 @@ pub fn measure<N: Network>(
 
 /// Fits the match probability of the network's distances on the held-out pictures: as queries among the pictures
 /// learned from, and among each other.
-pub fn calibrate<N: Network>(
+pub fn calibrate(
     context: &Context,
     data: &Data,
     configuration: &Configuration,
-    network: &N,
+    network: &dyn AnyNetwork,
 ) -> Result<Calibration> {
     let bar = context.bar("distances", (data.held_out.images.len() + data.learned.images.len()) as u64);
     let embed = |images: &[RgbImage]| -> Result<Vec<f32>> {

@@ -5,6 +5,8 @@ use image::{RgbImage, RgbaImage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::resize;
+
 /// How pictures are prepared. It is saved next to prepared pictures and in the metadata of each model, so that a query
 /// picture is prepared like the pictures that the model learned from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,13 +118,14 @@ impl Preparation {
         };
         let (width, height) = image.dimensions();
         let side = width.min(height);
-        let square = imageops::crop_imm(image, (width - side) / 2, (height - side) / 2, side, side);
-        self.sharpen.apply(imageops::resize(&*square, self.size, self.size, filter))
+        let square = imageops::crop_imm(image, (width - side) / 2, (height - side) / 2, side, side).to_image();
+        self.sharpen.apply(resize(square, self.size, filter))
     }
 }
 
 impl Sharpen {
     fn apply(&self, mut image: RgbImage) -> RgbImage {
+        // `DynamicImage` would blur in another way.
         let blurred = imageops::blur(&image, self.radius as f32);
         for (value, blurred) in image.iter_mut().zip(blurred.iter()) {
             let difference = i16::from(*value) - i16::from(*blurred);

@@ -5,9 +5,11 @@ use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context, Result};
 use image::RgbImage;
-use image::imageops::{FilterType, overlay, resize};
+use image::imageops::{FilterType, overlay};
 use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree, fontdb};
+
+use crate::learning::images::{encode_png, resize};
 
 /// Pixels of the PNG for each pixel of the SVG, in each direction.
 const SCALE: u32 = 2;
@@ -38,8 +40,8 @@ pub fn png(svg: &str, pictures: &[Placed], facts: &BTreeMap<String, String>) -> 
     // The ground is opaque, so every pixel is opaque.
     canvas.pixels_mut().zip(pixels.pixels()).for_each(|(to, from)| to.0 = [from.red(), from.green(), from.blue()]);
     for Placed { image, corner: (x, y), side } in pictures {
-        let image = resize(*image, side * SCALE, side * SCALE, FilterType::CatmullRom);
+        let image = resize((*image).clone(), side * SCALE, FilterType::CatmullRom);
         overlay(&mut canvas, &image, i64::from(*x) * i64::from(SCALE), i64::from(*y) * i64::from(SCALE));
     }
-    crate::learning::images::encode_png(&canvas, facts)
+    encode_png(&canvas, facts)
 }

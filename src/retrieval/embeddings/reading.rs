@@ -10,15 +10,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use anyhow::Result;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float32Type, Int32Type};
+use arrow::cast::AsArray;
+use arrow::{Array, ArrayRef, RecordBatch};
+use arrow_schema::DataType;
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::{COLUMNS, EMBEDDING, Embeddings};
+use super::{COLUMNS, EMBEDDING, Embeddings, columns};
 use crate::base::files;
 use crate::base::worker::{Allowance, Lost, Task, call};
 use crate::damaged;
@@ -168,23 +168,18 @@ fn why(said: &str) -> String {
 
 fn append(all: &mut Embeddings, batch: &RecordBatch) -> Result<bool, String> {
     let column = |name: &str| batch.column_by_name(name);
-    let cast_to = |name: &str, kind: &DataType| -> Result<Option<ArrayRef>, String> {
-        // A column without any value may have any type: pandas writes a column of `None` as a null type.
-        let Some(found) = column(name).filter(|found| found.logical_null_count() < found.len()) else {
-            return Ok(None);
-        };
-        let wrong = || format!("column `{name}` is {}, and should be {kind}", found.data_type());
-        let made = cast(found, kind).map_err(|_| wrong())?;
-        // Values that do not fit become null.
-        if made.null_count() > found.null_count() { Err(wrong()) } else { Ok(Some(made)) }
+    // A column without any value may have any type: pandas writes a column of `None` as a null type.
+    let filled = |name: &str| column(name).filter(|found| found.logical_null_count() < found.len());
+    let wrong = |name: &str, found: &ArrayRef, kind: DataType| {
+        format!("column `{name}` is {}, and should be {kind}", found.data_type())
     };
     let texts = |name: &str| -> Result<Vec<Option<String>>, String> {
-        let Some(found) = cast_to(name, &DataType::Utf8)? else { return Ok(vec![None; batch.num_rows()]) };
-        Ok(found.as_string::<i32>().iter().map(|text| text.map(str::to_owned)).collect())
+        let Some(found) = filled(name) else { return Ok(vec![None; batch.num_rows()]) };
+        columns::texts(found).ok_or_else(|| wrong(name, found, DataType::Utf8))
     };
     let numbers = |name: &str| -> Result<Vec<Option<i32>>, String> {
-        let Some(found) = cast_to(name, &DataType::Int32)? else { return Ok(vec![None; batch.num_rows()]) };
-        Ok(found.as_primitive::<Int32Type>().iter().collect())
+        let Some(found) = filled(name) else { return Ok(vec![None; batch.num_rows()]) };
+        columns::numbers(found).ok_or_else(|| wrong(name, found, DataType::Int32))
     };
     let first = all.len();
     let paths: Option<Vec<String>> = texts("path")?.into_iter().collect();
@@ -231,20 +226,21 @@ fn append_vectors(all: &mut Embeddings, lists: &ArrayRef, first: usize) -> Resul
         }
     }
     let (Some(start), Some(end)) = (starts.first(), starts.last()) else { return Ok(()) };
-    let floats = cast(&values.slice(*start, end - start), &DataType::Float32).ok();
+    let floats = columns::numbers::<f32>(&values.slice(*start, end - start));
     let floats = floats.filter(|_| values.data_type().is_floating());
     let floats = floats.ok_or_else(|| format!("column `embedding` has {}: expected {WANTED}", values.data_type()))?;
-    let floats = floats.as_primitive::<Float32Type>();
-    if let Some(at) = (0..floats.len()).find(|at| floats.is_null(*at) || !floats.value(*at).is_finite()) {
+    // A missing value is not finite either.
+    let floats: Vec<f32> = floats.into_iter().map(|value| value.unwrap_or(f32::NAN)).collect();
+    if let Some(at) = floats.iter().position(|value| !value.is_finite()) {
         return Err(format!(
             "row {} has an embedding with a value that is not a finite number",
             first + at / all.dimension
         ));
     }
     let squares = |row: &[f32]| row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>();
-    if let Some(row) = floats.values().chunks_exact(all.dimension.max(1)).position(|row| squares(row) > MOST_SQUARES) {
+    if let Some(row) = floats.chunks_exact(all.dimension.max(1)).position(|row| squares(row) > MOST_SQUARES) {
         return Err(format!("row {} has an embedding with values so large that distances overflow", first + row));
     }
-    all.values.extend_from_slice(floats.values());
+    all.values.extend(floats);
     Ok(())
 }
