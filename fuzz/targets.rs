@@ -11,7 +11,7 @@ use flate2::write::GzEncoder;
 use similiai::base::text;
 use similiai::engine::cache::{Contents, KeyDocument, OutputDir, Store, Written};
 use similiai::engine::lock::LockFile;
-use similiai::engine::manifest::Manifest;
+use similiai::engine::manifest::{Manifest, Variation};
 use similiai::engine::stage::Outputs;
 use similiai::learning::dataset::{self, Split};
 use similiai::learning::images::{self, LAYOUTS, OnBadImage};
@@ -120,8 +120,9 @@ fn sealed_json(name: &str, bytes: &[u8]) -> Vec<u8> {
 
 fn manifest(bytes: &[u8]) {
     let path = file("manifest/pipeline.yaml", bytes);
-    for profile in [None, Some("p"), Some("quick")] {
-        if let Err(error) = Manifest::load(&path, stages::KINDS, profile, &[]) {
+    for profiles in [vec![], vec!["p".to_owned()], vec!["quick".to_owned(), "p".to_owned()]] {
+        let variation = Variation { profiles, ..Variation::default() };
+        if let Err(error) = Manifest::load(&path, stages::KINDS, &variation) {
             let _ = text::legible(&format!("{error:#}"));
         }
     }
@@ -129,8 +130,8 @@ fn manifest(bytes: &[u8]) {
 
 fn set(bytes: &[u8]) {
     let path = file("set/pipeline.yaml", include_bytes!("../pipeline.yaml"));
-    let set = String::from_utf8_lossy(bytes).into_owned();
-    if let Err(error) = Manifest::load(&path, stages::KINDS, None, &[set]) {
+    let sets = vec![String::from_utf8_lossy(bytes).into_owned()];
+    if let Err(error) = Manifest::load(&path, stages::KINDS, &Variation { sets, ..Variation::default() }) {
         let _ = format!("{error:#}");
     }
 }

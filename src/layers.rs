@@ -99,7 +99,7 @@ fn layer(module: &Module) -> usize {
 fn of_library() -> BTreeMap<Module, BTreeSet<Module>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut all = imports(&root, &[], "crate");
-    all.retain(|module, _| !matches!(module.first().map(String::as_str), None | Some("main" | "layers")));
+    all.retain(|module, _| !matches!(module.first().map(String::as_str), None | Some("main" | "layers" | "templates")));
     all.values_mut().for_each(|targets| targets.retain(|target| !target.is_empty()));
     all
 }

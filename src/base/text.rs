@@ -45,6 +45,13 @@ fn steers(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A path as one word of a command line.
+pub fn shell_word(path: &Path) -> String {
+    let text = legible_path(path);
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +71,12 @@ mod tests {
             prop_assert!(!json.chars().any(steers));
             prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        assert_eq!(shell_word(Path::new("a/b.png")), "a/b.png");
+        assert_eq!(shell_word(Path::new("a/b c")), "'a/b c'");
+        assert_eq!(shell_word(Path::new("it's")), r"'it'\''s'");
     }
 }

@@ -27,6 +27,7 @@ mod inspection;
 mod items;
 mod kept_aside;
 mod key;
+mod last_run;
 mod output_dir;
 mod reason;
 #[cfg(feature = "cloud")]

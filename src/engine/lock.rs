@@ -13,7 +13,6 @@ use crate::engine::diff::{self, FileDiffs};
 
 pub const FILE: &str = "pipeline.lock";
 const VERSION: u32 = 2;
-const DEFAULT_PROFILE: &str = "default";
 /// A result of more files than this has a digest for each of its folders, not for each file.
 const LISTED: usize = 32;
 
@@ -60,16 +59,15 @@ impl LockFile {
         serde_yaml::from_str(&text).map(Some).map_err(broken)
     }
 
-    /// The locked results of `profile`.
-    pub fn profile(&self, profile: Option<&str>) -> Result<&Lock, String> {
-        let name = profile.unwrap_or(DEFAULT_PROFILE);
+    /// The locked results of the profile, or of several, called `name`.
+    pub fn profile(&self, name: &str) -> Result<&Lock, String> {
         self.profiles.get(name).ok_or_else(|| format!("{FILE} has nothing for profile `{name}`; run `similiai lock`"))
     }
 
     /// The lock file `earlier` with `lock` in the place of its results for `profile`.
-    pub fn with(earlier: Option<Self>, profile: Option<&str>, lock: Lock) -> Self {
+    pub fn with(earlier: Option<Self>, profile: String, lock: Lock) -> Self {
         let mut profiles = earlier.map(|earlier| earlier.profiles).unwrap_or_default();
-        profiles.insert(profile.unwrap_or(DEFAULT_PROFILE).to_owned(), lock);
+        profiles.insert(profile, lock);
         Self { version: VERSION, made_by: concat!("similiai ", env!("CARGO_PKG_VERSION")).to_owned(), profiles }
     }
 
@@ -165,10 +163,10 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let (stored, contents) = locked(&[("a.csv", "a"), ("b.png", "b")]);
         let lock = Lock([("train".to_owned(), Locked::new(&stored, &contents))].into());
-        LockFile::with(None, None, lock.clone()).write(folder.path())?;
+        LockFile::with(None, "default".into(), lock.clone()).write(folder.path())?;
         let file = LockFile::read(folder.path())?.unwrap();
-        assert_eq!(file.profile(None), Ok(&lock));
-        assert!(file.profile(Some("seed")).is_err());
+        assert_eq!(file.profile("default"), Ok(&lock));
+        assert!(file.profile("seed").is_err());
 
         let locked_then = lock.of("train").unwrap();
         assert_eq!(locked_then.must_fit(&stored.document), Ok(()));

@@ -9,6 +9,7 @@ mod overrides;
 mod parameters;
 mod position;
 mod reader;
+mod variation;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use anyhow::Result;
 
 pub use error::{ManifestError, SourceSpan, did_you_mean};
 pub use instance_id::{InstanceId, PerInstance};
+pub use variation::Variation;
 
 use crate::base::files;
 use crate::engine::cache;
@@ -27,7 +29,8 @@ pub struct Manifest {
     /// The folder of the manifest; relative paths start here.
     pub project: PathBuf,
     pub seed: u64,
-    pub profile: Option<String>,
+    /// What the command line changed.
+    pub variation: Variation,
     /// The remote cache, with which results are shared with other machines.
     pub cache: Option<cache::Settings>,
     /// Ordered so that each instance comes after those it needs.
@@ -45,10 +48,11 @@ pub struct Instance {
 }
 
 impl Manifest {
-    pub fn load(path: &Path, kinds: &'static [Kind], profile: Option<&str>, sets: &[String]) -> Result<Self> {
+    pub fn load(path: &Path, kinds: &'static [Kind], variation: &Variation) -> Result<Self> {
         if !path.is_file() {
             let message = format!("there is no manifest at {}", path.display());
-            let help = "run this in the project's folder, or name it with -C DIR, or the file with --manifest FILE";
+            let help = "make a project with `similiai init DIR`; or name the folder of one with -C DIR, or the manifest \
+                        with --manifest FILE";
             return Err(ManifestError::new(message, None).help(Some(help.to_owned())).into());
         }
         let length = files::length(path)?;
@@ -61,7 +65,12 @@ impl Manifest {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        Ok(reader::parse(&path.display().to_string(), &text, project, kinds, profile, sets)?)
+        Ok(reader::parse(&path.display().to_string(), &text, project, kinds, variation)?)
+    }
+
+    /// The command that runs `what` as this manifest was made.
+    pub fn command(&self, what: &str) -> String {
+        format!("`similiai run {what}{}`", self.variation.options())
     }
 
     /// The output directory of an instance.

@@ -86,6 +86,8 @@ pub fn require(holds: bool, parameter: &'static str, message: impl Into<String>)
 /// A stage with its type erased: what the manifest and the runner hold.
 pub trait AnyStage: Send + Sync {
     fn kind(&self) -> &'static Kind;
+    /// All parameters, with their defaults.
+    fn parameters(&self) -> Result<serde_json::Value>;
     /// The parameters that can change the output, sorted by name.
     fn keyed_parameters(&self) -> Result<serde_json::Value>;
     fn check(&self) -> Result<(), Invalid>;
@@ -143,6 +145,10 @@ impl<S: Stage> Typed<S> {
 impl<S: Stage> AnyStage for Typed<S> {
     fn kind(&self) -> &'static Kind {
         &Self::KIND
+    }
+
+    fn parameters(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::to_value(&self.0)?)
     }
 
     fn keyed_parameters(&self) -> Result<serde_json::Value> {

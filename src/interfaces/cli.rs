@@ -1,5 +1,6 @@
 //! The command line: arguments, one file for each command, and the exit status.
 
+mod config;
 mod dag;
 mod duplicates;
 mod embed;
@@ -7,6 +8,7 @@ mod exit_status;
 mod explain;
 mod gc;
 mod hash;
+mod init;
 mod lock;
 mod metrics;
 mod output;
@@ -17,6 +19,7 @@ mod query;
 #[cfg(feature = "cloud")]
 mod remote;
 mod run;
+mod run_ending;
 mod run_report;
 mod schema;
 #[cfg(feature = "serve")]
@@ -27,20 +30,22 @@ mod trained;
 mod verify;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use tracing_subscriber::fmt::format::debug_fn;
 
+pub use init::{Archive, Templates};
+
 use crate::base::error::Failure;
 use crate::base::progress::Screen;
 use crate::base::signal;
 use crate::base::simd::Simd;
-use crate::base::text::{legible, legible_path};
+use crate::base::text::{legible, legible_path, shell_word};
 use crate::base::worker;
-use crate::engine::manifest::Manifest;
+use crate::engine::manifest::{Manifest, Variation};
 use crate::engine::pipeline::Project;
 use crate::engine::stage::Kind;
 use crate::learning::images;
@@ -57,6 +62,9 @@ Environment:
   SIMILIAI_SIMD  vector instructions: avx512, avx2 or portable (default: the best); same results
   NO_COLOR       turns off colour on stderr, if it is not empty";
 
+/// The manifest of a project, unless the command line names another.
+const MANIFEST_FILE: &str = "pipeline.yaml";
+
 /// The heading of the options that every command has.
 const GLOBAL: &str = "Global options";
 /// The heading of the options that change the manifest for one command.
@@ -70,7 +78,7 @@ struct Cli {
     #[arg(short = 'C', value_name = "DIR", global = true, help_heading = GLOBAL)]
     folder: Option<PathBuf>,
     /// The pipeline's manifest
-    #[arg(long, value_name = "FILE", default_value = "pipeline.yaml", global = true, help_heading = GLOBAL)]
+    #[arg(long, value_name = "FILE", default_value = MANIFEST_FILE, global = true, help_heading = GLOBAL)]
     manifest: PathBuf,
     /// Number of threads, at most 512 (default: all cores); results stay the same
     #[arg(long, value_name = "N", global = true, help_heading = GLOBAL, value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -87,6 +95,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Make a new project: a manifest, and the folders and pictures that it needs
+    Init(init::Arguments),
     /// Run the pipeline, or some instances and those they need; cached results are not made again
     Run(run::Arguments),
     /// Find pictures similar to a given one, among the pipeline's pictures or your own
@@ -96,17 +106,25 @@ enum Command {
     /// Write embeddings to a PostgreSQL database with pgvector, for searching there
     #[cfg(feature = "cloud")]
     Publish(publish::Arguments),
+    #[cfg(not(feature = "cloud"))]
+    #[command(hide = true)]
+    Publish(Absent),
     /// Find copies of pictures in one folder or between two; deletes nothing
     Duplicates(duplicates::Arguments),
     /// Start a server that finds similar pictures: a page for browsers and an API for programs
     #[cfg(feature = "serve")]
     Serve(serve::Arguments),
+    #[cfg(not(feature = "serve"))]
+    #[command(hide = true)]
+    Serve(Absent),
     /// Show which results are fresh, stale or missing, and why; runs nothing
     Status(status::Arguments),
     /// Show what an instance's result depends on, and what changed since the last result
     Explain(explain::Arguments),
     /// Show the metrics of the last run or of past runs, or compare two results
     Metrics(metrics::Arguments),
+    /// Show the manifest with all parameters, and where each value comes from
+    Config(config::Arguments),
     /// Print the pipeline as a graph
     Dag(dag::Arguments),
     /// Check all stored and checked-out files for damage, or make results again and compare them
@@ -126,28 +144,91 @@ enum Command {
     },
 }
 
+/// The arguments of a command that this build does not have.
+#[cfg(not(all(feature = "serve", feature = "cloud")))]
+#[derive(Args)]
+struct Absent {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _any: Vec<std::ffi::OsString>,
+}
+
+#[cfg(not(all(feature = "serve", feature = "cloud")))]
+fn absent(command: &str, feature: &str) -> anyhow::Error {
+    let how = format!("build it with `cargo build --release --features {feature}`");
+    Failure::Usage(format!("this program was built without `similiai {command}`; {how}")).into()
+}
+
 /// Changes to the manifest from the command line.
-#[derive(Args, Default)]
-struct Variation {
-    /// Override parameters with profile P of the manifest
-    #[arg(long, value_name = "P", help_heading = MANIFEST)]
-    profile: Option<String>,
+#[derive(Args)]
+struct ManifestOptions {
+    /// Override parameters with profile P of the manifest; can be given several times
+    #[arg(long = "profile", value_name = "P", help_heading = MANIFEST)]
+    profiles: Vec<String>,
     /// Set one parameter, such as train.epochs=5; can be given several times
     #[arg(long = "set", value_name = "K=V", help_heading = MANIFEST)]
     sets: Vec<String>,
 }
 
+impl ManifestOptions {
+    fn variation(&self) -> Variation {
+        Variation { profiles: self.profiles.clone(), sets: self.sets.clone() }
+    }
+}
+
 /// What every command receives: the stages, the path of the manifest and the output.
 struct Session {
+    /// The folder given with -C. It is the current directory now.
+    folder: Option<PathBuf>,
     kinds: &'static [Kind],
+    templates: &'static Templates,
     manifest: PathBuf,
     screen: Screen,
 }
 
 impl Session {
     fn project(&self, variation: &Variation) -> Result<Project> {
-        let manifest = Manifest::load(&self.manifest, self.kinds, variation.profile.as_deref(), &variation.sets)?;
-        Project::new(manifest, FILE_DIFFS)
+        Project::new(Manifest::load(&self.manifest, self.kinds, variation)?, FILE_DIFFS)
+    }
+
+    /// The project as the options say or, without options, as it was last run.
+    fn project_or_last(&self, options: &ManifestOptions) -> Result<Project> {
+        let variation = options.variation();
+        if variation != Variation::default() {
+            return self.project(&variation);
+        }
+        let project = self.last_project()?;
+        let last = &project.manifest.variation;
+        if !last.is_empty() {
+            tracing::info!("as in the last run:{}; without that: --profile default", last.options());
+        }
+        Ok(project)
+    }
+
+    /// The project as it was last run.
+    fn last_project(&self) -> Result<Project> {
+        let project = self.project(&Variation::default())?;
+        let Some(last) = project.store.last_run().filter(|last: &Variation| !last.is_empty()) else {
+            return Ok(project);
+        };
+        self.project(&last).or_else(|error| {
+            let options = last.options();
+            tracing::warn!("the manifest no longer fits the options of the last run,{options}: {error:#}");
+            Ok(project)
+        })
+    }
+
+    /// The program with the options that name the project, as the user would type it.
+    fn program(&self) -> String {
+        let folder = self.folder.as_ref().map(|folder| format!(" -C {}", shell_word(folder)));
+        let other = self.manifest != Path::new(MANIFEST_FILE);
+        let manifest = other.then(|| format!(" --manifest {}", shell_word(&self.manifest)));
+        format!("similiai{}{}", folder.unwrap_or_default(), manifest.unwrap_or_default())
+    }
+
+    /// A path as seen from the directory in which the user started the program.
+    fn seen_from_shell(&self, path: &Path) -> PathBuf {
+        let path = path.strip_prefix(".").unwrap_or(path);
+        self.folder.as_ref().map_or_else(|| path.to_owned(), |folder| folder.join(path))
     }
 
     fn print_json(&self, value: &impl serde::Serialize) -> Result<()> {
@@ -157,13 +238,13 @@ impl Session {
 }
 
 /// Runs the program with these stages.
-pub fn main(kinds: &'static [Kind]) -> ExitCode {
+pub fn main(kinds: &'static [Kind], templates: &'static Templates) -> ExitCode {
     if let Some(done) = worker::run_if_asked(&[&images::DECODING, &embeddings::READING, &worker::PROBE]) {
         return done;
     }
     worker::start_from_this_program();
     let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
-    match run_command(cli, kinds) {
+    match run_command(cli, kinds, templates) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // `status --check` has printed its result, and stopping a server with a signal is not an error.
@@ -188,7 +269,7 @@ fn refuse(error: &clap::Error) -> ! {
     std::process::exit(error.exit_code());
 }
 
-fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
+fn run_command(cli: Cli, kinds: &'static [Kind], templates: &'static Templates) -> Result<()> {
     #[cfg(feature = "serve")]
     if matches!(cli.command, Command::Serve(_)) {
         serve::reexecute_with_malloc_settings();
@@ -206,19 +287,25 @@ fn run_command(cli: Cli, kinds: &'static [Kind]) -> Result<()> {
         pool.build_global().context("cannot start the threads")?;
     }
     signal::listen()?;
-    let session = Session { kinds, manifest: cli.manifest, screen };
+    let session = Session { folder: cli.folder, kinds, templates, manifest: cli.manifest, screen };
     match &cli.command {
+        Command::Init(arguments) => init::run(&session, arguments),
         Command::Run(arguments) => run::run(&session, arguments),
         Command::Query(arguments) => query::run(&session, arguments),
         Command::Embed(arguments) => embed::run(&session, arguments),
         #[cfg(feature = "cloud")]
         Command::Publish(arguments) => publish::run(&session, arguments),
+        #[cfg(not(feature = "cloud"))]
+        Command::Publish(_) => Err(absent("publish", "cloud")),
         Command::Duplicates(arguments) => duplicates::run(&session, arguments),
         #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(&session, arguments),
+        #[cfg(not(feature = "serve"))]
+        Command::Serve(_) => Err(absent("serve", "serve")),
         Command::Status(arguments) => status::run(&session, arguments),
         Command::Explain(arguments) => explain::run(&session, arguments),
         Command::Metrics(arguments) => metrics::run(&session, arguments),
+        Command::Config(arguments) => config::run(&session, arguments),
         Command::Dag(arguments) => dag::run(&session, arguments),
         Command::Verify(arguments) => verify::run(&session, arguments),
         Command::Gc(arguments) => gc::run(&session, arguments),

@@ -62,6 +62,12 @@ pub struct Options {
     pub limits: Limits,
 }
 
+/// The next free port above that of `address`, among the next hundred.
+fn free_port(address: SocketAddr) -> Option<u16> {
+    let above = address.port().saturating_add(1)..=address.port().saturating_add(100);
+    above.into_iter().find(|port| std::net::TcpListener::bind((address.ip(), *port)).is_ok())
+}
+
 /// Serves the snapshots of `source`, always the newest, until a signal comes. Calls `started` with the address.
 pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketAddr)) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -77,7 +83,10 @@ pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketA
     let base = access.base.clone();
     let state = State::new(limits, base.clone())?;
     let listener = runtime.block_on(async { listen(address) }).map_err(|error| {
-        let fix = "choose another port with --port, or any free one with --port 0";
+        let fix = match free_port(address) {
+            Some(port) => format!("port {port} is free: add --port {port}"),
+            None => "choose another port with --port, or any free one with --port 0".to_owned(),
+        };
         Failure::Usage(format!("cannot listen on {address}: {error}; {fix}"))
     })?;
     let address = listener.local_addr().context("the server has no address")?;

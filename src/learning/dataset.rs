@@ -1,6 +1,7 @@
 //! The CSV lists that name images, their classes and their subset of the split.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::files;
 use crate::damaged;
+use crate::learning::images::SkippedFiles;
 
 /// CSV file that says for each image whether it is for training or for testing.
 pub const SPLIT: &str = "split.csv";
@@ -21,7 +23,7 @@ pub const SOURCES: &str = "sources.csv";
 pub const SKIPPED: &str = "skipped.csv";
 
 /// Largest number of classes: labels are single bytes in the archives of CIFAR and in training.
-const MOST_CLASSES: usize = 256;
+pub const MOST_CLASSES: usize = 256;
 
 /// Fails if there are more than 256 classes.
 pub fn check_class_count(classes: usize) -> Result<()> {
@@ -51,6 +53,17 @@ pub fn part(folder: &str) -> Option<Subset> {
         "val" | "valid" | "validation" | "test" | "testing" => Some(Subset::Test),
         _ => None,
     }
+}
+
+/// The pictures in a folder with one folder a class.
+#[derive(Default)]
+pub struct Survey {
+    /// Number of pictures of each class.
+    pub classes: BTreeMap<String, usize>,
+    /// Whether the folder says which pictures are for testing.
+    pub has_parts: bool,
+    pub pictures: Vec<PathBuf>,
+    pub skipped: SkippedFiles,
 }
 
 /// A row of `images.csv`. Rows are sorted by path.

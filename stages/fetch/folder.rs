@@ -10,7 +10,7 @@ use similiai::base::error::first_of;
 use similiai::base::text::legible_name;
 use similiai::damaged;
 use similiai::engine::stage::{Context, Inputs};
-use similiai::learning::dataset::{self, Skipped, is_list, part};
+use similiai::learning::dataset::{self, Skipped, Subset, Survey, is_list, part};
 use similiai::learning::images::{MOST_BYTES, OnBadImage, SkipReason, SkippedFiles, is_picture};
 use unicode_normalization::UnicodeNormalization;
 
@@ -58,6 +58,19 @@ fn find(source: &Path) -> Result<Found> {
     found.pictures.sort_by(|a, b| a.name.cmp(&b.name));
     found.names_once();
     Ok(found)
+}
+
+/// Finds the pictures of each class, for a new project.
+pub fn survey(source: &Path) -> Result<Survey> {
+    let found = find(source)?;
+    let mut survey = Survey { skipped: found.skipped, ..Survey::default() };
+    for picture in found.pictures {
+        let (part, class) = picture.class().split_once('/').map_or((None, picture.class()), |(p, c)| (Some(p), c));
+        survey.has_parts |= part.and_then(dataset::part).is_some_and(|subset| subset == Subset::Test);
+        *survey.classes.entry(class.to_owned()).or_default() += 1;
+        survey.pictures.push(picture.path);
+    }
+    Ok(survey)
 }
 
 /// The folders called `train`, `val` and so on. Empty if there is another folder, or if one of them has no folders.

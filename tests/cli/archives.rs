@@ -15,7 +15,7 @@ fn refused(bytes: &[u8], reasons: &[&str]) {
     }
     assert!(!project.path("artifacts/fetch").exists(), "{reasons:?}");
     let left = similiai::base::files::list(&project.path("artifacts")).unwrap();
-    assert_eq!(left, [".cache/lock", ".cache/seen"], "{reasons:?}");
+    assert_eq!(left, [".cache/last_run.json", ".cache/lock", ".cache/seen"], "{reasons:?}");
 }
 
 fn refused_with(extra: Member, reasons: &[&str]) {

@@ -71,15 +71,20 @@ fn at_random_moments() {
     let undisturbed = short();
     let start = Instant::now();
     undisturbed.succeed("run all");
-    let (time, expected) = (start.elapsed(), found(&undisturbed));
+    let (mut time, expected) = (start.elapsed(), found(&undisturbed));
     let mut killed = 0;
     for moment in 0..moments {
         let project = short();
         // Spreads the moments over the run, with a small irregular offset.
         let share = (f64::from(moment) + f64::from(moment * 7919 % 100) / 100.0) / f64::from(moments);
-        killed += u32::from(kill_after(project.start("run all"), time.mul_f64(share)));
+        let in_time = kill_after(project.start("run all"), time.mul_f64(share));
+        killed += u32::from(in_time);
         project.succeed("run all");
         assert!(found(&project) == expected, "killed after {share} of {time:?}");
+        // Other tests may have slowed down the first run.
+        if !in_time {
+            time = time.mul_f64(0.8);
+        }
     }
     assert!(killed > moments / 2, "only {killed} were killed before they ended");
 }

@@ -10,6 +10,7 @@ mod download;
 mod fixture;
 mod forged;
 mod impossible;
+mod init;
 mod killed;
 mod outside;
 mod own;

@@ -167,7 +167,10 @@ fn one_bad_item_does_not_lose_the_rest() {
     symlink("/nowhere.png", project.path("lost")).unwrap();
     let outcome = project.similiai("query a.png folder b.png -k 1 --json");
     assert_eq!((outcome.status, outcome.stdout.lines().count()), (4, 2), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("folder"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("write `similiai query PICTURE --in folder`"), "{}", outcome.stderr);
+    let outcome = project.similiai("query folder");
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (2, ""));
+    assert!(outcome.stderr.contains("write `similiai query PICTURE --in folder`"), "{}", outcome.stderr);
     // All errors in the arguments are reported at once.
     let outcome = project.similiai("query a.png no.png neither.png -k 1");
     assert!(outcome.status == 2 && outcome.stdout.is_empty());

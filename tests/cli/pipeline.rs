@@ -12,7 +12,11 @@ fn runs_everything_once() {
     let project = Project::new();
     let stdout = project.succeed("run all");
     assert!(stdout.contains("precision@5"), "{stdout}");
-    assert!(stdout.lines().last().unwrap().starts_with("benchmark"), "{stdout}");
+    let ending = stdout.lines().rev().take(4).collect::<Vec<&str>>();
+    assert!(ending[3].starts_with("benchmark"), "{stdout}");
+    assert!(ending[2].starts_with("of the 5 nearest pictures, "), "{stdout}");
+    assert_eq!(ending[1], "the report is reports/index.html");
+    assert!(ending[0].ends_with("`similiai query artifacts/prepare/bird/00000.png`"), "{stdout}");
     for path in [
         "artifacts/fetch/data_batch_1.bin",
         "artifacts/prepare/bird/00009.png",
@@ -263,4 +267,54 @@ fn equal_pictures_stay_in_one_subset() {
     for class in ["plane", "car", "truck"] {
         assert_eq!(side(&format!("{class}/00003.png")), side(&format!("{class}/00008.png")));
     }
+}
+
+#[test]
+fn commands_look_at_what_was_last_run() {
+    let project = Project::new();
+    project.edit_manifest("stages:\n", "profiles: {more: {split: {test: 0.3}}, seven: {seed: 7}}\nstages:\n");
+    project.succeed("run split --profile more --profile seven --set prepare.size=32");
+    let outcome = project.similiai("status");
+    assert!(outcome.stdout.lines().nth(2).unwrap().starts_with("split      fresh"), "{}", outcome.stdout);
+    let told = "as in the last run: --profile more --profile seven --set prepare.size=32; without that";
+    assert!(outcome.stderr.contains(told), "{}", outcome.stderr);
+    let as_it_is = project.succeed("status --profile default");
+    assert!(as_it_is.lines().nth(2).unwrap().starts_with("split      stale"), "{as_it_is}");
+    // A dry run changes nothing.
+    project.succeed("run split --dry-run");
+    assert!(project.similiai("status").stderr.contains(told));
+    let error = project.similiai("query --id 7").stderr;
+    assert!(error.contains("run `similiai run embed --profile more --profile seven --set prepare.size=32`"), "{error}");
+    project.edit_manifest("more: {split: {test: 0.3}}, ", "");
+    let outcome = project.similiai("status");
+    assert_eq!(outcome.status, 0);
+    assert!(outcome.stderr.contains("no longer fits the options of the last run"), "{}", outcome.stderr);
+    project.succeed("run split");
+    assert_eq!(project.similiai("status").stderr, "");
+}
+
+#[test]
+fn the_configuration_says_where_each_value_comes_from() {
+    let project = Project::new();
+    project.edit_manifest("stages:\n", "profiles: {more: {split: {test: 0.3}}}\nstages:\n");
+    let options = "--profile more --set prepare.sharpen.amount=2";
+    let shown = project.succeed(&format!("config prepare split {options}"));
+    let line = |start: &str| {
+        let line = shown.lines().find(|line| line.trim_start().starts_with(start)).unwrap_or_else(|| panic!("{shown}"));
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(line("seed:"), "seed: 7 # manifest");
+    assert_eq!(line("size:"), "size: 64 # manifest");
+    assert_eq!(line("amount:"), "amount: 2.0 # --set");
+    assert_eq!(line("radius:"), "radius: 1.0 # default");
+    assert_eq!(line("test:"), "test: 0.3 # profile more");
+    // It is a manifest with the same meaning.
+    let all = project.succeed(&format!("config {options}"));
+    std::fs::write(project.path("pipeline.yaml"), all).unwrap();
+    let values = |text: &str| {
+        text.lines().map(|line| line.split("  #").next().unwrap().trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(values(&project.succeed("config prepare split")), values(&shown));
+    let json: serde_json::Value = serde_json::from_str(&project.succeed("config split --json")).unwrap();
+    assert_eq!(json["stages"]["split"]["test"], serde_json::json!({"value": 0.3, "from": "manifest"}));
 }

@@ -118,7 +118,7 @@ fn the_pipelines_pictures_are_found() {
     assert_eq!((outcome.status, answers(&outcome.stdout).len()), (4, 1));
 
     project.succeed("run train --set seed=8");
-    refused(&project, "query --id 7", 4, &["another result of `split`", "run `similiai run embed`"]);
+    refused(&project, "query --id 7", 4, &["another result of `split`", "run `similiai run all --set seed=8`"]);
     project.succeed("run embed --set seed=8");
     refused(&project, "query --id 7 --approximate", 4, &["was made for other embeddings"]);
     refused(&Project::new(), "query --id 7", 2, &["no embeddings yet", "run `similiai run embed`"]);
@@ -206,7 +206,7 @@ fn a_file_of_embeddings_answers_like_the_folder() {
     refused(&project, "embed nowhere -o x.parquet", 2, &["no file or folder nowhere"]);
     std::fs::create_dir(project.path("empty")).unwrap();
     refused(&project, "embed empty -o x.parquet", 2, &["picture in the given paths"]);
-    refused(&project, "query album/photo.png --in empty", 2, &["the gallery is empty"]);
+    refused(&project, "query album/photo.png --in empty", 2, &["no PNG, JPEG or WebP picture in empty"]);
     assert!(!project.path("x.parquet").exists());
     std::fs::write(project.path("x.parquet"), "hello").unwrap();
     refused(&project, "query album/photo.png --gallery x.parquet", 4, &["x.parquet"]);

@@ -8,8 +8,9 @@ use insta::assert_snapshot;
 use crate::fixture::Project;
 
 /// Commands with a `--help` of their own, the longest names first.
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 22] = [
     "",
+    "init",
     "run",
     "query",
     "embed",
@@ -21,6 +22,7 @@ const COMMANDS: [&str; 20] = [
     "metrics",
     "metrics diff",
     "metrics history",
+    "config",
     "dag",
     "verify",
     "gc",

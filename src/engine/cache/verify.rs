@@ -123,6 +123,7 @@ impl Store {
         if self.history_lines().iter().any(Option::is_none) {
             damaged.push(self.history_path());
         }
+        damaged.extend(self.last_run_is_damaged()?.then(|| self.last_run_path()));
         damaged.extend(matches!(self.cursor()?, Found::Damaged).then(|| self.root.join(CURSOR)));
         // A killed process may leave temporary files. Their names start with a dot.
         let hides = |entry: &walkdir::DirEntry| entry.file_name().as_encoded_bytes().starts_with(b".");

@@ -57,7 +57,12 @@ impl Reader<'_> {
         };
         let Some(overlay) = profiles.get(profile) else {
             let error = ManifestError::new(format!("there is no profile `{profile}`"), None);
-            return Err(error.help(did_you_mean(profile, profiles.keys().map(String::as_str))));
+            let names = || profiles.keys().map(String::as_str);
+            let known = match names().collect::<Vec<_>>().join(", ") {
+                known if known.is_empty() => "the manifest has no profiles".to_owned(),
+                known => format!("the profiles are {known}"),
+            };
+            return Err(error.help(did_you_mean(profile, names()).or(Some(known))));
         };
         for (name, settings) in self.mapping(overlay, &["profiles", profile])? {
             let path = vec!["profiles".to_owned(), profile.to_owned(), name.clone()];

@@ -10,7 +10,7 @@ use serde_yaml::Value;
 use super::draft::Origin;
 use super::parameters::Parameters;
 use super::position::{ALIASED, DEPTH, Positions, Side};
-use super::{Manifest, ManifestError, PerInstance, SourceSpan, did_you_mean};
+use super::{Manifest, ManifestError, PerInstance, SourceSpan, Variation, did_you_mean};
 use crate::engine::stage::Kind;
 
 /// Longest name of an instance. Files of the cache are named after instances.
@@ -60,8 +60,7 @@ pub(super) fn parse(
     text: &str,
     project: PathBuf,
     kinds: &'static [Kind],
-    profile: Option<&str>,
-    sets: &[String],
+    variation: &Variation,
 ) -> Checked<Manifest> {
     if let Some(line) = nests_at(text) {
         let message = format!("{source}, line {line}: brackets are nested more than {BRACKETS} levels deep");
@@ -95,17 +94,17 @@ pub(super) fn parse(
     });
     let cache = cache.transpose()?;
     let mut drafts = reader.drafts(root.get("stages"))?;
-    if let Some(profile) = profile {
+    for profile in variation.profiles() {
         reader.overlay_profile(root.get("profiles"), profile, &mut drafts, &mut seed)?;
     }
     let set = |set: &String| reader.overlay_set(set, &mut drafts, &mut seed).err();
-    let mut wrong: Vec<ManifestError> = sets.iter().filter_map(set).collect();
+    let mut wrong: Vec<ManifestError> = variation.sets.iter().filter_map(set).collect();
     let instances = reader.instances(drafts, seed).unwrap_or_else(|error| {
         wrong.push(error);
         PerInstance::default()
     });
     ManifestError::tell(wrong)?;
-    Ok(Manifest { project, seed, profile: profile.map(str::to_owned), cache, instances })
+    Ok(Manifest { project, seed, variation: variation.clone(), cache, instances })
 }
 
 impl Reader<'_> {

@@ -49,8 +49,9 @@ static KINDS: [Kind; 2] = [kind::<Source>(), kind::<Sum>()];
 
 fn parse(stages: &str, profile: Option<&str>, sets: &[&str]) -> Checked<Manifest> {
     let text = format!("version: 1\nseed: 7\nstages:\n{stages}");
-    let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
-    parse_text("p.yaml", &text, PathBuf::from("."), &KINDS, profile, &sets)
+    let profiles = profile.iter().map(|name| name.to_string()).collect();
+    let variation = Variation { profiles, sets: sets.iter().map(|set| set.to_string()).collect() };
+    parse_text("p.yaml", &text, PathBuf::from("."), &KINDS, &variation)
 }
 
 /// The message, and (line, column, length) of the caret.
@@ -94,7 +95,7 @@ fn a_remote_cache_has_an_address_and_a_mode() {
     use crate::engine::cache::{Mode, Settings};
     let with = |cache: &str| {
         let text = format!("version: 1\ncache: {cache}\nstages:\n  source: {{uses: source}}\n");
-        parse_text("pipeline.yaml", &text, PathBuf::from("."), &KINDS, None, &[])
+        parse_text("pipeline.yaml", &text, PathBuf::from("."), &KINDS, &Variation::default())
     };
     let cache = with("{remote: s3://bucket/ci}").unwrap().cache;
     assert_eq!(cache, Some(Settings { remote: "s3://bucket/ci".into(), mode: Mode::ReadOnly }));

@@ -63,7 +63,7 @@ impl Project {
         };
         let name = names[0].to_owned();
         if self.store.checked_out(&name)?.is_none() {
-            let (what, run) = (what.0, format!("`similiai run {name}`"));
+            let (what, run) = (what.0, self.manifest.command(&name));
             return Err(Failure::NotYet(format!("there are no {what} yet: `{name}` has not run; run {run}")).into());
         }
         Ok(Artifact { folder: manifest.output_dir(id).folder(), name, id })
@@ -73,7 +73,10 @@ impl Project {
     pub fn contents(&self, artifact: &Artifact) -> Result<Arc<Contents>> {
         let checked_out = self.store.checked_out(&artifact.name)?;
         let contents = checked_out.and_then(|checked_out| self.store.contents(&checked_out.digest));
-        contents.ok_or_else(|| damaged!("the list of `{0}`'s files is gone; run `similiai run {0}`", artifact.name))
+        contents.ok_or_else(|| {
+            let (name, run) = (&artifact.name, self.manifest.command(&artifact.name));
+            damaged!("the list of `{name}`'s files is gone; run {run}")
+        })
     }
 
     /// The digest of a file of a result.
@@ -85,8 +88,8 @@ impl Project {
         if self.contents(artifact)?.digest_of(file)?.to_hex().as_str() == digest {
             return Ok(digest);
         }
-        let name = &artifact.name;
-        Err(damaged!("{file} is not the file that `{name}` made; run `similiai run {name}`"))
+        let (name, run) = (&artifact.name, self.manifest.command(&artifact.name));
+        Err(damaged!("{file} is not the file that `{name}` made; run {run}"))
     }
 
     /// Fails if the result was made from other inputs than those that are checked out now.
@@ -100,9 +103,9 @@ impl Project {
                 && *read != now.digest
             {
                 let (name, input) = (&artifact.name, &input.name);
-                let fix = format!("run `similiai run {name}`");
+                let run = self.manifest.command("all");
                 return Err(damaged!(
-                    "`{name}` was made from another result of `{input}` than the one that is checked out; {fix}"
+                    "`{name}` was made from another result of `{input}` than the one that is checked out; run {run}"
                 ));
             }
         }

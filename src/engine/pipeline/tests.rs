@@ -86,7 +86,7 @@ static KINDS: [Kind; 3] = [kind::<Shout>(), kind::<Careless>(), kind::<Moody>()]
 fn project(folder: &Path, stages: &str) -> Result<Project> {
     let path = folder.join("pipeline.yaml");
     fs::write(&path, format!("version: 1\nstages:\n{stages}"))?;
-    Project::new(Manifest::load(&path, &KINDS, None, &[])?, &[])
+    Project::new(Manifest::load(&path, &KINDS, &crate::engine::manifest::Variation::default())?, &[])
 }
 
 fn run(project: &Project, options: Options) -> Result<Vec<Report>> {

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use super::{Session, Variation};
+use super::{ManifestOptions, Session};
 use crate::engine::manifest::{InstanceId, Manifest};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
     /// Format to print the graph in
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
@@ -22,7 +22,7 @@ enum Format {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&arguments.variation)?;
+    let project = session.project(&arguments.manifest.variation())?;
     session.screen.print(draw(&project.manifest, arguments.format).trim_end());
     Ok(())
 }

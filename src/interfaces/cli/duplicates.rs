@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::output::{Kind, Output};
 use super::trained::{Trained, judge, thumbnail};
-use super::{Session, Variation, picture_page};
+use super::{Session, picture_page};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::text::{legible_name, legible_path};
 use crate::retrieval::collection::{self, Search};
@@ -53,7 +53,7 @@ const SHOWN: usize = 300;
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let (page, first, second) = arguments.check(session)?;
-    let project = session.project(&Variation::default())?;
+    let project = session.last_project()?;
     let trained = Trained::load(&project, arguments.of.as_deref())?;
     let mut all = trained.embed(session, &project, first)?;
     let mut between = None;

@@ -10,9 +10,9 @@ use anyhow::Result;
 use serde_json::json;
 use tempfile::TempDir;
 
+use super::Session;
 use super::output::{Kind, Output};
 use super::trained::{self, Trained, judge, must_exist};
-use super::{Session, Variation};
 use crate::base::error::{Failure, UsageErrors};
 use crate::engine::cache::Store;
 use crate::learning::images::{SkippedFiles, is_picture};
@@ -123,7 +123,7 @@ impl Arguments {
             let store = Arc::new(Store::new(folder.path().to_owned()));
             return Ok(Network { model: Model::load(path)?, store, _folder: Some(folder) });
         }
-        let project = session.project(&Variation::default())?;
+        let project = session.last_project()?;
         let model = Trained::load(&project, self.of.as_deref())?.model;
         Ok(Network { model, store: project.store, _folder: None })
     }

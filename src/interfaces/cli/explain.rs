@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Session, Variation};
+use super::{ManifestOptions, Session};
 use crate::engine::cache::Reason;
 use crate::engine::pipeline::State;
 
@@ -13,14 +13,14 @@ pub struct Arguments {
     #[arg(value_name = "INSTANCE")]
     instance: String,
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
     /// Print JSON on stdout
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&arguments.variation)?;
+    let project = session.project_or_last(&arguments.manifest)?;
     let id = project.manifest.find(&arguments.instance)?;
     let assessment = &project.assess()?[id];
     if arguments.json {

@@ -4,8 +4,9 @@ use anyhow::Result;
 use bytesize::ByteSize;
 use serde_json::json;
 
-use super::{Session, Variation};
+use super::Session;
 use crate::engine::cache::Budget;
+use crate::engine::manifest::Variation;
 
 #[derive(clap::Args)]
 #[command(after_help = "\

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use serde_json::json;
 
+use super::Session;
 use super::stored_result::find;
-use super::{Session, Variation};
 use crate::engine::cache::Reason;
 use crate::engine::diff;
+use crate::engine::manifest::Variation;
 
 #[derive(clap::Args)]
 pub struct Arguments {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{Session, Variation};
+use super::{ManifestOptions, Session};
 use crate::base::error::Failure;
 use crate::engine::lock::{FILE, Lock, LockFile, Locked};
 use crate::engine::pipeline::State;
@@ -10,11 +10,11 @@ use crate::engine::pipeline::State;
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&arguments.variation)?;
+    let project = session.project(&arguments.manifest.variation())?;
     let mut lock = Lock::default();
     for assessment in project.assess()? {
         let key = assessment.key.filter(|_| assessment.state == State::Fresh).ok_or_else(|| {
@@ -25,7 +25,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         lock.0.insert(assessment.name, Locked::new(&stored, &contents));
     }
     let (folder, count) = (&project.manifest.project, lock.0.len());
-    LockFile::with(LockFile::read(folder)?, project.manifest.profile.as_deref(), lock).write(folder)?;
+    LockFile::with(LockFile::read(folder)?, project.manifest.variation.name(), lock).write(folder)?;
     session.screen.print(&format!("{FILE}: {count} results"));
     Ok(())
 }

@@ -5,7 +5,7 @@ mod history;
 
 use anyhow::{Context, Result};
 
-use super::{Session, Variation};
+use super::{ManifestOptions, Session};
 use crate::base::files;
 use crate::damaged;
 use crate::engine::cache::StoredResult;
@@ -22,7 +22,7 @@ pub struct Arguments {
     #[arg(long, value_name = "INSTANCE")]
     of: Option<String>,
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
     /// Print results.json on stdout, unchanged
     #[arg(long)]
     json: bool,
@@ -42,7 +42,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         Some(Command::History(arguments)) => return history::run(session, arguments),
         None => {}
     }
-    let project = session.project(&arguments.variation)?;
+    let project = session.project_or_last(&arguments.manifest)?;
     let given = project.artifact(artifacts::METRICS, arguments.of.as_deref(), None, Some("--of INSTANCE"))?;
     project.must_be_unmodified(&given, results::FILE)?;
     let path = given.folder.join(results::FILE);

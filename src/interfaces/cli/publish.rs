@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde_json::json;
 
+use super::Session;
 use super::trained::Trained;
-use super::{Session, Variation};
 use crate::base::files;
 use crate::retrieval::database::{Address, Published, publish};
 use crate::retrieval::embeddings::{self, Embeddings};
@@ -59,7 +59,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let (path, embeddings) = match &arguments.gallery {
         Some(path) => (path.clone(), Embeddings::read_foreign(path)?),
         None => {
-            let project = session.project(&Variation::default())?;
+            let project = session.last_project()?;
             let (_, given) = Trained::given(&project, arguments.of.as_deref())?;
             project.must_be_current(&given)?;
             project.must_be_unmodified(&given, embeddings::FILE)?;

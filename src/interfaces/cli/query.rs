@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use super::output::{Kind, Output};
 use super::trained::{Trained, judge, must_exist, thumbnail, thumbnail_of};
-use super::{Session, Variation, picture_page};
+use super::{Session, picture_page};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::base::signal;
-use crate::base::text::{legible_name, legible_path};
+use crate::base::text::{legible_name, legible_path, shell_word};
+use crate::damaged;
 use crate::engine::cache::ResultFiles;
 use crate::engine::pipeline::Project;
 use crate::learning::images::{
@@ -125,7 +126,7 @@ struct Row<'a> {
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let (page, search) = arguments.check(session)?;
-    let project = session.project(&Variation::default())?;
+    let project = session.last_project()?;
     let trained = Trained::load(&project, arguments.of.as_deref())?;
     let mut gallery = Gallery::open(session, arguments, &project, &trained, search)?;
     let answers = gallery.answers(arguments, &trained).inspect_err(|_| {
@@ -163,7 +164,9 @@ impl Arguments {
         let shown = self.open.then(|| files::folder_of(&session.manifest).join("reports/query.html"));
         let page = self.html.clone().or(shown).map(|path| Output::new(&path, Kind::Page, self.force)).transpose();
         let page = wrong.note(page)?.flatten();
-        let search = wrong.note(collection::find(&self.folders))?.unwrap_or_default();
+        let search = wrong
+            .note(collection::find(&self.folders).and_then(|search| self.must_hold_pictures(search)))?
+            .unwrap_or_default();
         if let Some(page) = &page {
             let found = search.found.iter().map(|found| Path::new(&found.path));
             let named = self.images.iter().chain(&self.gallery).map(PathBuf::as_path);
@@ -171,6 +174,17 @@ impl Arguments {
         }
         wrong.tell()?;
         Ok((page, search))
+    }
+
+    /// Refuses folders without any picture.
+    fn must_hold_pictures(&self, search: Search) -> Result<Search> {
+        if !self.folders.is_empty() && search.found.is_empty() && search.bad.is_empty() {
+            search.skipped.tell();
+            let folders: Vec<String> = self.folders.iter().map(|folder| legible_path(folder)).collect();
+            let why = format!("there is no PNG, JPEG or WebP picture in {}", folders.join(", nor in "));
+            return Err(Failure::Usage(why).into());
+        }
+        Ok(search)
     }
 
     /// Checks that the named files exist, and that standard input is named at most once.
@@ -183,7 +197,13 @@ impl Arguments {
         if gallery.is_some() && self.approximate.is_some() {
             return Err(Failure::Usage("a file has no index; leave out --approximate".to_owned()).into());
         }
-        must_exist(self.images.iter().filter(|image| !is_stdin(image)).chain(gallery))
+        must_exist(self.images.iter().filter(|image| !is_stdin(image)).chain(gallery))?;
+        match self.images.first() {
+            Some(folder) if self.images.iter().all(|image| image.is_dir()) => {
+                Err(Failure::Usage(is_a_folder(folder)).into())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -207,6 +227,11 @@ impl Arguments {
     fn database(&self) -> Option<&str> {
         self.gallery.as_ref()?.to_str().filter(|gallery| DATABASES.iter().any(|scheme| gallery.starts_with(scheme)))
     }
+}
+
+fn is_a_folder(path: &Path) -> String {
+    let path = shell_word(path);
+    format!("{path} is a folder; to search its pictures, write `similiai query PICTURE --in {path}`")
 }
 
 fn is_stdin(image: &Path) -> bool {
@@ -304,6 +329,8 @@ impl Gallery {
     fn decoded(&self, path: &Path, trained: &Trained) -> Result<(String, Option<usize>, Decoded)> {
         let (name, bytes) = if is_stdin(path) {
             ("standard input".to_owned(), read_from(std::io::stdin().lock(), "standard input")?)
+        } else if path.is_dir() {
+            return Err(damaged!("{}", is_a_folder(path)));
         } else {
             (path.display().to_string(), read_picture(path)?)
         };

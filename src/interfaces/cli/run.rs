@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::output::{Kind, Output};
+use super::run_ending::Ending;
 use super::run_report::{self, judge};
-use super::{Session, Variation};
+use super::{ManifestOptions, Session};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::base::signal;
@@ -32,7 +33,7 @@ pub struct Arguments {
     #[arg(required = true, value_name = "INSTANCE")]
     targets: Vec<String>,
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
     /// Run only S and the instances that depend on it; use other results as they are
     #[arg(long, value_name = "S")]
     from: Option<String>,
@@ -63,6 +64,9 @@ pub struct Arguments {
     /// Hash every file again, ignoring cached sizes and times
     #[arg(long)]
     paranoid: bool,
+    /// Open the report in the browser after the run
+    #[arg(long, conflicts_with = "dry_run")]
+    open: bool,
     /// Append a Markdown table of the run to FILE, such as $GITHUB_STEP_SUMMARY
     #[arg(long, value_name = "FILE")]
     summarize: Option<PathBuf>,
@@ -75,7 +79,7 @@ pub struct Arguments {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&arguments.variation)?;
+    let project = session.project(&arguments.manifest.variation())?;
     let options = arguments.options(&project)?;
     let mut wrong = UsageErrors::default();
     for (path, kind) in [(&arguments.summarize, Kind::Summary), (&arguments.events, Kind::Events)] {
@@ -89,6 +93,9 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let _guard = if arguments.dry_run { None } else { Some(project.store.lock()?) };
     if arguments.paranoid {
         project.store.ignore_stamps();
+    }
+    if !arguments.dry_run {
+        project.store.keep_last_run(&project.manifest.variation)?;
     }
     let width = project.manifest.instances.iter().map(|instance| instance.name.len()).max().unwrap_or(0);
     let screen = if arguments.json { session.screen.for_machines() } else { session.screen.clone() };
@@ -136,6 +143,20 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             return Err(Failure::NotReproducible(why).into());
         }
     }
+    let ending = Ending::of(session, &project, &reports).filter(|_| !arguments.dry_run);
+    if let (Some(ending), false) = (&ending, arguments.json) {
+        ending.lines.iter().for_each(|line| session.screen.print(line));
+    }
+    if arguments.open {
+        match &ending {
+            None => tracing::warn!("there is no report to open, because this run did not write one"),
+            Some(ending) => {
+                if let Err(error) = opener::open(&ending.report) {
+                    tracing::warn!("cannot open a browser ({error}); open {} yourself", ending.report.display());
+                }
+            }
+        }
+    }
     Ok(())
 }
 
@@ -147,7 +168,7 @@ impl Arguments {
                 let file = LockFile::read(&project.manifest.project)?.ok_or_else(|| {
                     Failure::Usage(format!("there is no {}; make it with `similiai lock`", lock::FILE))
                 })?;
-                Some(file.profile(project.manifest.profile.as_deref()).map_err(Failure::NotReproducible)?.clone())
+                Some(file.profile(&project.manifest.variation.name()).map_err(Failure::NotReproducible)?.clone())
             }
         };
         let (targets, from, until) = (self.targets.clone(), self.from.clone(), self.until.clone());

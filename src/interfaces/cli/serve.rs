@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::Session;
 use super::trained::Trained;
-use super::{Session, Variation};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::damaged;
@@ -115,7 +115,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
     let limits = wrong.note(arguments.limits())?;
     wrong.tell()?;
     let Some(limits) = limits else { return Ok(()) };
-    let project = session.project(&Variation::default())?;
+    let project = session.last_project()?;
     // The server can wait for results that are not made yet, but not for results that the manifest cannot give.
     if let Err(error) = Trained::given(&project, arguments.of.as_deref())
         && !matches!(error.downcast_ref(), Some(Failure::NotYet(_)))
@@ -233,7 +233,7 @@ impl Source for Pipeline<'_> {
     }
 
     fn open(&self) -> Result<Snapshot> {
-        let project = self.session.project(&Variation::default())?;
+        let project = self.session.last_project()?;
         let (network, given) = Trained::given(&project, self.of)?;
         // Check before reading. If files are replaced later, the version changes.
         project.must_be_current(&given)?;

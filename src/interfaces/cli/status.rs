@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Session, Variation, duration};
+use super::{ManifestOptions, Session, duration};
 use crate::base::error::Failure;
 use crate::engine::cache::Reason;
 use crate::engine::pipeline::State;
@@ -11,7 +11,7 @@ use crate::engine::pipeline::State;
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
     /// Exit with status 3 unless everything is fresh
     #[arg(long)]
     check: bool,
@@ -27,7 +27,7 @@ pub struct Arguments {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&arguments.variation)?;
+    let project = session.project_or_last(&arguments.manifest)?;
     if arguments.paranoid {
         project.store.ignore_stamps();
     }

@@ -50,7 +50,7 @@ impl Trained {
         project.must_be_unmodified(&self.given, embeddings::FILE)?;
         let path = self.given.folder.join(embeddings::FILE);
         let found = Embeddings::read(&path)?;
-        let fix = format!("run `similiai run {}`", self.given.name);
+        let fix = format!("run {}", project.manifest.command("all"));
         found.must_be_of(&self.model.digest, &path.display().to_string(), &fix)?;
         Ok(found)
     }

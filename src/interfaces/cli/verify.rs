@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::run_report::{self, judge};
-use super::{Session, Variation, duration};
+use super::{ManifestOptions, Session, duration};
 use crate::base::error::{Failure, first_of};
 use crate::engine::cache::{CheckedOut, Checkout, Contents, Damage, FileIssue, OutputDir, Reason};
 use crate::engine::lock::LockFile;
@@ -22,7 +22,7 @@ Examples:
   similiai verify --rerun embed     the same for one instance")]
 pub struct Arguments {
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
     /// Make damaged results again
     #[arg(long, conflicts_with = "rerun")]
     repair: bool,
@@ -46,7 +46,7 @@ struct Finding {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&arguments.variation)?;
+    let project = session.project(&arguments.manifest.variation())?;
     match &arguments.rerun {
         Some(targets) => {
             let _lock = project.store.lock()?;
@@ -214,7 +214,7 @@ fn rerun(session: &Session, project: &Project, targets: &[String], json: bool) -
         names => names.iter().map(|name| manifest.find(name)).collect::<Result<_>>()?,
     };
     let file = LockFile::read(&manifest.project)?;
-    let lock = file.as_ref().and_then(|file| file.profile(manifest.profile.as_deref()).ok());
+    let lock = file.as_ref().and_then(|file| file.profile(&manifest.variation.name()).ok());
     let against = if lock.is_some() { "as locked" } else { "as stored" };
     let width = manifest.instances.iter().map(|instance| instance.name.len()).max().context("there is no stage")?;
     let heartbeat = session.screen.heartbeat();

@@ -12,7 +12,7 @@ use crate::base::files;
 use crate::engine::manifest::{InstanceId, Manifest};
 use crate::engine::pipeline::Project;
 use crate::interfaces::cli::stored_result::find;
-use crate::interfaces::cli::{Session, Variation};
+use crate::interfaces::cli::{ManifestOptions, Session};
 use crate::retrieval::artifacts;
 use crate::retrieval::metrics::{Difference, METRICS, PRECISION_AT_5, QUERIES, Scored, differences, parse};
 
@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Second result, in the same form
     b: String,
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
     /// Print JSON on stdout
     #[arg(long)]
     json: bool,
@@ -38,7 +38,7 @@ struct Run {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&arguments.variation)?;
+    let project = session.project_or_last(&arguments.manifest)?;
     let find = |name: &str| Run::find(session, &project, name);
     let (a, b) = (find(&arguments.a)?, find(&arguments.b)?);
     let protocols: BTreeSet<&str> = a.queries.iter().map(|row| row.protocol.as_str()).collect();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{has_figures, stored_file};
 use crate::engine::cache::{KeyDocument, Reason};
-use crate::interfaces::cli::{Session, Variation};
+use crate::interfaces::cli::{ManifestOptions, Session};
 use crate::report::results::{self, Protocol, Results};
 use crate::retrieval::metrics::{METRICS, PRECISION_AT_5, Score};
 
@@ -22,7 +22,7 @@ pub struct Arguments {
           value_parser = clap::builder::PossibleValuesParser::new(METRICS.iter().map(|metric| metric.name)))]
     metric: String,
     #[command(flatten)]
-    variation: Variation,
+    manifest: ManifestOptions,
     /// Print JSON on stdout
     #[arg(long)]
     json: bool,
@@ -42,7 +42,7 @@ struct Past {
 }
 
 pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
-    let project = session.project(&arguments.variation)?;
+    let project = session.project_or_last(&arguments.manifest)?;
     let history = project.store.history();
     let mut pasts = Vec::new();
     for stored in project.store.results()?.into_iter().filter(|stored| has_figures(session, stored)) {
