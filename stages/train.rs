@@ -196,6 +196,21 @@ impl Stage for Train {
     const NEEDS: &'static [&'static str] = &["prepare", "split"];
     const PROVIDES: Option<ArtifactKind> = Some(artifacts::MODEL);
 
+    fn effort(&self) -> f64 {
+        let terms = &self.cross_entropy;
+        // Inputs of an epoch for each picture.
+        let inputs = match self.mining {
+            // For about 1,600 pictures. The number of triplets does not depend on it.
+            Mining::Drawn => 3.0 * self.triplets.train as f64 / 1600.0,
+            Mining::BatchAll if terms.weight > 0.0 && terms.mixup > 0.0 => {
+                let plain = self.plain_per_class.min(self.images_per_class) as f64 / self.images_per_class as f64;
+                1.0 + (self.views as f64 - 1.0) * plain
+            }
+            Mining::BatchAll => self.views as f64,
+        };
+        self.epochs as f64 * inputs * self.network.cost()
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         require((1..=10_000).contains(&self.epochs), "epochs", "must be 1 to 10000")?;
         require(

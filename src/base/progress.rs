@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use parking_lot::Mutex;
 
 use crate::base::text::{legible, legible_json};
@@ -25,6 +25,8 @@ pub struct Screen {
     lost: Arc<OnceLock<std::io::Error>>,
     /// When anything was last printed.
     spoken: Arc<Mutex<Instant>>,
+    /// When the whole run will end, if that is known.
+    end: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Screen {
@@ -38,7 +40,29 @@ impl Screen {
             for_machines: false,
             lost: Arc::default(),
             spoken: Arc::new(Mutex::new(Instant::now())),
+            end: Arc::default(),
         }
+    }
+
+    /// A bar for a whole run of so many instances, above their own bars. `seconds` is how long it will take, if that is
+    /// known.
+    pub fn overall(&self, instances: u64, seconds: Option<f64>) -> Overall {
+        expect(&self.end, seconds);
+        let end = self.end.clone();
+        let left = move |_: &ProgressState, to: &mut dyn std::fmt::Write| {
+            let left = end.lock().map(|end| end.saturating_duration_since(Instant::now()));
+            if let Some(left) = left.filter(|left| !left.is_zero()) {
+                // If it cannot be written, the bar is shorter.
+                let _ = write!(to, "about {} left", HumanDuration(left));
+            }
+        };
+        let bar = self.bars.insert(0, ProgressBar::new(instances));
+        if let Ok(style) = ProgressStyle::with_template("{prefix:10} {bar:24} {pos}/{len} {elapsed} {left}") {
+            bar.set_style(style.progress_chars("━╸ ").with_key("left", left));
+        }
+        bar.set_prefix("all");
+        bar.enable_steady_tick(Duration::from_secs(1));
+        Overall(bar)
     }
 
     /// Logs what is still running if nothing was printed for a while, so that a long job does not look dead. It stops
@@ -112,6 +136,27 @@ impl Write for Screen {
     }
 }
 
+/// Sets when a run will end.
+fn expect(end: &Mutex<Option<Instant>>, seconds: Option<f64>) {
+    let left = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    *end.lock() = left.and_then(|left| Instant::now().checked_add(left));
+}
+
+/// The bar of a whole run; it disappears when it is dropped.
+pub struct Overall(ProgressBar);
+
+impl Overall {
+    pub fn inc(&self) {
+        self.0.inc(1);
+    }
+}
+
+impl Drop for Overall {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// The instances that run now; see [`Screen::heartbeat`].
 pub struct Heartbeat {
     running: Arc<Mutex<Vec<(String, Instant)>>>,
@@ -142,6 +187,11 @@ impl Progress {
         if !self.screen.for_machines {
             self.screen.print(text);
         }
+    }
+
+    /// Says how many seconds are left of the instance, which is most of the run.
+    pub fn expect(&self, seconds: f64) {
+        expect(&self.screen.end, Some(seconds));
     }
 
     /// A bar of `total` steps; 0 if the total is unknown.

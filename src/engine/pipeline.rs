@@ -2,6 +2,7 @@
 
 mod artifact;
 mod assessment;
+mod estimate;
 mod job;
 mod output_dirs;
 mod report;

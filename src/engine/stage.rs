@@ -62,6 +62,17 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
         Ok(())
     }
 
+    /// How long it takes for each item, compared with other parameters. Twice the value means twice the time. It is used
+    /// for estimates only.
+    fn effort(&self) -> f64 {
+        1.0
+    }
+
+    /// How many items it passes on, compared with other parameters. It is used for estimates only.
+    fn items(&self) -> f64 {
+        1.0
+    }
+
     /// Makes the result. It must read only the inputs of `context`, and write only to its outputs.
     fn run(&self, context: &Context) -> Result<()>;
 }
@@ -94,6 +105,8 @@ pub trait AnyStage: Send + Sync {
     fn reads(&self, inputs: &Inputs) -> Result<BTreeMap<String, String>>;
     fn external_inputs(&self, project: &Path) -> Vec<PathBuf>;
     fn precheck(&self, ready: &Inputs) -> Result<()>;
+    fn effort(&self) -> f64;
+    fn items(&self) -> f64;
     fn run(&self, context: &Context) -> Result<()>;
 }
 
@@ -173,6 +186,14 @@ impl<S: Stage> AnyStage for Typed<S> {
 
     fn precheck(&self, ready: &Inputs) -> Result<()> {
         self.0.precheck(ready)
+    }
+
+    fn effort(&self) -> f64 {
+        self.0.effort()
+    }
+
+    fn items(&self) -> f64 {
+        self.0.items()
     }
 
     fn run(&self, context: &Context) -> Result<()> {

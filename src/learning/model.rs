@@ -93,6 +93,17 @@ pub struct Preprocessing {
 }
 
 impl NetworkName {
+    /// Millions of multiplications for one image, of the convolutions. For estimates of time.
+    pub fn cost(self) -> f64 {
+        match self {
+            Self::Original => 41.0,
+            Self::Residual => 49.0,
+            Self::Residual48 => 108.0,
+            Self::Residual64 => 193.0,
+            Self::ResidualDeep => 212.0,
+        }
+    }
+
     pub fn preprocessing(self) -> Preprocessing {
         let (side, mean, deviation) = match self {
             Self::Original => (64, 0.0, 1.0),

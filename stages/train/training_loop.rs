@@ -94,6 +94,7 @@ fn announce(train: &Train, context: &Context, data: &Data, training: &Training) 
     if left > SHORT {
         let seconds = left as f64 * seconds_a_step(train, context, data, first)?;
         tracing::info!("about {:.1} minutes on this machine", seconds / 60.0);
+        context.expect(seconds);
     }
     Ok(steps)
 }

@@ -50,8 +50,8 @@ fn a_plan_says_what_past_runs_took() {
     assert!(!plan.contains("past runs"), "{plan}");
     project.succeed("run split");
     let plan = project.succeed("run split --dry-run --set prepare.size=32 --set split.test=0.5");
-    assert!(plan.contains("(last time ") && plan.contains("by past runs"), "{plan}");
-    assert!(plan.contains("split      would run  (last time 0.0s) prepare is made again"), "{plan}");
+    assert!(plan.contains("(about ") && plan.contains("by past runs"), "{plan}");
+    assert!(plan.contains("split      would run  (about 0.0s) prepare is made again"), "{plan}");
 }
 
 #[test]
@@ -91,4 +91,22 @@ fn completions_and_hash_diff() {
     assert!(diff.contains("101 files (bird/00000.png, bird/00001.png, bird/00002.png, …) changed"), "{diff}");
     assert!(diff.contains("first: bird/00000.png: 32×32 pixels where 64×64 are expected"), "{diff}");
     assert_eq!(project.similiai("hash diff prepare 0000").status, 2);
+}
+
+#[test]
+fn a_plan_scales_with_steps_and_pictures() {
+    let project = Project::new();
+    project.succeed("run train --set train.epochs=4");
+    let seconds = |options: &str| -> f64 {
+        let text = project.similiai(&format!("run train --dry-run --json {options}")).stdout;
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let stages = last["stages"].as_array().unwrap();
+        let train = stages.iter().find(|stage| stage["name"] == "train").unwrap();
+        train["estimated_seconds"].as_f64().unwrap()
+    };
+    let again = seconds("--set train.epochs=4 --set train.learning_rate=0.001");
+    let ratio = |options: &str| (seconds(options) / again * 1000.0).round() / 1000.0;
+    assert_eq!(ratio("--set train.epochs=8"), 2.0);
+    assert_eq!(ratio("--set train.epochs=4 --set prepare.images_per_class=5"), 0.5);
+    assert_eq!(ratio("--set train.epochs=8 --set prepare.images_per_class=5"), 1.0);
 }

@@ -86,7 +86,7 @@ fn tables() {
     for command in ["metrics", "status", "status --set train.epochs=2", "run all --until split --dry-run", "dag"] {
         let stdout = project.succeed(command);
         // Without the time that a run took.
-        let timeless = |line: &str| match line.split_once("(last time ") {
+        let timeless = |line: &str| match line.split_once("(about ") {
             Some((start, rest)) => format!("{start}{}", rest.split_once(") ").map_or("", |(_, rest)| rest)),
             None => line.to_owned(),
         };

@@ -1,6 +1,7 @@
 //! Runs one instance: takes its result from the cache, or makes it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -26,6 +27,14 @@ pub(super) struct Job<'a> {
     pub later: Vec<InstanceId>,
     pub options: &'a Options,
     pub screen: &'a Screen,
+    pub sender: mpsc::Sender<Message>,
+}
+
+/// What a job tells the run.
+pub(super) enum Message {
+    /// The instance has no result, and its stage is about to run.
+    Making(InstanceId),
+    Done(InstanceId, Box<Outcome>),
 }
 
 pub(super) type Outcome = (Report, Option<StoredResult>);
@@ -118,6 +127,7 @@ impl Job<'_> {
             return Ok(None);
         }
         report.state = Ran::Ran;
+        drop(self.sender.send(Message::Making(*id)));
         let stored = self.make(inputs.clone(), document.clone(), from_scratch, report)?;
         if let Some(locked) = locked
             && locked.digest != stored.digest

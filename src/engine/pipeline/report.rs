@@ -33,7 +33,7 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     pub seconds: f64,
-    /// In a dry run: how long its last run took.
+    /// In a dry run: how long it will take, judging by past runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub estimated_seconds: Option<f64>,
     #[serde(rename = "images_per_second", skip_serializing_if = "Option::is_none")]
@@ -77,6 +77,9 @@ impl Report {
 }
 
 pub enum Event<'a> {
+    /// For the first time in this run, a result is made. These instances are or may be made, in about so many seconds;
+    /// `None` if one of them never ran.
+    Making(&'a [&'a str], Option<f64>),
     Started(&'a str),
     Ended(&'a Report),
 }

@@ -5,11 +5,11 @@ use std::sync::mpsc;
 use anyhow::Result;
 
 use super::Project;
-use super::job::{Job, Outcome};
+use super::job::{Job, Message};
 use super::report::{Event, Options, Ran, Report};
 use crate::base::error::Failure;
 use crate::base::progress::Screen;
-use crate::engine::cache::{Finished, StoredResult};
+use crate::engine::cache::StoredResult;
 use crate::engine::manifest::{InstanceId, PerInstance};
 
 impl Project {
@@ -28,9 +28,9 @@ impl Project {
             }
         }
         let history = if options.dry_run { self.store.history() } else { Vec::new() };
-        let (sender, receiver) = mpsc::channel::<(InstanceId, Outcome)>();
+        let (sender, receiver) = mpsc::channel::<Message>();
         std::thread::scope(|scope| {
-            let mut running = 0;
+            let (mut running, mut making) = (0, false);
             loop {
                 // Skip instances that need a failed or skipped one, or all of them if the run is stopping.
                 waiting.retain(|id| {
@@ -56,19 +56,30 @@ impl Project {
                         |later: &InstanceId| parts[*later].active && self.manifest.is_needed_by(id, *later);
                     let later = instances.ids().filter(comes_from_it).collect();
                     let (part, known) = (parts[id], results.clone());
-                    let job = Job { project: self, id, part, known, later, options, screen };
                     let sender = sender.clone();
+                    let job = Job { project: self, id, part, known, later, options, screen, sender };
                     observe(Event::Started(&instances[id].name));
                     // Sending cannot fail: the receiver outlives every thread of this scope.
-                    scope.spawn(move || drop(sender.send((id, job.execute()))));
+                    scope.spawn(move || drop(job.sender.send(Message::Done(id, Box::new(job.execute())))));
                 }
                 if running == 0 {
                     break;
                 }
-                let Ok((id, (mut report, stored))) = receiver.recv() else { break };
+                let (id, outcome) = match receiver.recv() {
+                    Ok(Message::Done(id, outcome)) => (id, outcome),
+                    Ok(Message::Making(id)) => {
+                        if !making {
+                            making = true;
+                            self.announce(id, &waiting, observe);
+                        }
+                        continue;
+                    }
+                    Err(_) => break,
+                };
+                let (mut report, stored) = *outcome;
                 running -= 1;
                 if report.state == Ran::Pending {
-                    report.estimated_seconds = estimate(&history, &report);
+                    report.estimated_seconds = self.estimate(id, report.key.as_deref(), &history);
                 }
                 let interrupted = matches!(report.failure, Some(Failure::Interrupted(_)));
                 stopping |= report.state == Ran::Failed && (interrupted || !options.keep_going);
@@ -88,11 +99,14 @@ impl Project {
         }
         Ok(reports.into_iter().flatten().collect())
     }
-}
 
-/// Seconds of the last run for the same key, or else of the instance's last run.
-fn estimate(history: &[Finished], report: &Report) -> Option<f64> {
-    let same_key = history.iter().rev().find(|run| Some(&run.key) == report.key.as_ref());
-    let last = same_key.or_else(|| history.iter().rev().find(|run| run.instance == report.name));
-    last.map(|run| run.seconds)
+    /// Tells that `first` is made, and which of the `waiting` instances need it.
+    fn announce(&self, first: InstanceId, waiting: &[InstanceId], observe: &dyn Fn(Event)) {
+        let history = self.store.history();
+        let later = waiting.iter().copied().filter(|id| self.manifest.is_needed_by(first, *id));
+        let made: Vec<InstanceId> = std::iter::once(first).chain(later).collect();
+        let names: Vec<&str> = made.iter().map(|id| self.manifest.instances[*id].name.as_str()).collect();
+        let seconds = made.iter().map(|id| self.estimate(*id, None, &history)).sum();
+        observe(Event::Making(&names, seconds));
+    }
 }

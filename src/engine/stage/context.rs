@@ -175,6 +175,11 @@ impl Context {
         self.progress.bar(label, total)
     }
 
+    /// Says how many seconds are left, for a stage that takes most of a run.
+    pub fn expect(&self, seconds: f64) {
+        self.progress.expect(seconds);
+    }
+
     /// The random stream for `purpose`, made from the seed. Each purpose has its own stream.
     pub fn rng(&self, purpose: &str) -> ChaCha8Rng {
         seed::rng(self.seed, purpose)

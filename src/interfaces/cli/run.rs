@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 use super::output::{Kind, Output};
 use super::run_ending::Ending;
 use super::run_report::{self, judge};
-use super::{ManifestOptions, Session};
+use super::{ManifestOptions, Session, duration};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::base::signal;
 use crate::base::text::legible_json;
 use crate::engine::cache::RemoteCache;
 use crate::engine::lock::{self, LockFile};
-use crate::engine::pipeline::{Event, Options, Project, Selection};
+use crate::engine::pipeline::{Event, Options, Project, Ran, Selection};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
@@ -43,7 +43,7 @@ pub struct Arguments {
     /// Run the given instances again, even if their results are cached
     #[arg(long)]
     force: bool,
-    /// Show what would run, why, and how long it took last time; run nothing
+    /// Show what would run, why, and about how long it takes; run nothing
     #[arg(long)]
     dry_run: bool,
     /// After a failure, continue with the instances that do not depend on it
@@ -106,13 +106,22 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             session.screen.print_json(&event.to_string());
         }
     };
+    let overall = Mutex::new(None);
     let observe = |event: Event| match event {
+        Event::Making(names, seconds) => {
+            *overall.lock() = Some(screen.overall(names.len() as u64, seconds));
+            let seconds = seconds.map(|seconds| format!(", about {} judging by past runs", duration(seconds)));
+            tracing::info!("to run: {}{}", names.join(", "), seconds.unwrap_or_default());
+        }
         Event::Started(name) => {
             heartbeat.started(name);
             tell(&json!({"event": "started", "name": name}));
         }
         Event::Ended(report) => {
             heartbeat.ended(&report.name);
+            if let (Some(overall), Ran::Ran) = (&*overall.lock(), report.state) {
+                overall.inc();
+            }
             tell(&json!({"event": "ended", "stage": report}));
             if !arguments.json {
                 session.screen.print(&run_report::line(report, width));
@@ -120,6 +129,7 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
         }
     };
     let reports = project.run(&options, &screen, &observe)?;
+    drop(overall.lock().take());
     tell(&json!({"event": "finished", "stages": reports}));
     let noted = events.close();
     if !arguments.json {

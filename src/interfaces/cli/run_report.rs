@@ -20,7 +20,7 @@ pub fn line(report: &Report, width: usize) -> String {
     };
     let items = report.items.filter(|items| items.made < items.all);
     let items = items.map(|items| format!("{} of {} items; ", items.made, items.all)).unwrap_or_default();
-    let estimate = report.estimated_seconds.map(|seconds| format!("(last time {}) ", duration(seconds)));
+    let estimate = report.estimated_seconds.map(|seconds| format!("(about {}) ", duration(seconds)));
     let why = Reason::all(&report.reasons);
     format!("{:width$}  {state:9}  {}{items}{why}", report.name, estimate.unwrap_or_default()).trim_end().to_owned()
 }
