@@ -20,10 +20,10 @@ use similiai::base::progress::Bar;
 use similiai::damaged;
 use similiai::engine::cache::Contents;
 use similiai::engine::stage::{Context, Inputs, Invalid, Outputs, Stage, require};
-use similiai::learning::dataset::Survey;
 use similiai::learning::images::OnBadImage;
 
 use download::Download;
+pub use folder::survey;
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -67,11 +67,6 @@ const SCHEMES: [&str; 3] = ["http", "https", "file"];
 
 /// Name of the source's content in the key document.
 const ARCHIVE: &str = "archive";
-
-/// The pictures that this stage would take from a folder.
-pub fn survey(folder: &Path) -> Result<Survey> {
-    folder::survey(folder)
-}
 
 /// Where the archive is.
 enum Source {

@@ -73,8 +73,8 @@ impl Stage for Prepare {
         self.preparation().check().map_err(|(parameter, message)| Invalid { parameter, message: message.to_owned() })
     }
 
-    fn items(&self) -> f64 {
-        self.images_per_class.map_or(1.0, |count| count as f64)
+    fn items(&self) -> Option<f64> {
+        self.images_per_class.map(|count| count as f64)
     }
 
     /// Reads only the selected images, so that the full archive and a sample of it give the same key.

@@ -49,7 +49,7 @@ fn steers(c: char) -> bool {
 pub fn shell_word(path: &Path) -> String {
     let text = legible_path(path);
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]

@@ -68,9 +68,10 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
         1.0
     }
 
-    /// How many items it passes on, compared with other parameters. It is used for estimates only.
-    fn items(&self) -> f64 {
-        1.0
+    /// How many items it passes on, compared with other parameters; `None` if no parameter says so. It is used for
+    /// estimates only.
+    fn items(&self) -> Option<f64> {
+        None
     }
 
     /// Makes the result. It must read only the inputs of `context`, and write only to its outputs.
@@ -106,7 +107,7 @@ pub trait AnyStage: Send + Sync {
     fn external_inputs(&self, project: &Path) -> Vec<PathBuf>;
     fn precheck(&self, ready: &Inputs) -> Result<()>;
     fn effort(&self) -> f64;
-    fn items(&self) -> f64;
+    fn items(&self) -> Option<f64>;
     fn run(&self, context: &Context) -> Result<()>;
 }
 
@@ -192,7 +193,7 @@ impl<S: Stage> AnyStage for Typed<S> {
         self.0.effort()
     }
 
-    fn items(&self) -> f64 {
+    fn items(&self) -> Option<f64> {
         self.0.items()
     }
 

@@ -1,7 +1,7 @@
 //! The CSV lists that name images, their classes and their subset of the split.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
@@ -62,7 +62,6 @@ pub struct Survey {
     pub classes: BTreeMap<String, usize>,
     /// Whether the folder says which pictures are for testing.
     pub has_parts: bool,
-    pub pictures: Vec<PathBuf>,
     pub skipped: SkippedFiles,
 }
 

@@ -68,7 +68,6 @@ pub fn survey(source: &Path) -> Result<Survey> {
         let (part, class) = picture.class().split_once('/').map_or((None, picture.class()), |(p, c)| (Some(p), c));
         survey.has_parts |= part.and_then(dataset::part).is_some_and(|subset| subset == Subset::Test);
         *survey.classes.entry(class.to_owned()).or_default() += 1;
-        survey.pictures.push(picture.path);
     }
     Ok(survey)
 }

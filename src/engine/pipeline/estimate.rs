@@ -14,17 +14,17 @@ impl Project {
             return Some(same.seconds);
         }
         let last_of = |id: InstanceId| latest(&|run| run.instance == self.manifest.instances[id].name);
-        let change = |id: InstanceId, of: fn(&dyn AnyStage) -> f64| -> Option<f64> {
+        let change = |id: InstanceId, of: fn(&dyn AnyStage) -> Option<f64>| -> Option<f64> {
             let stage = &self.manifest.instances[id].stage;
             let then = self.store.result(&last_of(id)?.key).ok()??.document;
             let then = (stage.kind().parse)(serde_yaml::to_value(then.parameters).ok()?).ok()?;
-            let ratio = of(&**stage) / of(&*then);
+            let ratio = of(&**stage)? / of(&*then)?;
             (ratio.is_finite() && ratio > 0.0).then_some(ratio)
         };
         let needed =
             self.manifest.instances.ids().filter(|other| *other < id && self.manifest.is_needed_by(*other, id));
         let items: f64 = needed.filter_map(|other| change(other, |stage| stage.items())).product();
-        let effort = change(id, |stage| stage.effort()).unwrap_or(1.0);
+        let effort = change(id, |stage| Some(stage.effort())).unwrap_or(1.0);
         Some(last_of(id)?.seconds * items * effort)
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::base::progress::Screen;
+use crate::engine::manifest::Variation;
 use crate::engine::stage::{Context, Inputs, Kind, Stage, kind};
 
 /// Reads the file `items` and maps its lines. With `restless`, its input seems to change all the time.
@@ -86,7 +87,7 @@ static KINDS: [Kind; 3] = [kind::<Shout>(), kind::<Careless>(), kind::<Moody>()]
 fn project(folder: &Path, stages: &str) -> Result<Project> {
     let path = folder.join("pipeline.yaml");
     fs::write(&path, format!("version: 1\nstages:\n{stages}"))?;
-    Project::new(Manifest::load(&path, &KINDS, &crate::engine::manifest::Variation::default())?, &[])
+    Project::new(Manifest::load(&path, &KINDS, &Variation::default())?, &[])
 }
 
 fn run(project: &Project, options: Options) -> Result<Vec<Report>> {

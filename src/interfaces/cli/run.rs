@@ -153,7 +153,10 @@ pub fn run(session: &Session, arguments: &Arguments) -> Result<()> {
             return Err(Failure::NotReproducible(why).into());
         }
     }
-    let ending = Ending::of(session, &project, &reports).filter(|_| !arguments.dry_run);
+    if arguments.dry_run {
+        return Ok(());
+    }
+    let ending = Ending::of(session, &project, &reports);
     if let (Some(ending), false) = (&ending, arguments.json) {
         ending.lines.iter().for_each(|line| session.screen.print(line));
     }

@@ -262,11 +262,7 @@ impl World {
 }
 
 fn open(folder: &Path) -> Project {
-    Project::new(
-        Manifest::load(&folder.join("pipeline.yaml"), &KINDS, &crate::engine::manifest::Variation::default()).unwrap(),
-        &[],
-    )
-    .unwrap()
+    Project::new(Manifest::load(&folder.join("pipeline.yaml"), &KINDS, &Variation::default()).unwrap(), &[]).unwrap()
 }
 
 fn run_all(project: &Project) -> Result<()> {

@@ -98,10 +98,10 @@ impl Found {
 
     /// Prints what was found. `classes` says whether the network will learn the folder's classes.
     pub fn tell(&self, screen: &Screen, classes: bool) {
-        let Survey { classes: all, pictures, skipped, has_parts } = &self.survey;
+        let Survey { classes: all, skipped, has_parts } = &self.survey;
         let counts = || all.values().copied();
         let (least, most) = (counts().min().unwrap_or_default(), counts().max().unwrap_or_default());
-        let count = if classes { pictures.len() } else { self.all };
+        let count = if classes { counts().sum() } else { self.all };
         let among = match classes {
             true => format!("{} classes with {least} to {most} pictures each", all.len()),
             false => "no classes to learn from".to_owned(),
@@ -114,7 +114,7 @@ impl Found {
         if classes && !few.is_empty() {
             let named = first_of(NAMED, &few);
             screen.print(&format!(
-                "too few pictures; add some up to {LEAST} or move the folder away, because `run all` fails with them:{named}"
+                "these classes have fewer than {LEAST} pictures; add pictures or move the folders away, because `run all` fails with them:{named}"
             ));
         } else if classes && least < GOOD {
             screen.print(&format!("{GOOD} pictures a class or more give better results"));
