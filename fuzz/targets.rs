@@ -274,7 +274,7 @@ fn store() -> &'static (Store, Contents) {
         let digest = blake3::hash(b"a").to_hex().to_string();
         let written = BTreeMap::from([("a".to_owned(), Written { bytes: 1, digest })]);
         let (parameters, reads) = (serde_json::json!({}), BTreeMap::new());
-        let document = KeyDocument { stage: "s".into(), version: 1, seed: 0, parameters, reads };
+        let document = KeyDocument { stage: "s".into(), version: 1, seed: None, parameters, reads };
         let stored = store.commit(document, (&work, &written), Vec::new(), Vec::new()).expect("a result");
         store.check_out(&place(), &stored, true).expect("it is checked out");
         let contents = (*store.contents(&stored.digest).expect("contents")).clone();

@@ -38,6 +38,7 @@ struct Run {
 impl Stage for Compare {
     const NAME: &'static str = "compare";
     const VERSION: u32 = 1;
+    const DRAWS: bool = false;
     const ABOUT: &'static str = "compares variants of a training by held-out pictures";
     const NEEDS: &'static [&'static str] = &["train"];
     const MANY: &'static [&'static str] = &["train"];

@@ -41,7 +41,8 @@ impl Default for Embed {
 
 impl Stage for Embed {
     const NAME: &'static str = "embed";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
+    const DRAWS: bool = false;
     const ABOUT: &'static str = "embeds every image with the trained network";
     const NEEDS: &'static [&'static str] = &["prepare", "split", "train"];
     const PROVIDES: Option<ArtifactKind> = Some(artifacts::EMBEDDINGS);

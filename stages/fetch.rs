@@ -94,6 +94,7 @@ fn hexadecimal(text: &Option<String>, digits: usize) -> bool {
 impl Stage for Fetch {
     const NAME: &'static str = "fetch";
     const VERSION: u32 = 6;
+    const DRAWS: bool = false;
     const ABOUT: &'static str = "downloads or opens the images, verifies and unpacks them";
     // The place of the archive does not matter: `reads` has its content, or its address.
     const UNKEYED: &'static [&'static str] = &["source", "timeout", "retries"];

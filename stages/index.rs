@@ -16,6 +16,7 @@ pub struct Index(Parameters);
 impl Stage for Index {
     const NAME: &'static str = "index";
     const VERSION: u32 = 1;
+    const DRAWS: bool = false;
     const ABOUT: &'static str = "links near embeddings, for approximate search";
     const NEEDS: &'static [&'static str] = &["embed"];
     const PROVIDES: Option<ArtifactKind> = Some(artifacts::INDEX);

@@ -4,7 +4,7 @@ mod originals;
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,7 @@ struct Source<'a> {
 impl Stage for Prepare {
     const NAME: &'static str = "prepare";
     const VERSION: u32 = 6;
+    const DRAWS: bool = false;
     const ABOUT: &'static str = "crops, resizes and sharpens the images and writes them as PNG";
     const NEEDS: &'static [&'static str] = &["fetch"];
     const PROVIDES: Option<ArtifactKind> = Some(artifacts::PICTURES);
@@ -112,8 +113,7 @@ impl Stage for Prepare {
                 continue;
             }
             let label_name = classes[usize::from(original.label)].clone();
-            let path =
-                image_path(&label_name, original.place).to_str().context("a path that is not Unicode")?.to_owned();
+            let path = image_path(&label_name, original.place);
             context.add_item(path.clone(), picture)?;
             if !original.name().is_empty() {
                 sources.push(Source { path: path.clone(), source: original.name() });

@@ -49,6 +49,15 @@ fn interruptible<T>(path: &Path, act: impl FnOnce() -> T) -> T {
     if path.exists() && !path.is_file() { signal::while_waiting(act) } else { act() }
 }
 
+/// Standard output without a buffer and without the lock of the standard library.
+pub fn stdout() -> std::io::Result<File> {
+    #[cfg(unix)]
+    let copy = std::os::fd::AsFd::as_fd(&std::io::stdout()).try_clone_to_owned()?;
+    #[cfg(windows)]
+    let copy = std::os::windows::io::AsHandle::as_handle(&std::io::stdout()).try_clone_to_owned()?;
+    Ok(File::from(copy))
+}
+
 pub fn read_to_string(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -73,6 +82,35 @@ pub fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create the folder {}", path.display()))
 }
 
+/// Whether both paths lead to the same existing file, under whatever name.
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        identity(one).is_some_and(|own| identity(other) == Some(own))
+    }
+    #[cfg(windows)]
+    same_file::is_same_file(one, other).unwrap_or(false)
+}
+
+/// Whether the open `file` is still the one at `path`. A link is not followed.
+pub fn is_still_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let own = file.metadata().map(identity);
+        own.is_ok_and(|own| path.symlink_metadata().is_ok_and(|metadata| identity(metadata) == own))
+    }
+    #[cfg(windows)]
+    {
+        use same_file::Handle;
+        let own = file.try_clone().and_then(Handle::from_file);
+        own.is_ok_and(|own| Handle::from_path(path).is_ok_and(|there| there == own))
+    }
+}
+
 /// Whether `path` is a folder. A link to a folder does not count.
 pub fn is_folder(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
@@ -87,8 +125,9 @@ pub fn is_no_file(path: &Path) -> bool {
 /// Fails if this process has no permission to write in `folder`.
 pub fn check_writable(folder: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
-    rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?;
-    Ok(())
+    return Ok(rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)?);
+    #[cfg(windows)]
+    tempfile::tempfile_in(folder).map(drop)
 }
 
 /// Removes a folder and everything in it. A missing folder is no error.
@@ -137,10 +176,19 @@ fn filled_beside(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result
     Ok(file)
 }
 
-/// Syncs `folder` to the disk, so that a crash cannot undo files added, renamed or removed in it.
+/// Syncs `folder` to the disk, so that a crash cannot undo files added, renamed or removed in it. Windows has no call
+/// for that: NTFS keeps a journal of such changes.
 pub fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(windows) {
+        return Ok(());
+    }
     let synced = File::open(folder).and_then(|opened| opened.sync_all());
     synced.with_context(|| format!("cannot sync {}", folder.display()))
+}
+
+/// Opens a file to sync it. Windows requires permission to write for that.
+pub fn open_to_sync(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).write(cfg!(windows)).open(path)
 }
 
 /// The sorted names in `folder`, except those that are not valid Unicode. Empty if `folder` is missing or not a folder.
@@ -161,6 +209,7 @@ pub fn names(folder: &Path) -> Result<Vec<String>> {
 
 /// Creates temporary files with the usual permissions. By default, `tempfile` makes them unreadable for other users.
 fn temporary() -> tempfile::Builder<'static, 'static> {
+    #[cfg_attr(windows, expect(unused_mut))]
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::base::error::Failure;
 
@@ -19,9 +18,9 @@ static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts listening for signals. A second signal ends the process at once.
 pub fn listen() -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot listen for signals")?;
+    let signals = received().context("cannot listen for signals")?;
     std::thread::spawn(move || {
-        for signal in signals.forever() {
+        for signal in signals {
             if SIGNAL.swap(signal, Ordering::Relaxed) != 0 || WAITING.load(Ordering::Relaxed) > 0 {
                 std::process::exit(128 + signal);
             }
@@ -32,6 +31,30 @@ pub fn listen() -> Result<()> {
         }
     });
     Ok(())
+}
+
+/// The signals, as they come.
+#[cfg(unix)]
+fn received() -> std::io::Result<impl Iterator<Item = i32> + Send> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    Ok(std::iter::from_fn(move || signals.forever().next()))
+}
+
+/// The signals, as they come. On Windows, SIGINT stands for Ctrl-C. Its handler can only set a number.
+#[cfg(windows)]
+fn received() -> std::io::Result<impl Iterator<Item = i32> + Send> {
+    let number = std::sync::Arc::new(AtomicUsize::new(0));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_usize(signal, number.clone(), signal as usize)?;
+    }
+    Ok(std::iter::from_fn(move || {
+        loop {
+            match number.swap(0, Ordering::Relaxed) {
+                0 => std::thread::sleep(Duration::from_millis(50)),
+                signal => return Some(signal as i32),
+            }
+        }
+    }))
 }
 
 /// Runs `wait`, which may block forever, for example on a pipe. Meanwhile a signal ends the process at once.

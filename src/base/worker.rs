@@ -1,23 +1,28 @@
 //! Reads untrusted files in separate processes, so that a file that crashes its reader or needs too much does no harm.
 //!
 //! A worker is this program itself, started with [`ARGUMENT`]. It handles many files, one after the other. It receives
-//! requests and sends replies through pipes. It has no access to files or network, and limited memory and time for
-//! each file.
+//! requests and sends replies through pipes. It has limited memory and time for each file. On Unix it has no access to
+//! files or network.
 
-mod limits;
+#[cfg(unix)]
+#[path = "worker/unix.rs"]
+mod system;
+#[cfg(windows)]
+#[path = "worker/windows.rs"]
+mod system;
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
+
+use crate::base::files;
 
 /// The first argument of a worker.
 pub const ARGUMENT: &str = "decode-worker";
@@ -30,8 +35,6 @@ const TRIES: usize = 2;
 /// A worker may take `SLOWDOWN` times its allowed CPU time, plus `PATIENCE` seconds: on a busy machine it has to wait.
 const SLOWDOWN: u32 = 10;
 const PATIENCE: u32 = 30;
-/// Environment variables that a worker inherits: where its libraries are.
-const ENVIRONMENT: [&str; 2] = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
 /// Settings of glibc: it returns memory to the system after each file.
 const ALLOCATOR: [(&str, &str); 3] =
     [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "1000000"), ("MALLOC_TRIM_THRESHOLD_", "1000000")];
@@ -62,13 +65,23 @@ pub enum Lost {
     Memory(u64),
     #[error("took more than {0} s")]
     Time(u32),
-    #[error("crashed (signal {0})")]
-    Crash(i32),
+    #[error("crashed ({0})")]
+    Crash(String),
     #[error("gave an invalid answer")]
     Nonsense,
     /// No worker could be started, or something outside ended it. The file is not the cause.
     #[error("is not available: {0}")]
     Unavailable(String),
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+enum End {
+    OutOfMemory,
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows does not end a worker; the parent process does"))]
+    OutOfTime,
+    Crash(String),
+    Other(String),
 }
 
 /// The program to start as a worker, and the idle workers. Without a program, all work is done in this process.
@@ -77,12 +90,8 @@ static IDLE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 
 /// From now on, workers handle all tasks. They are copies of this program.
 pub fn start_from_this_program() {
-    let itself = Path::new("/proc/self/exe");
-    // This path still leads to this program after its file was replaced.
     // If no path is found, it is empty. Then no worker can start, and requests fail: this process must not handle them.
-    let named = || std::env::args_os().next().map(PathBuf::from).and_then(|path| path.canonicalize().ok());
-    let program = if itself.exists() { Some(itself.to_owned()) } else { std::env::current_exe().ok().or_else(named) };
-    drop(PROGRAM.set(program.unwrap_or_default()));
+    drop(PROGRAM.set(system::program().unwrap_or_default()));
 }
 
 /// Like [`start_from_this_program`], with another program, for tests.
@@ -126,18 +135,12 @@ impl Worker {
         let mut command = Command::new(program);
         command.arg(ARGUMENT).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
         command.env_clear().envs(ALLOCATOR);
-        command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        // Ctrl-C signals every process of a group. In their own group, workers do not get it: this process ends them.
-        command.process_group(0);
+        command.envs(system::ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        system::set_apart(&mut command);
         let mut process = command.spawn()?;
         let pipes = process.stdin.take().zip(process.stdout.take());
         let (requests, replies) = pipes.ok_or_else(|| io::Error::other("it has no pipes"))?;
-        // If the system refuses a larger pipe, the default size works too.
-        #[cfg(target_os = "linux")]
-        {
-            let _ = rustix::pipe::fcntl_setpipe_size(&requests, PIPE);
-            let _ = rustix::pipe::fcntl_setpipe_size(&replies, PIPE);
-        }
+        system::enlarge(&requests, &replies, PIPE);
         Ok(Self { process, requests, replies })
     }
 
@@ -146,26 +149,16 @@ impl Worker {
         requests.write_all(&head(task.name, header, body.len(), allowance))?;
         requests.write_all(body)?;
         requests.flush()?;
-        self.wait(allowance)?;
-        let length = read_u64(&mut self.replies)?;
+        drop(requests);
+        // The limit is longer than any work takes; it is for a worker that hangs.
+        let most = Duration::from_secs((PATIENCE + SLOWDOWN * allowance.seconds).into());
+        let length = u64::from_le_bytes(system::first_bytes(&mut self.process, &mut self.replies, most)?);
         if length > allowance.reply {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut reply = Vec::with_capacity(length.min(PIPE as u64) as usize);
         (&mut self.replies).take(length).read_to_end(&mut reply)?;
         if reply.len() as u64 == length { Ok(reply) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
-
-    /// Waits until the worker begins to answer. The limit is longer than any work takes; it is for a stopped process.
-    fn wait(&self, allowance: Allowance) -> io::Result<()> {
-        let most = Timespec { tv_sec: i64::from(PATIENCE + SLOWDOWN * allowance.seconds), tv_nsec: 0 };
-        loop {
-            match poll(&mut [PollFd::new(&self.replies, PollFlags::IN)], Some(&most)) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Err(rustix::io::Errno::INTR) => {}
-                other => return Ok(other.map(drop)?),
-            }
-        }
     }
 
     fn why_it_died(mut self, error: &io::Error, allowance: Allowance) -> Lost {
@@ -179,14 +172,12 @@ impl Worker {
             };
         }
         drop((self.requests, self.replies));
-        let signal = self.process.wait().ok().and_then(|status| status.signal());
-        match signal {
-            // A Rust program aborts if an allocation fails.
-            Some(limits::ABORTED) => Lost::Memory(allowance.memory / 1_000_000),
-            Some(limits::OUT_OF_TIME) => Lost::Time(allowance.seconds),
-            Some(signal) if limits::CRASHES.contains(&signal) => Lost::Crash(signal),
-            Some(signal) => Lost::Unavailable(format!("something else ended it (signal {signal})")),
-            None => Lost::Unavailable("it ended right after its start".to_owned()),
+        match self.process.wait().map(system::end) {
+            Ok(End::OutOfMemory) => Lost::Memory(allowance.memory / 1_000_000),
+            Ok(End::OutOfTime) => Lost::Time(allowance.seconds),
+            Ok(End::Crash(how)) => Lost::Crash(how),
+            Ok(End::Other(why)) => Lost::Unavailable(why),
+            Err(error) => Lost::Unavailable(error.to_string()),
         }
     }
 }
@@ -226,8 +217,8 @@ fn serve(tasks: &[&Task]) -> io::Result<()> {
     // The reply reports a panic.
     std::panic::set_hook(Box::new(|_| ()));
     // `Stdout` would flush at every newline byte, so use the descriptor itself. After `confine`, it cannot be copied.
-    let replies = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    limits::confine()?;
+    let replies = files::stdout()?;
+    system::confine()?;
     let (mut requests, mut replies) = (io::stdin().lock(), BufWriter::with_capacity(BUFFER, replies));
     loop {
         let mut length = [0; 1];
@@ -237,7 +228,7 @@ fn serve(tasks: &[&Task]) -> io::Result<()> {
         let mut name = vec![0; length[0].into()];
         requests.read_exact(&mut name)?;
         let (memory, seconds) = (read_u64(&mut requests)?, read_u64(&mut requests)?);
-        limits::allow(memory, seconds)?;
+        system::allow(memory, seconds)?;
         let (header, body) = (read_u64(&mut requests)?, read_u64(&mut requests)?);
         let mut header = vec![0; header as usize];
         requests.read_exact(&mut header)?;

@@ -150,7 +150,7 @@ mod tests {
         let document = KeyDocument {
             stage: "train".into(),
             version: 1,
-            seed: 7,
+            seed: Some(7),
             parameters: serde_json::json!({"size": 64}),
             reads: Default::default(),
         };

@@ -128,7 +128,7 @@ impl Project {
         Ok(KeyDocument {
             stage: kind.name.to_owned(),
             version: kind.version,
-            seed: instance.seed,
+            seed: kind.draws.then_some(instance.seed),
             parameters: instance.stage.keyed_parameters()?,
             reads,
         })

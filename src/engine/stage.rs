@@ -27,6 +27,8 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Default + Send + Sy
     const VERSION: u32;
     /// One line for `--help` and reports.
     const ABOUT: &'static str;
+    /// Whether it draws random numbers. If not, the seed is not in its key.
+    const DRAWS: bool = true;
     /// The stages whose results this one reads. In the manifest, `needs` must name an instance of each.
     const NEEDS: &'static [&'static str] = &[];
     /// The stages of `NEEDS` of which there may be several instances.
@@ -118,6 +120,7 @@ pub type WrongParameter = serde_path_to_error::Error<serde_yaml::Error>;
 pub struct Kind {
     pub name: &'static str,
     pub version: u32,
+    pub draws: bool,
     pub about: &'static str,
     pub needs: &'static [&'static str],
     pub many: &'static [&'static str],
@@ -134,6 +137,7 @@ pub const fn kind<S: Stage>() -> Kind {
     Kind {
         name: S::NAME,
         version: S::VERSION,
+        draws: S::DRAWS,
         about: S::ABOUT,
         needs: S::NEEDS,
         many: S::MANY,

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 
@@ -72,6 +71,7 @@ fn free_port(address: SocketAddr) -> Option<u16> {
 pub fn serve(source: &dyn Source, options: Options, started: impl FnOnce(SocketAddr)) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     // The usual limit of 1,024 open files is too low. If it cannot be raised, fewer connections are possible.
+    #[cfg(unix)]
     allow_files(2 * connections::MOST as u64);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores)
@@ -121,7 +121,9 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(WAITING)
 }
 
+#[cfg(unix)]
 fn allow_files(wanted: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let most = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
     let current = limit.current.map(|current| current.max(most));

@@ -1,6 +1,7 @@
 //! Images: the binary archives of CIFAR, picture files of users, and how both are prepared for a network.
 
 mod archive;
+mod blur;
 mod containers;
 mod decoding;
 mod jpeg;
@@ -8,8 +9,6 @@ mod picture;
 mod preparation;
 mod skipped_files;
 mod unreadable;
-
-use std::path::{Path, PathBuf};
 
 use image::imageops::FilterType;
 use image::{DynamicImage, RgbImage};
@@ -41,6 +40,6 @@ pub fn resize(image: RgbImage, side: u32, filter: FilterType) -> RgbImage {
 }
 
 /// The path of an image after its preparation, for example `class/00042.png`.
-pub fn image_path(class: &str, place: usize) -> PathBuf {
-    Path::new(class).join(format!("{place:05}.png"))
+pub fn image_path(class: &str, place: usize) -> String {
+    format!("{class}/{place:05}.png")
 }

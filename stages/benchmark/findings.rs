@@ -77,6 +77,10 @@ impl Findings {
         before.chain([own]).collect()
     }
 
+    pub fn seed(&self) -> u64 {
+        self.document.seed.unwrap_or_default()
+    }
+
     /// A manifest that makes the same report. It omits parameters that cannot change a result, such as `source`.
     pub fn manifest(&self) -> Result<String> {
         let mut stages = serde_yaml::Mapping::new();
@@ -89,8 +93,8 @@ impl Findings {
             if step.digest.is_none() {
                 settings.insert("out".into(), "reports".into());
             }
-            if step.document.seed != self.document.seed {
-                settings.insert("seed".into(), step.document.seed.into());
+            if let Some(seed) = step.document.seed.filter(|seed| *seed != self.seed()) {
+                settings.insert("seed".into(), seed.into());
             }
             if let serde_yaml::Value::Mapping(parameters) = serde_yaml::to_value(&step.document.parameters)? {
                 settings.extend(parameters);
@@ -99,7 +103,7 @@ impl Findings {
         }
         let mut manifest = serde_yaml::Mapping::new();
         manifest.insert("version".into(), 1.into());
-        manifest.insert("seed".into(), self.document.seed.into());
+        manifest.insert("seed".into(), self.seed().into());
         manifest.insert("stages".into(), stages.into());
         Ok(serde_yaml::to_string(&manifest)?)
     }

@@ -44,7 +44,7 @@ pub fn render(
             h1 { (title) }
             p.soft {
                 (embeddings.len()) " pictures of " (findings.classes.len()) " classes, each a point in "
-                (embeddings.dimension) " dimensions; seed " (findings.document.seed)
+                (embeddings.dimension) " dimensions; seed " (findings.seed())
             }
             nav aria-label="Contents" { ul { @for (id, name) in SECTIONS { li { a href=(format!("#{id}")) { (name) } } } } }
             (section(0, html! { (headline(findings, charts)) (comparison(findings)) }))

@@ -296,14 +296,16 @@ impl Digest {
     /// Returns the digest. The location of the folder itself has no influence on it.
     fn finish(mut self, skipped: &SkippedFiles, source: &Path) -> String {
         for (path, why) in skipped.each() {
-            self.add(below(path, source), &why.to_string());
+            self.add(&below(path, source), &why.to_string());
         }
         self.0.finalize().to_hex().to_string()
     }
 }
 
-fn below<'a>(path: &'a str, source: &Path) -> &'a str {
-    Path::new(path).strip_prefix(source).ok().and_then(Path::to_str).unwrap_or(path)
+/// The part of `path` below `source`, with `/` on every system.
+fn below(path: &str, source: &Path) -> String {
+    let below = Path::new(path).strip_prefix(source).ok().and_then(Path::to_str).unwrap_or(path);
+    below.replace(std::path::MAIN_SEPARATOR, "/")
 }
 
 pub fn copy(source: &Path, on_bad_image: OnBadImage, context: &Context) -> Result<()> {
@@ -337,8 +339,7 @@ pub fn leave(skipped: SkippedFiles, source: &Path, context: &Context) -> Result<
         return Ok(());
     }
     skipped.tell();
-    let row =
-        |(path, why): (&str, &SkipReason)| Skipped { source: below(path, source).to_owned(), why: why.to_string() };
+    let row = |(path, why): (&str, &SkipReason)| Skipped { source: below(path, source), why: why.to_string() };
     let rows: Vec<Skipped> = skipped.each().into_iter().map(row).collect();
     context.outputs.write(dataset::SKIPPED, &dataset::to_bytes(&rows)?)?;
     context.note("passed_over", &skipped.counted())

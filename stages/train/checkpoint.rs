@@ -151,7 +151,7 @@ mod tests {
         KeyDocument {
             stage: "train".into(),
             version: 1,
-            seed: 1,
+            seed: Some(1),
             parameters: serde_json::json!({"epochs": epochs, "margin": margin}),
             reads: Default::default(),
         }

@@ -270,6 +270,25 @@ fn equal_pictures_stay_in_one_subset() {
 }
 
 #[test]
+fn another_seed_changes_only_the_keys_of_stages_that_draw() {
+    let project = Project::new();
+    project.succeed("run split");
+    let key = |name: &str, options: &str| {
+        let explained = project.succeed(&format!("explain {name} --json {options}"));
+        serde_json::from_str::<serde_json::Value>(&explained).unwrap()["key"].clone()
+    };
+    assert_eq!(key("prepare", ""), key("prepare", "--set seed=8"));
+    assert_ne!(key("split", ""), key("split", "--set seed=8"));
+    let outcome = project.similiai("status --set prepare.seed=3");
+    assert_eq!(outcome.status, 2);
+    assert!(
+        outcome.stderr.contains("stage `prepare` draws no random numbers, so it has no seed"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
 fn commands_look_at_what_was_last_run() {
     let project = Project::new();
     project.edit_manifest("stages:\n", "profiles: {more: {split: {test: 0.3}}, seven: {seed: 7}}\nstages:\n");

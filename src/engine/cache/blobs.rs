@@ -95,7 +95,7 @@ impl Blobs {
     /// Moves a finished file into the store. Returns its length and digest.
     pub fn take(&self, path: &Path) -> Result<(u64, String)> {
         let digest = files::digest(path)?;
-        let settled = File::open(path).and_then(|file| settle(&file).and_then(|()| file.metadata()));
+        let settled = files::open_to_sync(path).and_then(|file| settle(&file).and_then(|()| file.metadata()));
         let bytes = settled.with_context(|| format!("cannot sync {}", path.display()))?.len();
         if !(self.has(&digest, bytes) && self.is_sound(&digest)) {
             self.place(path, &digest)?;
@@ -160,14 +160,16 @@ impl Blobs {
     }
 
     /// Puts the file at the free path `place`. It shares its blocks with the blob if the file system can do that.
-    /// Otherwise it is a hard link, or a copy if that fails.
+    /// Otherwise it is a hard link, or a copy if that fails. On Windows it is never a hard link, because blobs are not
+    /// read-only there.
     pub fn check_out(&self, digest: &str, place: &Path) -> Result<()> {
         let stored = self.path(digest);
         let attempt = || -> std::io::Result<()> {
             if share_blocks(&stored, place) {
                 return Ok(());
             }
-            match fs::hard_link(&stored, place) {
+            let linked = if cfg!(windows) { Err(ErrorKind::Unsupported.into()) } else { fs::hard_link(&stored, place) };
+            match linked {
                 // Another program made a file there first. It stays.
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
                 Err(_) => {
@@ -184,14 +186,11 @@ impl Blobs {
     }
 }
 
-/// Makes a file read-only, against programs that write in place, and syncs it to the disk.
+/// Makes a file read-only, against programs that write in place, and syncs it to the disk. Windows does not move or
+/// remove read-only files, so it stays writable there.
 fn settle(file: &File) -> std::io::Result<()> {
-    let mut permissions = file.metadata()?.permissions();
     #[cfg(unix)]
-    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o444);
-    #[cfg(not(unix))]
-    permissions.set_readonly(true);
-    file.set_permissions(permissions)?;
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o444))?;
     file.sync_all()
 }
 

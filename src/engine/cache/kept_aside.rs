@@ -53,7 +53,7 @@ impl Store {
                 return Err(error);
             }
             fs::copy(path, &destination)?;
-            fs::File::open(&destination)?.sync_all()?;
+            files::open_to_sync(&destination)?.sync_all()?;
             fs::remove_file(path)
         });
         moved.with_context(|| format!("cannot keep {} aside as {}", path.display(), destination.display()))?;

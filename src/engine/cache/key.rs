@@ -14,7 +14,9 @@ use super::{Changes, Reason};
 pub struct KeyDocument {
     pub stage: String,
     pub version: u32,
-    pub seed: u64,
+    /// Only of a stage that draws random numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     pub parameters: Value,
     /// Digests of the content that the stage reads, by name.
     pub reads: BTreeMap<String, String>,
@@ -81,7 +83,7 @@ mod tests {
         KeyDocument {
             stage: "train".into(),
             version: 1,
-            seed,
+            seed: Some(seed),
             parameters: json!({"epochs": epochs, "crop": {"shift": 4}}),
             reads: [("split".to_owned(), digest.to_owned())].into(),
         }

@@ -29,9 +29,10 @@ pub enum Reason {
         from: u32,
         to: u32,
     },
+    /// `None` if the stage draws nothing.
     Seed {
-        from: u64,
-        to: u64,
+        from: Option<u64>,
+        to: Option<u64>,
     },
     Parameter {
         path: String,
@@ -142,7 +143,9 @@ impl fmt::Display for Reason {
             Self::StoredFits => f.write_str("a stored result fits"),
             Self::Stage { from, to } => write!(f, "stage: {from} → {to}"),
             Self::Version { from, to } => write!(f, "code version: {from} → {to}"),
-            Self::Seed { from, to } => write!(f, "seed: {from} → {to}"),
+            Self::Seed { from: Some(from), to: Some(to) } => write!(f, "seed: {from} → {to}"),
+            Self::Seed { to: Some(to), .. } => write!(f, "now with seed {to}"),
+            Self::Seed { .. } => f.write_str("seed no longer used"),
             Self::Parameter { path, from, to } => write!(f, "parameter {path}: {} → {}", shown(from), shown(to)),
             Self::InputAdded(name) => write!(f, "new input {name}"),
             Self::InputRemoved(name) => write!(f, "input {name} removed"),
@@ -209,7 +212,7 @@ mod tests {
 
     #[test]
     fn for_programs_each_has_its_kind_and_facts() {
-        let row = serde_json::to_value(Reason::Seed { from: 1, to: 2 }).unwrap();
+        let row = serde_json::to_value(Reason::Seed { from: Some(1), to: Some(2) }).unwrap();
         assert_eq!(row, json!({"kind": "seed", "from": 1, "to": 2, "text": "seed: 1 → 2"}));
     }
 }

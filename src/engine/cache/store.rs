@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::blobs::Blobs;
 use super::digest_cache::DigestCache;
 use super::sealed::{self, Found, is_digest};
-use super::work::{Work, same_file};
+use super::work::Work;
 use super::{Contents, ItemTable, KeyDocument, Written};
 use crate::base::error::Failure;
 use crate::base::failpoint;
@@ -90,7 +90,7 @@ impl Store {
             let file = file.with_context(|| format!("cannot open {}", path.display()))?;
             match file.try_lock() {
                 // If the file was removed or replaced meanwhile, locking it means nothing.
-                Ok(()) if same_file(&file, &path) => break file,
+                Ok(()) if files::is_still_at(&file, &path) => break file,
                 Ok(()) | Err(fs::TryLockError::WouldBlock) if start.elapsed() < LOCK_PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -127,7 +127,7 @@ impl Store {
     }
 
     fn busy(&self) -> anyhow::Error {
-        let holder = fs::read_to_string(self.lock_path()).unwrap_or_default();
+        let holder = fs::read_to_string(holder_path(&self.lock_path())).unwrap_or_default();
         Failure::Busy(holder.trim().to_owned()).into()
     }
 
@@ -142,7 +142,7 @@ impl Store {
     pub fn must_be_held(&self) -> Result<()> {
         let path = self.lock_path();
         let mut held = self.held.lock();
-        if held.as_ref().is_none_or(|held| same_file(held, &path)) {
+        if held.as_ref().is_none_or(|held| files::is_still_at(held, &path)) {
             return Ok(());
         }
         match File::options().create_new(true).read(true).write(true).open(&path) {
@@ -288,9 +288,15 @@ impl StoredResult {
     }
 }
 
-/// Writes the id of this process into the lock file, for the messages of other processes.
-fn write_holder(path: &Path) -> Result<()> {
-    files::write(path, format!("{}\n", std::process::id()).as_bytes())
+/// Writes the id of this process, for the messages of other processes.
+fn write_holder(lock: &Path) -> Result<()> {
+    files::write(&holder_path(lock), format!("{}\n", std::process::id()).as_bytes())
+}
+
+/// Where the id of the process is that holds the lock: in the lock file. Windows lets nobody read a locked file, so
+/// there it is in a file beside it.
+fn holder_path(lock: &Path) -> PathBuf {
+    if cfg!(windows) { lock.with_extension("holder") } else { lock.to_owned() }
 }
 
 /// Removes a link, a pipe or an empty folder from `path`, where a file of the cache should be.
@@ -339,7 +345,7 @@ pub(super) mod tests {
 
     fn document() -> KeyDocument {
         let (parameters, reads) = (serde_json::json!({}), Default::default());
-        KeyDocument { stage: "s".into(), version: 1, seed: 0, parameters, reads }
+        KeyDocument { stage: "s".into(), version: 1, seed: None, parameters, reads }
     }
 
     #[test]

@@ -305,7 +305,7 @@ mod tests {
         let document = super::super::KeyDocument {
             stage: "s".into(),
             version: 1,
-            seed: 0,
+            seed: None,
             parameters: serde_json::json!({}),
             reads: Default::default(),
         };

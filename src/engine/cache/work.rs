@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use super::file_stamp::FileStamp;
 use crate::base::files;
 
 /// How often to try to make a folder, if another program removes it right away.
@@ -49,10 +48,10 @@ impl Work {
         for _ in 0..TRIES {
             own_folder(&self.root)?;
             let folder = TempDir::with_prefix_in("run-", &self.root).with_context(failed)?;
-            let Ok(lock) = File::open(folder.path()) else { continue };
+            let Ok(lock) = open_to_lock(folder.path()) else { continue };
             lock.lock().with_context(failed)?;
             // Before it was locked, another process may have removed it as a leftover.
-            if same_file(&lock, folder.path()) {
+            if cfg!(windows) && folder.path().is_dir() || files::is_still_at(&lock, folder.path()) {
                 return Ok(Own { folder, _lock: lock });
             }
         }
@@ -72,7 +71,7 @@ impl Work {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
                 continue;
             }
-            let left = File::open(&path).is_ok_and(|folder| folder.try_lock().is_ok());
+            let left = open_to_lock(&path).is_ok_and(|folder| folder.try_lock().is_ok());
             if left {
                 files::remove_folder(&path)?;
             }
@@ -96,10 +95,13 @@ pub fn own_folder(path: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// Whether the open `file` is still the one at `path`.
-pub fn same_file(file: &File, path: &Path) -> bool {
-    let open = file.metadata().map(|metadata| FileStamp::from(&metadata));
-    open.is_ok_and(|open| FileStamp::of(path).is_some_and(|there| there.same_file(&open)))
+/// Opens what tells other processes that `folder` is in use, as long as it is locked. Windows cannot lock a folder, so
+/// there it is a file in it.
+fn open_to_lock(folder: &Path) -> std::io::Result<File> {
+    if cfg!(windows) {
+        return File::options().create(true).truncate(false).write(true).open(folder.join("in-use"));
+    }
+    File::open(folder)
 }
 
 #[cfg(test)]

@@ -65,6 +65,10 @@ impl Reader<'_> {
         };
         let seed = match draft.settings.remove("seed") {
             None => seed,
+            Some((_, origin)) if !kind.draws => {
+                let message = format!("stage `{}` draws no random numbers, so it has no seed", kind.name);
+                return Err(self.error_at(message, &origin, Side::Key));
+            }
             Some((value, origin)) => self.seed(&value, &origin)?,
         };
         let stage = self.stage(kind, draft.settings, &draft.name)?;

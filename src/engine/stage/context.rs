@@ -25,6 +25,7 @@ pub struct Context {
     /// Files written here become the result.
     pub outputs: Outputs,
     scratch: PathBuf,
+    /// The seed of the instance; 0 for a stage that says it draws nothing, so that its result cannot depend on it.
     pub seed: u64,
     pub progress: Progress,
     reuse: bool,
@@ -56,7 +57,8 @@ impl Context {
         progress: Progress,
         reuse: bool,
     ) -> Self {
-        let (seed, items, mapped, notes) = (document.seed, AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let seed = document.seed.unwrap_or_default();
+        let (items, mapped, notes) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
         let outputs = Outputs::new(output);
         Self { inputs, document, outputs, scratch, seed, progress, reuse, items, mapped, notes }
     }
@@ -151,11 +153,11 @@ impl Context {
             ("key", self.document.key()?),
             ("stage", stage.clone()),
             ("stage_version", version.to_string()),
-            ("seed", seed.to_string()),
             ("parameters", parameters.to_string()),
             ("program", concat!("similiai ", env!("CARGO_PKG_VERSION")).to_owned()),
         ];
-        Ok(facts.into_iter().map(|(name, value)| (format!("similiai.{name}"), value)).collect())
+        let seed = seed.map(|seed| ("seed", seed.to_string()));
+        Ok(facts.into_iter().chain(seed).map(|(name, value)| (format!("similiai.{name}"), value)).collect())
     }
 
     /// Fails if a signal was received. Call it between two steps of long work.

@@ -76,7 +76,7 @@ fn settings(instance: &Instance, manifest: &Manifest) -> Result<Vec<(String, Val
     let needs: Vec<&str> = instance.needs.iter().map(|need| manifest.instances[*need].name.as_str()).collect();
     let mut all = vec![("uses".to_owned(), json!(kind.name)), ("needs".to_owned(), json!(needs))];
     all.push(("out".to_owned(), json!(instance.out)));
-    if instance.seed != manifest.seed {
+    if kind.draws && instance.seed != manifest.seed {
         all.push(("seed".to_owned(), json!(instance.seed)));
     }
     leaves("", &instance.stage.parameters()?, &mut all);

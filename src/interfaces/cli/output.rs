@@ -221,8 +221,7 @@ impl Output {
     /// would destroy it.
     pub fn must_spare<P: AsRef<Path>>(&self, session: &Session, inputs: impl IntoIterator<Item = P>) -> Result<()> {
         let path = legible_path(&self.path);
-        let own = Identity::of(&self.path).filter(|_| !self.special);
-        let is_it = |input: &Path| own.is_some() && Identity::of(input) == own;
+        let is_it = |input: &Path| !self.special && files::is_same_file(input, &self.path);
         if is_it(&session.manifest) || inputs.into_iter().any(|input| is_it(input.as_ref())) {
             return Err(Failure::Usage(format!("{path} is read by this command; choose another name")).into());
         }
@@ -247,7 +246,7 @@ impl Output {
     /// Returns whether this is standard output. If so, the command must print nothing else there.
     pub fn is_stdout(&self) -> bool {
         let stdout = if Path::new("/dev/stdout").exists() { "/dev/stdout" } else { "/dev/fd/1" };
-        self.special && Identity::of(&self.path).is_some_and(|own| Identity::of(Path::new(stdout)) == Some(own))
+        self.special && files::is_same_file(&self.path, Path::new(stdout))
     }
 
     /// Calls `fill` with the path of a temporary file, then puts its content in place.
@@ -285,20 +284,6 @@ fn ends(path: &Path) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     file.seek(SeekFrom::Start(file.metadata()?.len().saturating_sub(END)))?;
     file.take(END).read_to_end(&mut end)?;
     Ok((start, end))
-}
-
-/// Device and inode of a file. They identify it under any name.
-#[derive(PartialEq)]
-struct Identity {
-    device: u64,
-    number: u64,
-}
-
-impl Identity {
-    fn of(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-        path.metadata().ok().map(|metadata| Self { device: metadata.dev(), number: metadata.ino() })
-    }
 }
 
 /// Follows symbolic links, even to a file that does not exist yet.

@@ -65,13 +65,13 @@ fn instance(kind: &Kind, complete: bool) -> Value {
         fields.remove("required");
     }
     let names = json!({"type": "array", "items": {"type": "string"}, "uniqueItems": true});
+    let seed = kind.draws.then(|| ("seed", json!({"type": "integer", "minimum": 0})));
     let own = [
         ("uses", json!({"const": kind.name})),
         ("needs", names),
         ("out", json!({"type": "string", "description": "Output directory; artifacts/<instance> by default"})),
-        ("seed", json!({"type": "integer", "minimum": 0})),
     ];
-    for (name, value) in own {
+    for (name, value) in own.into_iter().chain(seed) {
         schema["properties"][name] = value;
     }
     if complete {

@@ -5,6 +5,7 @@ use image::{RgbImage, RgbaImage};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::blur::blur;
 use super::resize;
 
 /// How pictures are prepared. It is saved next to prepared pictures and in the metadata of each model, so that a query
@@ -125,8 +126,7 @@ impl Preparation {
 
 impl Sharpen {
     fn apply(&self, mut image: RgbImage) -> RgbImage {
-        // `DynamicImage` would blur in another way.
-        let blurred = imageops::blur(&image, self.radius as f32);
+        let blurred = blur(&image, self.radius as f32);
         for (value, blurred) in image.iter_mut().zip(blurred.iter()) {
             let difference = i16::from(*value) - i16::from(*blurred);
             if difference.unsigned_abs() >= u16::from(self.threshold) {

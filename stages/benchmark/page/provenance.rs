@@ -63,7 +63,7 @@ pub fn section(findings: &Findings, charts: &Charts) -> Result<Markup> {
     Ok(html! {
         p {
             "Each step has a key: the hash of its version, its parameters, its seed and the content that it reads. "
-            "The same keys have the same results. Made by " (program) ", with seed " (findings.document.seed) "."
+            "The same keys have the same results. Made by " (program) ", with seed " (findings.seed()) "."
         }
         (figure(&charts.pipeline, html! { "A line leads from a step down to the steps that read its result. Right: the start of each key." }))
         @for (step, parameters) in steps.iter().zip(parameters) {
@@ -71,7 +71,7 @@ pub fn section(findings: &Findings, charts: &Charts) -> Result<Markup> {
                 summary { b { (step.instance) } @if !step.needs.is_empty() { span.soft { " reads " (step.needs.join(", ")) } } }
                 (scrolling(&format!("Step {}", step.instance), html! {
                     tbody {
-                        tr { th scope="row" { "stage" } td { (step.stage) ", version " (step.document.version) ", seed " (step.document.seed) } }
+                        tr { th scope="row" { "stage" } td { (step.stage) ", version " (step.document.version) @if let Some(seed) = step.document.seed { ", seed " (seed) } } }
                         tr { th scope="row" { "key" } td { code { (step.key) } } }
                         tr { th scope="row" { "result" } td { @match step.digest { Some(digest) => code { (digest) }, None => "this report; a file cannot contain its own digest" } } }
                         @for (name, digest) in &step.document.reads { tr { th scope="row" { "read: " (name) } td { code { (digest) } } } }

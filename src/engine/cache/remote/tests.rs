@@ -26,7 +26,7 @@ impl Machine {
         files::create_folder(&work).unwrap();
         std::fs::write(work.join("a.txt"), text).unwrap();
         let (parameters, reads) = (serde_json::json!({}), Default::default());
-        let document = KeyDocument { stage: "s".into(), version: 1, seed: 0, parameters, reads };
+        let document = KeyDocument { stage: "s".into(), version: 1, seed: None, parameters, reads };
         self.store.commit(document, (&work, &written(&work)), Vec::new(), Vec::new()).unwrap()
     }
 

@@ -1,8 +1,6 @@
 //! Shows pictures on terminals that can display them.
 
-use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -13,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use icy_sixel::{DiffusionMethod, MethodForLargest, MethodForRep, PixelFormat, Quality, sixel_string};
 use image::{DynamicImage, RgbImage, imageops};
 
+use crate::base::files;
 use crate::learning::images::encode_png;
 use crate::retrieval::searcher::Hit;
 
@@ -112,7 +111,7 @@ fn send(text: String) -> Result<()> {
     ensure!(!STUCK.load(Ordering::Relaxed), "the terminal has stopped reading");
     std::io::stdout().flush()?;
     // The standard library's stdout would stay locked if the thread hangs.
-    let mut terminal = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let mut terminal = files::stdout()?;
     let (taken, done) = channel();
     std::thread::spawn(move || {
         for piece in text.as_bytes().chunks(PIECE) {

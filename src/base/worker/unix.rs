@@ -1,26 +1,75 @@
-//! Limits of a worker: memory, time, and no access to anything but its pipes.
+//! Limits of a worker on Unix: memory, time, and no access to anything but its pipes.
 
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
+use signal_hook::consts::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP, SIGXCPU};
 
-/// Signals that end a process: after an abort, and after it used up its time.
-pub const ABORTED: i32 = signal_hook::consts::SIGABRT;
-pub const OUT_OF_TIME: i32 = signal_hook::consts::SIGXCPU;
-/// Signals that a crash of the program itself causes.
-pub const CRASHES: [i32; 5] = [
-    signal_hook::consts::SIGSEGV,
-    signal_hook::consts::SIGBUS,
-    signal_hook::consts::SIGILL,
-    signal_hook::consts::SIGFPE,
-    signal_hook::consts::SIGTRAP,
-];
+use super::End;
+
+/// Environment variables that a worker inherits: where its libraries are.
+pub const ENVIRONMENT: [&str; 2] = ["LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"];
 
 /// Address space of an idle worker in bytes. `AT_REST` is a safe value for systems that do not report it.
 const AT_REST: u64 = 1 << 30;
 static RESTING: OnceLock<u64> = OnceLock::new();
+
+/// This program.
+pub fn program() -> Option<PathBuf> {
+    // This path still leads to this program after its file was replaced.
+    let itself = Path::new("/proc/self/exe");
+    let named = || std::env::args_os().next().map(PathBuf::from).and_then(|path| path.canonicalize().ok());
+    if itself.exists() { Some(itself.to_owned()) } else { std::env::current_exe().ok().or_else(named) }
+}
+
+/// Ctrl-C signals every process of a group. In their own group, workers do not get it: the parent process ends them.
+pub fn set_apart(command: &mut Command) {
+    command.process_group(0);
+}
+
+/// Enlarges the pipes of a worker to `bytes`. If the system refuses that, the default size works too.
+#[cfg_attr(not(target_os = "linux"), expect(unused_variables))]
+pub fn enlarge(requests: &ChildStdin, replies: &ChildStdout, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        let _ = rustix::pipe::fcntl_setpipe_size(requests, bytes);
+        let _ = rustix::pipe::fcntl_setpipe_size(replies, bytes);
+    }
+}
+
+/// Reads the first bytes of a reply. Fails with `TimedOut` if the worker does not answer in time.
+pub fn first_bytes(_worker: &mut Child, replies: &mut ChildStdout, most: Duration) -> io::Result<[u8; 8]> {
+    let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::new(replies, PollFlags::IN)], Some(&most)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => break,
+        }
+    }
+    let mut bytes = [0; 8];
+    replies.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+pub fn end(status: ExitStatus) -> End {
+    match status.signal() {
+        // A Rust program aborts if an allocation fails.
+        Some(SIGABRT) => End::OutOfMemory,
+        Some(SIGXCPU) => End::OutOfTime,
+        Some(signal @ (SIGSEGV | SIGBUS | SIGILL | SIGFPE | SIGTRAP)) => End::Crash(format!("signal {signal}")),
+        Some(signal) => End::Other(format!("something else ended it (signal {signal})")),
+        None => End::Other("it ended right after its start".to_owned()),
+    }
+}
 
 /// Gives up access to files and network. It cannot be regained.
 pub fn confine() -> io::Result<()> {
