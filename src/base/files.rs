@@ -82,14 +82,17 @@ pub fn create_folder(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create the folder {}", path.display()))
 }
 
+/// Device and inode of a file. They identify it under any name.
+#[cfg(unix)]
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.dev(), metadata.ino())
+}
+
 /// Whether both paths lead to the same existing file, under whatever name.
 pub fn is_same_file(one: &Path, other: &Path) -> bool {
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let identity = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
-        identity(one).is_some_and(|own| identity(other) == Some(own))
-    }
+    return one.metadata().is_ok_and(|one| other.metadata().is_ok_and(|other| identity(&one) == identity(&other)));
     #[cfg(windows)]
     same_file::is_same_file(one, other).unwrap_or(false)
 }
@@ -97,12 +100,7 @@ pub fn is_same_file(one: &Path, other: &Path) -> bool {
 /// Whether the open `file` is still the one at `path`. A link is not followed.
 pub fn is_still_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let own = file.metadata().map(identity);
-        own.is_ok_and(|own| path.symlink_metadata().is_ok_and(|metadata| identity(metadata) == own))
-    }
+    return file.metadata().is_ok_and(|own| path.symlink_metadata().is_ok_and(|it| identity(&it) == identity(&own)));
     #[cfg(windows)]
     {
         use same_file::Handle;

@@ -159,6 +159,13 @@ impl Project {
         outcome.stdout
     }
 
+    /// The key of an instance, with these options.
+    pub fn key(&self, instance: &str, options: &str) -> String {
+        let explained = self.succeed(&format!("explain {instance} --json {options}"));
+        let explained: serde_json::Value = serde_json::from_str(&explained).unwrap();
+        explained["key"].as_str().unwrap().to_owned()
+    }
+
     /// Runs `similiai` as a user without root's rights, for whom file modes matter. Returns exit status and stderr.
     pub fn as_nobody(&self, arguments: &[&str]) -> (Option<i32>, String) {
         use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -83,8 +83,7 @@ fn completions_and_hash_diff() {
         assert!(project.succeed(&format!("completions {shell}")).contains("check-determinism"), "{shell}");
     }
     project.succeed("run prepare");
-    let explained: Value = serde_json::from_str(&project.succeed("explain prepare --json")).unwrap();
-    let key = explained["key"].as_str().unwrap().to_owned();
+    let key = project.key("prepare", "");
     project.succeed("run prepare --set prepare.size=32");
     let diff = project.succeed(&format!("hash diff {} prepare", &key[..10]));
     assert!(diff.contains("  parameter size: 64 → 32\n"), "{diff}");

@@ -273,12 +273,8 @@ fn equal_pictures_stay_in_one_subset() {
 fn another_seed_changes_only_the_keys_of_stages_that_draw() {
     let project = Project::new();
     project.succeed("run split");
-    let key = |name: &str, options: &str| {
-        let explained = project.succeed(&format!("explain {name} --json {options}"));
-        serde_json::from_str::<serde_json::Value>(&explained).unwrap()["key"].clone()
-    };
-    assert_eq!(key("prepare", ""), key("prepare", "--set seed=8"));
-    assert_ne!(key("split", ""), key("split", "--set seed=8"));
+    assert_eq!(project.key("prepare", ""), project.key("prepare", "--set seed=8"));
+    assert_ne!(project.key("split", ""), project.key("split", "--set seed=8"));
     let outcome = project.similiai("status --set prepare.seed=3");
     assert_eq!(outcome.status, 2);
     assert!(

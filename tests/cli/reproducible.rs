@@ -75,11 +75,7 @@ fn results_made_again_are_the_same() {
 #[test]
 fn a_file_says_where_it_comes_from() {
     let project = Project::trained();
-    let key = |name: &str| {
-        let explained: serde_json::Value =
-            serde_json::from_str(&project.succeed(&format!("explain {name} --json"))).unwrap();
-        explained["key"].as_str().unwrap().to_owned()
-    };
+    let key = |name: &str| project.key(name, "");
     let embeddings =
         similiai::retrieval::embeddings::Embeddings::read(&project.path("artifacts/embed/embeddings.parquet")).unwrap();
     let fact = |name: &str| embeddings.facts[&format!("similiai.{name}")].clone();

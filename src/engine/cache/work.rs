@@ -48,10 +48,10 @@ impl Work {
         for _ in 0..TRIES {
             own_folder(&self.root)?;
             let folder = TempDir::with_prefix_in("run-", &self.root).with_context(failed)?;
-            let Ok(lock) = open_to_lock(folder.path()) else { continue };
+            let Ok(lock) = open_mark(folder.path()) else { continue };
             lock.lock().with_context(failed)?;
             // Before it was locked, another process may have removed it as a leftover.
-            if cfg!(windows) && folder.path().is_dir() || files::is_still_at(&lock, folder.path()) {
+            if files::is_still_at(&lock, &mark(folder.path())) {
                 return Ok(Own { folder, _lock: lock });
             }
         }
@@ -71,7 +71,7 @@ impl Work {
                 fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
                 continue;
             }
-            let left = open_to_lock(&path).is_ok_and(|folder| folder.try_lock().is_ok());
+            let left = open_mark(&path).is_ok_and(|folder| folder.try_lock().is_ok());
             if left {
                 files::remove_folder(&path)?;
             }
@@ -95,13 +95,14 @@ pub fn own_folder(path: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// Opens what tells other processes that `folder` is in use, as long as it is locked. Windows cannot lock a folder, so
-/// there it is a file in it.
-fn open_to_lock(folder: &Path) -> std::io::Result<File> {
-    if cfg!(windows) {
-        return File::options().create(true).truncate(false).write(true).open(folder.join("in-use"));
-    }
-    File::open(folder)
+/// What a process locks while it uses `folder`: the folder itself. Windows cannot lock a folder, so there it is a file
+/// in it.
+fn mark(folder: &Path) -> PathBuf {
+    if cfg!(windows) { folder.join("in-use") } else { folder.to_owned() }
+}
+
+fn open_mark(folder: &Path) -> std::io::Result<File> {
+    File::options().read(true).write(cfg!(windows)).create(cfg!(windows)).truncate(false).open(mark(folder))
 }
 
 #[cfg(test)]

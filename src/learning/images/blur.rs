@@ -13,8 +13,8 @@ pub fn blur(image: &RgbImage, sigma: f32) -> RgbImage {
     let reach = weights.len() / 2;
     let across: Vec<f32> = image.as_raw().chunks_exact(row_length).flat_map(|row| blurred_row(row, &weights)).collect(); // (height, width, 3)
     let row = |y: usize| &across[y * row_length..][..row_length];
-    let mut blurred = Vec::with_capacity(across.len());
-    for y in 0..height {
+    let mut blurred = image.clone();
+    for (y, target) in blurred.chunks_exact_mut(row_length).enumerate() {
         let mut sums: Vec<f32> = row(y).iter().map(|value| value * weights[reach]).collect();
         for (weight, distance) in weights.iter().zip((1..=reach).rev()) {
             let (above, below) = (row(y.saturating_sub(distance)), row((y + distance).min(height - 1)));
@@ -22,11 +22,11 @@ pub fn blur(image: &RgbImage, sigma: f32) -> RgbImage {
                 *sum += (above + below) * weight;
             }
         }
-        blurred.extend(sums.into_iter().map(|sum| sum.round() as u8));
+        for (value, sum) in target.iter_mut().zip(sums) {
+            *value = sum.round() as u8;
+        }
     }
-    let mut result = image.clone();
-    result.copy_from_slice(&blurred);
-    result
+    blurred
 }
 
 /// A row of pixels, each replaced by the weighted sum of those beside it.
