@@ -113,6 +113,8 @@ class Cluster:
             "spark.driver.memory": "512m", "spark.executor.memory": "512m", "spark.executor.cores": "1",
             "spark.scheduler.minRegisteredResourcesRatio": "1.0",
             "spark.driver.extraJavaOptions": self.java, "spark.executor.extraJavaOptions": self.java,
+            # Snappy, the default, does not load where both glibc and musl are installed.
+            "spark.sql.parquet.compression.codec": "uncompressed",
             # Small batches, and a task for each file.
             "spark.sql.execution.arrow.maxRecordsPerBatch": "25", "spark.sql.files.maxPartitionBytes": "1m",
             "spark.eventLog.enabled": "true", "spark.eventLog.dir": (self.folder / "events").as_uri(),
@@ -135,7 +137,8 @@ bytes_of = {path: Path(path).read_bytes() for path in paths}
 for number in range(FILES):
     places = range(number, ROWS, FILES)
     images = [bytes_of[rows[place]] for place in places]
-    pq.write_table(pa.table({"id": pa.array(places, pa.int64()), "image": pa.array(images, pa.binary())}), table / f"{number}.parquet")
+    pq.write_table(pa.table({"id": pa.array(places, pa.int64()), "image": pa.array(images, pa.binary())}), table / f"{number}.parquet",
+                   compression="none")
 
 for count in WORKERS:
     with Cluster(root / f"cluster-{count}", count) as cluster:
