@@ -14,6 +14,7 @@ mod projection;
 mod protocols;
 mod queries;
 mod runs;
+mod tsne;
 
 use std::collections::BTreeMap;
 
@@ -53,7 +54,7 @@ impl Default for Benchmark {
 
 impl Stage for Benchmark {
     const NAME: &'static str = "benchmark";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const ABOUT: &'static str = "measures retrieval and writes the report";
     const NEEDS: &'static [&'static str] = &["prepare", "train", "embed"];
     const MANY: &'static [&'static str] = &["train", "embed"];

@@ -14,7 +14,9 @@ pub fn legible_name(name: &str) -> String {
 
 /// Like [`legible_name`], for a path.
 pub fn legible_path(path: &Path) -> String {
-    legible_name(&path.display().to_string())
+    let text = path.display().to_string();
+    // Windows takes both separators. With this one, its paths look like those in files, and need no quotes.
+    legible_name(&if cfg!(windows) { text.replace('\\', "/") } else { text })
 }
 
 /// Equivalent JSON in which such characters are escaped.
@@ -49,7 +51,12 @@ fn steers(c: char) -> bool {
 pub fn shell_word(path: &Path) -> String {
     let text = legible_path(path);
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
-    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text,
+        // No path of Windows has a double quote in it.
+        false if cfg!(windows) => format!("\"{text}\""),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 #[cfg(test)]

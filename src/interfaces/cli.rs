@@ -24,6 +24,7 @@ mod run_report;
 mod schema;
 #[cfg(feature = "serve")]
 mod serve;
+mod shell;
 mod status;
 mod stored_result;
 mod trained;
@@ -34,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::fmt::format::debug_fn;
 
 pub use init::{Archive, Templates};
@@ -141,6 +142,12 @@ enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one for each command
+    Man {
+        /// Folder for the pages, for example ~/.local/share/man/man1; it is made if it does not exist
+        #[arg(value_name = "FOLDER")]
+        pages: PathBuf,
     },
 }
 
@@ -312,16 +319,10 @@ fn run_command(cli: Cli, kinds: &'static [Kind], templates: &'static Templates) 
         Command::Lock(arguments) => lock::run(&session, arguments),
         Command::Hash(arguments) => hash::run(&session, arguments),
         Command::Schema => schema::run(&session),
-        Command::Completions { shell } => completions(&session, *shell),
+        Command::Completions { shell } => shell::completions(&session, *shell),
+        Command::Man { pages } => shell::manual(&session, pages),
     }?;
     session.screen.printed()
-}
-
-fn completions(session: &Session, shell: clap_complete::Shell) -> Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "similiai", &mut script);
-    session.screen.print_exactly(String::from_utf8(script).context("the script is not UTF-8")?.trim_end());
-    Ok(())
 }
 
 fn start_logging(cli: &Cli, screen: &Screen) {
@@ -377,6 +378,6 @@ mod tests {
 
     #[test]
     fn the_arguments_fit_together() {
-        Cli::command().debug_assert();
+        <Cli as clap::CommandFactory>::command().debug_assert();
     }
 }

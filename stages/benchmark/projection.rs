@@ -1,7 +1,6 @@
 //! The map: the test embeddings in two dimensions, with similar pictures close together.
 
-use anyhow::{Context as _, Result};
-use bhtsne::{Neighbor, tSNE};
+use anyhow::Result;
 use nalgebra::{DMatrix, SymmetricEigen};
 use rand::seq::SliceRandom;
 use similiai::engine::stage::Context;
@@ -9,13 +8,12 @@ use similiai::report::results::{Map, Point};
 use similiai::retrieval::embeddings::Embeddings;
 use similiai::retrieval::search::{FlatIndex, Query};
 
+use super::tsne::{self, Neighbours};
+
 /// Largest number of pictures on the map; if there are more, this many are drawn at random.
 const MOST: usize = 1000;
-/// Effective number of neighbours of a picture in t-SNE (van der Maaten and Hinton 2008, section 2).
+/// Effective number of neighbours of a picture in t-SNE.
 const PERPLEXITY: usize = 30;
-const EPOCHS: usize = 1000;
-/// Accuracy of the Barnes-Hut approximation (van der Maaten 2014).
-const THETA: f32 = 0.5;
 
 pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Result<Map> {
     let mut ids = test.to_vec();
@@ -29,7 +27,7 @@ pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Re
     let perplexity = PERPLEXITY.min((ids.len() - 1) / 3);
     let (method, places) = match perplexity {
         0 | 1 => ("PCA", plane),
-        _ => ("t-SNE", tsne(&rows, &plane, perplexity)?),
+        _ => ("t-SNE", near_in_the_plane(&rows, &plane, perplexity)?),
     };
     let points = ids.iter().zip(scaled(&places)).map(|(id, [x, y])| Point { id: *id, x, y }).collect();
     Ok(Map { method: method.to_owned(), perplexity: perplexity as f32, of: test.len(), points, effective_dimensions })
@@ -37,26 +35,18 @@ pub fn project(embeddings: &Embeddings, test: &[usize], context: &Context) -> Re
 
 /// Runs t-SNE with exact neighbours. It starts from the plane of principal components, as Kobak and Berens 2019
 /// advise.
-fn tsne(rows: &[&[f32]], plane: &[[f32; 2]], perplexity: usize) -> Result<Vec<[f32; 2]>> {
+fn near_in_the_plane(rows: &[&[f32]], plane: &[[f32; 2]], perplexity: usize) -> Result<Vec<[f32; 2]>> {
     let dimension = rows[0].len();
     let gallery = FlatIndex::of_rows(dimension, rows.concat())?;
     let queries = rows.iter().enumerate();
     let queries: Vec<Query> = queries.map(|(place, row)| Query::nearest(row, 3 * perplexity).without(place)).collect();
-    let neighbours: Vec<Vec<Neighbor<f32>>> = gallery
-        .search(&queries)?
-        .into_iter()
-        .map(|found| found.iter().map(|it| Neighbor { index: it.id, distance: it.distance }).collect())
-        .collect();
+    let found = gallery.search(&queries)?;
+    let neighbours: Vec<Neighbours> =
+        found.into_iter().map(|found| found.iter().map(|it| (it.id, it.distance)).collect()).collect();
     // The start is scaled down: only the order of the pictures matters, not their distances.
     let spread = (plane.iter().map(|[x, _]| x * x).sum::<f32>() / plane.len() as f32).sqrt().max(f32::MIN_POSITIVE);
-    let start: Vec<f32> = plane.iter().flatten().map(|value| value / spread * 1e-4).collect();
-    // Uses one thread: with several, the order of the crate's sums would depend on which thread is free.
-    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("cannot start a thread")?;
-    one.install(|| {
-        let mut tsne = tSNE::<f32, &[f32], 2>::new(rows);
-        tsne.perplexity(perplexity as f32).epochs(EPOCHS).initial_embedding(start);
-        Ok(tsne.barnes_hut_with_neighbors(THETA, &neighbours).embedding().as_chunks().0.to_vec())
-    })
+    let start: Vec<[f32; 2]> = plane.iter().map(|point| point.map(|value| value / spread * 1e-4)).collect();
+    Ok(tsne::place(&neighbours, &start, perplexity as f64))
 }
 
 struct Principal {
@@ -127,14 +117,14 @@ mod tests {
     fn neighbours_stay_neighbours() {
         let rows = clusters(90);
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let places = tsne(&rows, &principal(&rows).plane, 10).unwrap();
+        let places = near_in_the_plane(&rows, &principal(&rows).plane, 10).unwrap();
         let apart = |a: usize, b: usize| (places[a][0] - places[b][0]).hypot(places[a][1] - places[b][1]);
         let agree = (0..90).filter(|a| {
             let nearest = (0..90).filter(|b| b != a).min_by(|b, c| apart(*a, *b).total_cmp(&apart(*a, *c)));
             nearest.is_some_and(|nearest| nearest % 3 == a % 3)
         });
         assert_eq!(agree.count(), 90);
-        assert_eq!(places, tsne(&rows, &principal(&rows).plane, 10).unwrap(), "the same every time");
+        assert_eq!(places, near_in_the_plane(&rows, &principal(&rows).plane, 10).unwrap(), "the same every time");
     }
 
     #[test]

@@ -94,7 +94,7 @@ fn folders_that_say_what_is_for_testing_keep_their_split() {
         write_classes(&project.path("photos").join(part), &["cups", "shoes"], count);
     }
     let told = project.succeed("init --pictures photos");
-    assert!(told.contains("found 24 pictures below photos: 2 classes with 12 to 12 pictures each"), "{told}");
+    assert!(told.contains("found 24 pictures below photos: 2 classes with 12 pictures each"), "{told}");
     let manifest = fs::read_to_string(project.path("pipeline.yaml")).unwrap();
     assert!(manifest.contains("    method: official\n"), "{manifest}");
     project.succeed("run split");
@@ -112,6 +112,14 @@ fn pictures_without_classes_are_for_searching() {
     assert!(told.contains(&format!("similiai query PICTURE --in {}\n", photos.display())), "{told}");
     assert!(outcome.stderr.contains("HEIC pictures cannot be read"), "{}", outcome.stderr);
     assert!(project.path("mine/data/cifar-10-sample-2k.tar.gz").exists());
+    write_classes(&project.path("few"), &["cups", "shoes"], 3);
+    let told = project.succeed("init few-pictures --pictures few");
+    assert!(
+        told.contains(
+            "to learn classes, two folders need 6 pictures or more; these have fewer:\n  cups (3)\n  shoes (3)\n"
+        ),
+        "{told}"
+    );
     let outcome = project.similiai("init other --template classes --pictures photos");
     assert_eq!(outcome.status, 2);
     assert!(outcome.stderr.contains("needs two folders with 6 pictures or more"), "{}", outcome.stderr);

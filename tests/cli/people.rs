@@ -77,11 +77,26 @@ fn events_are_one_json_object_a_line() {
 }
 
 #[test]
-fn completions_and_hash_diff() {
+fn completions_and_manual_pages() {
     let project = Project::new();
     for shell in ["bash", "zsh", "fish"] {
         assert!(project.succeed(&format!("completions {shell}")).contains("check-determinism"), "{shell}");
     }
+    assert_eq!(project.succeed("man share/man1"), "wrote the manual pages to share/man1\n");
+    let page = std::fs::read_to_string(project.path("share/man1/similiai-run.1")).unwrap();
+    assert!(page.starts_with(".ie") && page.contains(r"\-\-check\-determinism"), "{page}");
+    assert!(project.path("share/man1/similiai.1").exists() && !project.path("share/man1/similiai-help.1").exists());
+    let failed = project.similiai("man pipeline.yaml");
+    assert!(
+        failed.status == 1 && failed.stderr.contains("cannot write the manual pages to pipeline.yaml"),
+        "{}",
+        failed.stderr
+    );
+}
+
+#[test]
+fn hash_diff() {
+    let project = Project::new();
     project.succeed("run prepare");
     let key = project.key("prepare", "");
     project.succeed("run prepare --set prepare.size=32");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -253,6 +253,21 @@ fn what_cannot_be_answered_is_a_problem_with_a_reason() {
         ended.join().unwrap()
     });
     assert_eq!(status, 143);
+}
+
+#[test]
+fn a_port_in_use_is_named_with_a_free_one() {
+    let project = Project::trained();
+    let listening = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listening.local_addr().unwrap();
+    let outcome = project.similiai(&format!("serve --port {}", taken.port()));
+    assert!(
+        outcome.status == 2 && outcome.stderr.contains(&format!("cannot listen on {taken}: ")),
+        "{}",
+        outcome.stderr
+    );
+    let free: u16 = outcome.stderr.trim().rsplit_once("add --port ").unwrap().1.parse().unwrap();
+    assert!((taken.port() + 1..=taken.port() + 100).contains(&free), "{free}");
 }
 
 #[test]

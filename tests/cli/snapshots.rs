@@ -8,7 +8,7 @@ use insta::assert_snapshot;
 use crate::fixture::Project;
 
 /// Commands with a `--help` of their own, the longest names first.
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "",
     "init",
     "run",
@@ -31,6 +31,7 @@ const COMMANDS: [&str; 22] = [
     "hash diff",
     "schema",
     "completions",
+    "man",
 ];
 
 #[test]

@@ -103,6 +103,7 @@ impl Found {
         let (least, most) = (counts().min().unwrap_or_default(), counts().max().unwrap_or_default());
         let count = if classes { counts().sum() } else { self.all };
         let among = match classes {
+            true if least == most => format!("{} classes with {least} pictures each", all.len()),
             true => format!("{} classes with {least} to {most} pictures each", all.len()),
             false => "no classes to learn from".to_owned(),
         };
@@ -111,8 +112,12 @@ impl Found {
             screen.print("the folders say which pictures are for testing, and the split keeps that");
         }
         let few = self.too_few();
-        if classes && !few.is_empty() {
-            let named = first_of(NAMED, &few);
+        let named = first_of(NAMED, &few);
+        if !classes && !few.is_empty() && all.len() - few.len() < 2 {
+            screen.print(&format!(
+                "to learn classes, two folders need {LEAST} pictures or more; these have fewer:{named}"
+            ));
+        } else if classes && !few.is_empty() {
             screen.print(&format!(
                 "these classes have fewer than {LEAST} pictures; add pictures or move the folders away, because `run all` fails with them:{named}"
             ));
