@@ -10,9 +10,10 @@ const EPOCHS: usize = 1000;
 /// section 4.2).
 const EXAGGERATION: f32 = 12.0;
 const EXAGGERATED_EPOCHS: usize = 250;
-/// The lowest learning rate; it grows with the number of points (Belkina et al. 2019).
-const LEAST_RATE: f32 = 50.0;
-/// The lowest gain of a coordinate. A gain grows while the gradient keeps its sign (Jacobs 1988).
+/// The learning rate. It would have to grow with the number of points, but only above 2,400 points (Belkina et al.
+/// 2019).
+const RATE: f32 = 50.0;
+/// The lowest gain of a coordinate. A gain grows while the coordinate keeps its direction (Jacobs 1988).
 const LEAST_GAIN: f32 = 0.01;
 /// Every sum over points adds in this many lanes, and then adds the lanes in their order. So the compiler may use
 /// vectors, and the result is the same on every CPU.
@@ -27,7 +28,6 @@ pub fn place(neighbours: &[Neighbours], start: &[[f32; 2]], perplexity: f64) -> 
     let count = start.len();
     let width = count.next_multiple_of(LANES);
     let affinities = joint_affinities(neighbours, perplexity, width);
-    let rate = (count as f32 / EXAGGERATION).max(LEAST_RATE);
     let mut axes = [0, 1].map(|axis| {
         let mut values: Vec<f32> = start.iter().map(|point| point[axis]).collect();
         values.resize(width, FAR);
@@ -42,7 +42,7 @@ pub fn place(neighbours: &[Neighbours], start: &[[f32; 2]], perplexity: f64) -> 
         for (i, force) in forces.iter().enumerate() {
             for (axis, motion) in motion[i].iter_mut().enumerate() {
                 let gradient = 4.0 * (exaggeration * force.attraction[axis] - force.repulsion[axis] / sum);
-                axes[axis][i] += motion.next(gradient, momentum, rate);
+                axes[axis][i] += motion.next(gradient, momentum);
             }
         }
         // Only differences matter. Without this, all points drift together.
@@ -61,10 +61,10 @@ struct Motion {
 }
 
 impl Motion {
-    fn next(&mut self, gradient: f32, momentum: f32, rate: f32) -> f32 {
-        let turned = (gradient > 0.0) == (self.step > 0.0);
-        self.gain = if turned { (self.gain * 0.8).max(LEAST_GAIN) } else { self.gain + 0.2 };
-        self.step = momentum * self.step - rate * self.gain * gradient;
+    fn next(&mut self, gradient: f32, momentum: f32) -> f32 {
+        let turns = (gradient > 0.0) == (self.step > 0.0);
+        self.gain = if turns { (self.gain * 0.8).max(LEAST_GAIN) } else { self.gain + 0.2 };
+        self.step = momentum * self.step - RATE * self.gain * gradient;
         self.step
     }
 }

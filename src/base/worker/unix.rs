@@ -154,8 +154,10 @@ mod calls {
         let is = |argument, value: u64| SeccompCondition::new(argument, Dword, Eq, value);
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = PLAIN.iter().map(|call| (*call, Vec::new())).collect();
         // A worker may also change its own limits, and send itself a signal: that is how a program aborts.
-        let limit = |resource: u64| SeccompRule::new(vec![is(0, 0)?, is(1, resource)?]);
-        rules.insert(libc::SYS_prlimit64, vec![limit(libc::RLIMIT_AS.into())?, limit(libc::RLIMIT_CPU.into())?]);
+        // The type of these constants is another with musl.
+        let limits = [libc::RLIMIT_AS as u64, libc::RLIMIT_CPU as u64];
+        let limit = |resource| SeccompRule::new(vec![is(0, 0)?, is(1, resource)?]);
+        rules.insert(libc::SYS_prlimit64, limits.into_iter().map(limit).collect::<Result<_, _>>()?);
         let to_itself = || Ok::<_, BackendError>(vec![SeccompRule::new(vec![is(0, std::process::id().into())?])?]);
         rules.insert(libc::SYS_tgkill, to_itself()?);
         rules.insert(libc::SYS_tkill, to_itself()?);
