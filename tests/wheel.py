@@ -3,7 +3,7 @@ its own, makes a project and runs it with a short training.
 
 Usage: python3 tests/wheel.py [WHEEL]
 
-Without WHEEL, it builds one from the program that the tests built, which takes a moment.
+Without WHEEL, it makes one from the program that the tests built.
 """
 
 import os
