@@ -53,7 +53,7 @@ def run(*command, status=0, cwd):
     what = " ".join(str(word) for word in command[1:])
     assert done.returncode == status, f"{what} ended with {done.returncode}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
     print(f"ok {time.monotonic() - start:5.1f} s  {what}", flush=True)
-    return done.stdout
+    return done.stdout if status == 0 else done.stdout + done.stderr
 
 
 native, platform, program = Path(sys.argv[1]).resolve(), sys.argv[2], Path(sys.argv[3]).resolve()
@@ -79,9 +79,9 @@ with tempfile.TemporaryDirectory() as folder:
     assert found[0] == found[1] and len(found[0].splitlines()) == 6, found
     assert "0 damaged" in run(*other, "verify", cwd=there)
     (there / picture).write_bytes(b"damaged")
-    run(*other, "verify", status=4, cwd=there)
+    assert "cat/00007.png" in run(*other, "verify", status=4, cwd=there)
     run(*other, "run", "all", cwd=there)
     run(*other, "verify", cwd=there)
     (folder / "empty").mkdir()
-    run(*other, "run", "all", status=2, cwd=folder / "empty")
-    run(*other, "publish", status=2, cwd=there)
+    assert "make a project with `similiai init DIR`" in run(*other, "run", "all", status=2, cwd=folder / "empty")
+    assert "built without `similiai publish`" in run(*other, "publish", status=2, cwd=there)
