@@ -48,13 +48,16 @@ fn steers(c: char) -> bool {
 }
 
 /// A path as one word of a command line.
-pub fn shell_word(path: &Path) -> String {
-    let text = legible_path(path);
+pub fn shell_path(path: &Path) -> String {
+    shell_word(legible_path(path))
+}
+
+/// A text as one word of a command line.
+pub fn shell_word(text: String) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
     match !text.is_empty() && text.chars().all(plain) {
         true => text,
-        // No path of Windows has a double quote in it.
-        false if cfg!(windows) => format!("\"{text}\""),
+        false if cfg!(windows) => format!("\"{}\"", text.replace('"', "\\\"")),
         false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
@@ -82,8 +85,8 @@ mod tests {
 
     #[test]
     fn a_path_is_one_word_for_a_shell() {
-        assert_eq!(shell_word(Path::new("a/b.png")), "a/b.png");
-        assert_eq!(shell_word(Path::new("a/b c")), "'a/b c'");
-        assert_eq!(shell_word(Path::new("it's")), r"'it'\''s'");
+        assert_eq!(shell_path(Path::new("a/b.png")), "a/b.png");
+        assert_eq!(shell_path(Path::new("a/b c")), "'a/b c'");
+        assert_eq!(shell_path(Path::new("it's")), r"'it'\''s'");
     }
 }

@@ -44,7 +44,7 @@ use crate::base::error::Failure;
 use crate::base::progress::Screen;
 use crate::base::signal;
 use crate::base::simd::Simd;
-use crate::base::text::{legible, legible_path, shell_word};
+use crate::base::text::{legible, legible_path, shell_path};
 use crate::base::worker;
 use crate::engine::manifest::{Manifest, Variation};
 use crate::engine::pipeline::Project;
@@ -226,9 +226,9 @@ impl Session {
 
     /// The program with the options that name the project, as the user would type it.
     fn program(&self) -> String {
-        let folder = self.folder.as_ref().map(|folder| format!(" -C {}", shell_word(folder)));
+        let folder = self.folder.as_ref().map(|folder| format!(" -C {}", shell_path(folder)));
         let other = self.manifest != Path::new(MANIFEST_FILE);
-        let manifest = other.then(|| format!(" --manifest {}", shell_word(&self.manifest)));
+        let manifest = other.then(|| format!(" --manifest {}", shell_path(&self.manifest)));
         format!("similiai{}{}", folder.unwrap_or_default(), manifest.unwrap_or_default())
     }
 

@@ -7,12 +7,12 @@ pub type Neighbours = Vec<(usize, f32)>;
 
 const EPOCHS: usize = 1000;
 /// In the first epochs, neighbours attract each other this much more, so that clusters form (van der Maaten 2014,
-/// section 4.2).
+/// section 5.2).
 const EXAGGERATION: f32 = 12.0;
 const EXAGGERATED_EPOCHS: usize = 250;
-/// The learning rate. It would have to grow with the number of points, but only above 2,400 points (Belkina et al.
-/// 2019).
-const RATE: f32 = 50.0;
+/// The highest learning rate. It grows with the number of points (Belkina et al. 2019), because a high rate throws few
+/// points apart.
+const MOST_RATE: f32 = 50.0;
 /// The lowest gain of a coordinate. A gain grows while the coordinate keeps its direction (Jacobs 1988).
 const LEAST_GAIN: f32 = 0.01;
 /// Every sum over points adds in this many lanes, and then adds the lanes in their order. So the compiler may use
@@ -22,12 +22,13 @@ const LANES: usize = 16;
 const FAR: f32 = 1e18;
 
 /// Moves the points of `start` until the distances in the plane fit the neighbours. `perplexity` is the effective
-/// number of neighbours of a point. All forces are computed exactly, so the time grows with the square of the number of
-/// points.
+/// number of neighbours of a point. Every pair is computed, without the Barnes-Hut approximation, so the time grows with
+/// the square of the number of points.
 pub fn place(neighbours: &[Neighbours], start: &[[f32; 2]], perplexity: f64) -> Vec<[f32; 2]> {
     let count = start.len();
     let width = count.next_multiple_of(LANES);
     let affinities = joint_affinities(neighbours, perplexity, width);
+    let rate = (count as f32 / EXAGGERATION).min(MOST_RATE);
     let mut axes = [0, 1].map(|axis| {
         let mut values: Vec<f32> = start.iter().map(|point| point[axis]).collect();
         values.resize(width, FAR);
@@ -42,7 +43,7 @@ pub fn place(neighbours: &[Neighbours], start: &[[f32; 2]], perplexity: f64) -> 
         for (i, force) in forces.iter().enumerate() {
             for (axis, motion) in motion[i].iter_mut().enumerate() {
                 let gradient = 4.0 * (exaggeration * force.attraction[axis] - force.repulsion[axis] / sum);
-                axes[axis][i] += motion.next(gradient, momentum);
+                axes[axis][i] += motion.next(gradient, momentum, rate);
             }
         }
         // Only differences matter. Without this, all points drift together.
@@ -61,10 +62,10 @@ struct Motion {
 }
 
 impl Motion {
-    fn next(&mut self, gradient: f32, momentum: f32) -> f32 {
-        let turns = (gradient > 0.0) == (self.step > 0.0);
+    fn next(&mut self, gradient: f32, momentum: f32, rate: f32) -> f32 {
+        let turns = gradient * self.step >= 0.0;
         self.gain = if turns { (self.gain * 0.8).max(LEAST_GAIN) } else { self.gain + 0.2 };
-        self.step = momentum * self.step - RATE * self.gain * gradient;
+        self.step = momentum * self.step - rate * self.gain * gradient;
         self.step
     }
 }
@@ -100,7 +101,8 @@ fn forces(i: usize, axes: &[Vec<f32>; 2], affinities: &[f32]) -> Forces {
 }
 
 /// The symmetric affinities of all pairs, which sum to 1: a matrix with rows of `width` values, zero between points of
-/// which neither is a neighbour of the other (section 3.1; only near neighbours count: van der Maaten 2014, section 4.1).
+/// which neither is a neighbour of the other (van der Maaten and Hinton 2008, section 3.1; only
+/// near neighbours count: van der Maaten 2014, section 4.1).
 fn joint_affinities(neighbours: &[Neighbours], perplexity: f64, width: usize) -> Vec<f32> {
     let count = neighbours.len();
     let mut joint = vec![0.0f32; count * width];
@@ -116,7 +118,7 @@ fn joint_affinities(neighbours: &[Neighbours], perplexity: f64, width: usize) ->
 }
 
 /// The affinities of a point to its neighbours, which sum to 1: a Gaussian whose width gives them the wanted perplexity
-/// (section 2).
+/// (van der Maaten and Hinton 2008, section 2).
 fn affinities(squares: &[f64], perplexity: f64) -> Vec<f64> {
     // Distances count from the nearest, so that not all become 0.
     let nearest = squares.iter().copied().fold(f64::INFINITY, f64::min);
@@ -146,27 +148,46 @@ mod tests {
     use rand::Rng;
     use similiai::base::seed::rng;
 
-    const COUNT: usize = 21;
+    const COUNT: usize = 61;
+    const PERPLEXITY: f64 = 10.0;
 
-    fn example() -> (Vec<f32>, [Vec<f32>; 2]) {
+    /// The nearest neighbours of random points in five dimensions.
+    fn neighbours() -> Vec<Neighbours> {
         let mut rng = rng(1, "t-SNE");
-        let neighbours: Vec<Neighbours> =
-            (0..COUNT).map(|i| (1..10).map(|step| ((i + step) % COUNT, rng.gen_range(0.1..2.0))).collect()).collect();
-        let width = COUNT.next_multiple_of(LANES);
-        let axes =
-            [(); 2].map(|()| (0..width).map(|i| if i < COUNT { rng.gen_range(-2.0..2.0) } else { FAR }).collect());
-        (joint_affinities(&neighbours, 3.0, width), axes)
+        let points: Vec<[f32; 5]> = (0..COUNT).map(|_| rng.r#gen()).collect();
+        let all = |point: &[f32; 5]| {
+            let square = |other: &[f32; 5]| point.iter().zip(other).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+            let mut all: Neighbours = points.iter().map(|other| square(other).sqrt()).enumerate().collect();
+            all.sort_by(|a, b| a.1.total_cmp(&b.1));
+            all[1..=30].to_vec()
+        };
+        points.iter().map(all).collect()
     }
 
-    /// The divergence of the closeness in the plane from the affinities, in double precision (section 2, equation 2).
-    fn divergence(affinities: &[f32], axes: &[Vec<f32>; 2]) -> f64 {
-        let width = axes[0].len();
+    /// Random places, each axis filled up as `place` does.
+    fn axes(spread: f32) -> [Vec<f32>; 2] {
+        let mut rng = rng(2, "t-SNE");
+        [(); 2].map(|()| {
+            let mut values: Vec<f32> = (0..COUNT).map(|_| rng.gen_range(-spread..spread)).collect();
+            values.resize(COUNT.next_multiple_of(LANES), FAR);
+            values
+        })
+    }
+
+    fn joint() -> Vec<f32> {
+        joint_affinities(&neighbours(), PERPLEXITY, COUNT.next_multiple_of(LANES))
+    }
+
+    /// The divergence of the closeness in the plane from the affinities, in double precision (van der Maaten and Hinton
+    /// 2008, section 3).
+    fn divergence(affinities: &[f32], place: impl Fn(usize) -> [f32; 2]) -> f64 {
         let close = |i: usize, j: usize| {
-            let apart = axes.each_ref().map(|axis| f64::from(axis[i]) - f64::from(axis[j]));
-            1.0 / (1.0 + apart[0] * apart[0] + apart[1] * apart[1])
+            let [[a, b], [c, d]] = [i, j].map(|point| place(point).map(f64::from));
+            1.0 / (1.0 + (a - c).powi(2) + (b - d).powi(2))
         };
         let pairs = || (0..COUNT).flat_map(|i| (0..COUNT).map(move |j| (i, j))).filter(|(i, j)| i != j);
         let sum: f64 = pairs().map(|(i, j)| close(i, j)).sum();
+        let width = affinities.len() / COUNT;
         pairs()
             .map(|(i, j)| (f64::from(affinities[i * width + j]), close(i, j) / sum))
             .filter(|(wanted, _)| *wanted > 0.0)
@@ -175,8 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn few_points_come_to_rest_close_together() {
+        let start: Vec<[f32; 2]> = {
+            let [xs, ys] = axes(1e-4);
+            (0..COUNT).map(|i| [xs[i], ys[i]]).collect()
+        };
+        let places = place(&neighbours(), &start, PERPLEXITY);
+        let divergence = divergence(&joint(), |i| places[i]);
+        let most = places.as_flattened().iter().fold(0.0f32, |most, value| most.max(value.abs()));
+        assert!(divergence < 0.55 && most < 40.0, "divergence {divergence}, farthest coordinate {most}");
+    }
+
+    #[test]
     fn forces_are_the_gradient_of_the_divergence() {
-        let (affinities, mut axes) = example();
+        let (affinities, mut axes) = (joint(), axes(2.0));
         let width = axes[0].len();
         let all: Vec<Forces> = (0..COUNT).map(|i| forces(i, &axes, &affinities[i * width..][..width])).collect();
         let sum: f32 = all.iter().map(|force| force.closeness).sum();
@@ -184,7 +217,7 @@ mod tests {
             let at = axes[axis][i];
             let [above, below] = [1.0, -1.0].map(|sign| {
                 axes[axis][i] = at + sign / 64.0;
-                divergence(&affinities, &axes)
+                divergence(&affinities, |i| [axes[0][i], axes[1][i]])
             });
             axes[axis][i] = at;
             let gradient = 4.0 * (all[i].attraction[axis] - all[i].repulsion[axis] / sum);
@@ -202,9 +235,9 @@ mod tests {
             assert!((all.iter().sum::<f64>() - 1.0).abs() < 1e-12 && (entropy.exp() - 30.0).abs() < 1e-6, "{scale}");
         }
         assert_eq!(affinities(&[0.0; 4], 2.0), [0.25; 4], "equal pictures");
-        let (joint, axes) = example();
+        let joint = joint();
         assert!((joint.iter().sum::<f32>() - 1.0).abs() < 1e-5);
-        let width = axes[0].len();
+        let width = joint.len() / COUNT;
         assert!((0..COUNT).all(|i| (0..COUNT).all(|j| joint[i * width + j] == joint[j * width + i])));
     }
 }

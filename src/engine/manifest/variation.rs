@@ -1,10 +1,8 @@
 //! Profiles and single parameters that change a manifest for one command.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
-use crate::base::text::shell_word;
+use crate::base::text::{legible_name, shell_word};
 
 /// Names the manifest without any profile, in `pipeline.lock` and for `--profile`.
 pub const DEFAULT_PROFILE: &str = "default";
@@ -35,7 +33,7 @@ impl Variation {
 
     /// The options of a command line, each after a space.
     pub fn options(&self) -> String {
-        let word = |text: &String| shell_word(Path::new(text));
+        let word = |text: &String| shell_word(legible_name(text));
         let profiles = self.profiles().map(|name| format!(" --profile {}", word(name)));
         profiles.chain(self.sets.iter().map(|set| format!(" --set {}", word(set)))).collect()
     }

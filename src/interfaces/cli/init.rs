@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{MANIFEST_FILE, Session};
 use crate::base::error::Failure;
 use crate::base::files;
-use crate::base::text::{legible_path, shell_word};
+use crate::base::text::{legible_path, shell_path};
 use crate::learning::dataset::Survey;
 use pictures::Found;
 
@@ -195,9 +195,9 @@ fn write(folder: &Path, template: Template, no_pictures: bool, files: &[New]) ->
 fn next(folder: &Path, template: Template, pictures: Option<&Path>) -> Vec<String> {
     let mut next = Vec::new();
     if folder != Path::new(".") {
-        next.push(format!("cd {}", shell_word(folder)));
+        next.push(format!("cd {}", shell_path(folder)));
     }
-    let from_project = |path: &Path| shell_word(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    let from_project = |path: &Path| shell_path(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     match (template, pictures) {
         (Template::Classes, None) => next.push(format!("put your pictures into {PICTURES}/<class>/<picture>")),
         (Template::Photos, _) => {

@@ -15,7 +15,7 @@ use super::{Session, picture_page};
 use crate::base::error::{Failure, UsageErrors};
 use crate::base::files;
 use crate::base::signal;
-use crate::base::text::{legible_name, legible_path, shell_word};
+use crate::base::text::{legible_name, legible_path, shell_path};
 use crate::damaged;
 use crate::engine::cache::ResultFiles;
 use crate::engine::pipeline::Project;
@@ -230,7 +230,7 @@ impl Arguments {
 }
 
 fn is_a_folder(path: &Path) -> String {
-    let path = shell_word(path);
+    let path = shell_path(path);
     format!("{path} is a folder; to search its pictures, write `similiai query PICTURE --in {path}`")
 }
 

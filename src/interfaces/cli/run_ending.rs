@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Session;
 use crate::base::files;
-use crate::base::text::{legible_path, shell_word};
+use crate::base::text::{legible_path, shell_path};
 use crate::engine::manifest::InstanceId;
 use crate::engine::pipeline::{Project, Ran, Report};
 use crate::report::html::REPORT;
@@ -52,7 +52,7 @@ fn in_words(results: &Results) -> Option<String> {
 
 fn next(session: &Session, project: &Project, id: InstanceId) -> String {
     let program = session.program();
-    let query = example(project, id).map(|picture| format!("`{program} query {}`", shell_word(&picture)));
+    let query = example(project, id).map(|picture| format!("`{program} query {}`", shell_path(&picture)));
     let serve = cfg!(feature = "serve").then(|| format!("`{program} serve --open`"));
     serve.into_iter().chain(query).collect::<Vec<_>>().join(", or ")
 }
